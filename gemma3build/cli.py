@@ -1,0 +1,470 @@
+"""The command: parse, plan, run. The only place that exits, and the only one that prints."""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gemma3build import __version__
+from gemma3build.core.codec import encode
+from gemma3build.errors import BuildError, StepFailedError, UnknownNameError
+from gemma3build.pins.intent import load_images, load_models, load_schemes
+
+DEFAULT_MODEL = "gemma3-270m"
+ARTIFACTS = Path("artifacts")
+MEGABYTE = 1_000_000
+GIBIBYTE = 1 << 30
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+app = typer.Typer(
+    name="gemma3build",
+    help="Build reproducible on-device releases of Gemma 3 in pinned containers.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+cache_app = typer.Typer(help="Look at and clean the cache.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+# Progress and errors go to standard error, what was asked for to standard output.
+out = Console(highlight=False, soft_wrap=True)
+err = Console(highlight=False, stderr=True, soft_wrap=True)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A model that `models` lists.")]
+Schemes = Annotated[
+    list[str] | None,
+    typer.Option("--scheme", "-s", help="A scheme, a scheme file, or `all`; repeatable."),
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="A directory with config.json and safetensors of your own.")
+]
+Tokenizer = Annotated[Path | None, typer.Option(help="A tokenizer.model beside --checkpoint.")]
+Name = Annotated[str | None, typer.Option(help="Name of the release and of its files.")]
+Prefill = Annotated[
+    list[int] | None,
+    typer.Option(help="Length of a prefill signature, in tokens; repeatable."),
+]
+KvCache = Annotated[int | None, typer.Option(help="Length of the key-value cache, in tokens.")]
+Mask = Annotated[
+    bool, typer.Option("--mask-as-input/--no-mask-as-input", help="Whether the caller gives it.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Release directory. [artifacts/<name>]")
+]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Containers at a time.")]
+Memory = Annotated[
+    str | None, typer.Option(help="Limit of each container, such as 8G. [the machine's]")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def show_version(*, value: bool) -> None:
+    """Print the version and exit."""
+    if value:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    *,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Build reproducible on-device releases of Gemma 3 in pinned containers."""
+
+
+@app.command()
+def build(
+    *,
+    model: Model = DEFAULT_MODEL,
+    scheme: Schemes = None,
+    checkpoint: Checkpoint = None,
+    tokenizer: Tokenizer = None,
+    name: Name = None,
+    prefill_seq_lens: Prefill = None,
+    kv_cache_max_len: KvCache = None,
+    mask_as_input: Mask = True,
+    output: Output = None,
+    jobs: Jobs = 1,
+    memory: Memory = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build a release: fetch, check, export once, quantize many, bundle, record.
+
+    Examples:
+
+    * `gemma3build build` builds the default model in three schemes
+    * `gemma3build build --model gemma3-1b-it --scheme dynamic_int4_block32`
+    * `gemma3build build --checkpoint ./my-finetune --scheme all --output ./release`
+    * `gemma3build build --dry-run` shows what would run, and touches nothing
+    """
+    from gemma3build.build import Request, prepare  # noqa: PLC0415 - loads Docker's client
+
+    prepared = prepare(
+        Request(
+            model=model,
+            schemes=tuple(scheme or ()),
+            checkpoint=checkpoint,
+            tokenizer=tokenizer,
+            name=name,
+            prefill_seq_lens=tuple(prefill_seq_lens or ()),
+            kv_cache_max_len=kv_cache_max_len,
+            mask_as_input=mask_as_input,
+        )
+    )
+    if dry_run:
+        show_plan(prepared.plan, as_json=as_json)
+        return
+    run_build(
+        prepared,
+        folder=(output or ARTIFACTS / prepared.plan.model).absolute(),
+        jobs=jobs,
+        memory=parse_size(memory),
+        as_json=as_json,
+    )
+
+
+def run_build(prepared: Any, *, folder: Path, jobs: int, memory: int | None, as_json: bool) -> None:
+    """Build a prepared plan and show the outcome."""
+    from gemma3build.build import Builder, cache_dir  # noqa: PLC0415
+    from gemma3build.engine.docker import connect  # noqa: PLC0415
+    from gemma3build.engine.store import Store  # noqa: PLC0415
+    from gemma3build.progress import Progress  # noqa: PLC0415
+
+    started = time.monotonic()
+    with Progress(err, len(prepared.plan.steps)) as progress:
+        builder = Builder(connect(), Store(cache_dir()), progress.say, memory)
+        outcome = builder.find(prepared, folder)
+        if outcome is None:
+            progress.say("Gemma is provided under the Gemma Terms of Use, ai.google.dev/gemma/terms;")
+            progress.say("they travel with the release as Notice and GEMMA_TERMS_OF_USE.md.")
+            outcome = builder.build(prepared, folder, jobs, progress)
+    show_outcome(prepared.plan, outcome, time.monotonic() - started, as_json=as_json)
+
+
+@app.command()
+def plan(
+    *,
+    model: Model = DEFAULT_MODEL,
+    scheme: Schemes = None,
+    checkpoint: Checkpoint = None,
+    tokenizer: Tokenizer = None,
+    name: Name = None,
+    prefill_seq_lens: Prefill = None,
+    kv_cache_max_len: KvCache = None,
+    mask_as_input: Mask = True,
+    as_json: AsJson = False,
+) -> None:
+    """Print what `build` would run, and touch nothing.
+
+    Examples:
+
+    * `gemma3build plan --scheme all`
+    * `gemma3build plan --model gemma3-1b-it --json`
+    """
+    build(
+        model=model,
+        scheme=scheme,
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        name=name,
+        prefill_seq_lens=prefill_seq_lens,
+        kv_cache_max_len=kv_cache_max_len,
+        mask_as_input=mask_as_input,
+        dry_run=True,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def models(*, as_json: AsJson = False) -> None:
+    """List the models that can be built by name."""
+    from gemma3build.pins.drift import model_drift  # noqa: PLC0415
+    from gemma3build.pins.lock import read_models_lock  # noqa: PLC0415
+
+    found, locks = load_models(), read_models_lock().models
+    drifts = {name: model_drift(name, model, locks.get(name)) for name, model in found.items()}
+    if as_json:
+        rows = {
+            name: {**encode(model), "locked": not drifts[name]} for name, model in found.items()
+        }
+        print_json(rows)
+        return
+    table = make_table("model", "parameters", "prefill", "kv cache", "locked", "what it is")
+    for name, model in found.items():
+        table.add_row(
+            name,
+            f"{model.shape.parameters / MEGABYTE:,.0f} M",
+            ", ".join(map(str, model.prefill_seq_lens)),
+            str(model.kv_cache_max_len),
+            "no" if drifts[name] else "yes",
+            model.summary,
+        )
+    out.print(table)
+
+
+@app.command()
+def schemes(*, as_json: AsJson = False) -> None:
+    """List the quantization schemes; a file like those in pins/schemes/ adds one."""
+    found = load_schemes()
+    if as_json:
+        print_json({name: encode(scheme) for name, scheme in found.items()})
+        return
+    table = make_table("scheme", "file suffix", "what it does")
+    for name, scheme in found.items():
+        table.add_row(name, scheme.suffix, scheme.summary)
+    out.print(table)
+
+
+@app.command()
+def images(
+    *,
+    make: Annotated[bool, typer.Option("--build", help="Make those that are missing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the images that steps run in, and make them if asked to.
+
+    Examples:
+
+    * `gemma3build images` shows which are there
+    * `gemma3build images --build` makes the others
+    """
+    from gemma3build.build import cache_dir  # noqa: PLC0415
+    from gemma3build.engine.docker import connect  # noqa: PLC0415
+    from gemma3build.engine.images import Images  # noqa: PLC0415
+    from gemma3build.engine.store import Store  # noqa: PLC0415
+
+    all_images = Images(connect(), Store(cache_dir()), load_images(), err.print)
+    found = {
+        name: all_images.ensure(name) if make else all_images.find(name)
+        for name in all_images.names()
+    }
+    if as_json:
+        print_json({name: encode(image) if image else None for name, image in found.items()})
+        return
+    table = make_table("image", "tag", "id", "made from")
+    for name, image in found.items():
+        if image is None:
+            table.add_row(name, "not there", "", "")
+        else:
+            table.add_row(name, image.tag, image.image_id[:19], image.parent[:26])
+    out.print(table)
+
+
+@app.command()
+def engine() -> None:
+    """Make sure that a Docker engine answers; on bare Debian, as root, install and start one."""
+    from gemma3build.engine.docker import ensure  # noqa: PLC0415
+
+    out.print(f"Docker engine {ensure(err.print)} answers.")
+
+
+@app.command()
+def lock(
+    names: Annotated[list[str] | None, typer.Argument(help="Models. [all, and the images]")] = None,
+) -> None:
+    """Write locks anew: digests of everything that models.toml and containers/ name.
+
+    Examples:
+
+    * `gemma3build lock` locks the images, and every model that can be reached
+    * `gemma3build lock gemma3-1b-it` locks one model of the Hub; HF_TOKEN must have access
+    """
+    from gemma3build.engine.wheels import pip_download  # noqa: PLC0415
+    from gemma3build.pins import lock as locks  # noqa: PLC0415
+    from gemma3build.pins.drift import images_drift, model_drift  # noqa: PLC0415
+    from gemma3build.pins.resolve import known_models, resolve_model  # noqa: PLC0415
+
+    intent = load_images()
+
+    def download(requirements: tuple[str, ...], folder: Path) -> None:
+        pip_download("\n".join(requirements), folder, intent, hashed=False)
+
+    found = dict(locks.read_models_lock().models)
+    failed: BuildError | None = None
+    for name, model in known_models(load_models(), tuple(names or ())).items():
+        for drift in model_drift(name, model, found.get(name)):
+            out.print(str(drift))
+        try:
+            found[name] = resolve_model(name, model, download)
+        except BuildError as error:
+            failed = error
+            err.print(f"{error.what}: {error.why}. {error.hint}", style="yellow")
+        else:
+            out.print(f"{name} is locked.")
+    locks.write_lock(locks.ModelsLock(models=found), locks.MODELS_LOCK)
+    if not names:
+        current = locks.current_images()
+        for drift in images_drift(current, locks.read_images_lock()):
+            out.print(str(drift))
+        locks.write_lock(current, locks.IMAGES_LOCK)
+        out.print("The images are locked.")
+    elif failed is not None:
+        raise failed
+
+
+@cache_app.command("size")
+def cache_size(*, as_json: AsJson = False) -> None:
+    """Show where the cache is and what it holds."""
+    from gemma3build.build import cache_dir  # noqa: PLC0415
+    from gemma3build.engine.store import Store, tree_size  # noqa: PLC0415
+
+    root = cache_dir()
+    parts = {name: tree_size(root / name) for name in ("steps", "wheels", "staging", "images")}
+    entries = Store(root).entries()
+    if as_json:
+        print_json({"path": str(root), "bytes": parts, "entries": len(entries)})
+        return
+    out.print(f"{root}: {len(entries)} results")
+    for name, size in parts.items():
+        out.print(f"  {name:8} {size / MEGABYTE:10,.1f} MB")
+
+
+@cache_app.command("prune")
+def cache_prune(
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also finished results and downloaded wheels.")
+    ] = False,
+) -> None:
+    """Remove what killed builds left; with --all, everything. Releases stay."""
+    from gemma3build.build import cache_dir  # noqa: PLC0415
+    from gemma3build.engine.store import Store  # noqa: PLC0415
+
+    freed = Store(cache_dir()).prune(everything=everything)
+    out.print(f"{freed / MEGABYTE:,.1f} MB were removed.")
+
+
+def show_plan(plan: Any, *, as_json: bool) -> None:
+    """Print a plan."""
+    if as_json:
+        print_json(encode(plan))
+        return
+    out.print(f"{plan.model}: {len(plan.steps)} steps, {len(plan.artifacts)} files")
+    table = make_table("step", "image", "reads", "memory", "disk")
+    for step in plan.steps:
+        reads = ", ".join(
+            getattr(item, "step", None) or item.name for item in step.inputs.values()
+        )
+        table.add_row(
+            step.name,
+            step.image,
+            reads or "the Hub",
+            f"{step.memory / GIBIBYTE:.1f} GiB",
+            f"{step.disk / MEGABYTE:,.0f} MB",
+        )
+    out.print(table)
+    for artifact in plan.artifacts:
+        out.print(f"  {artifact.file_name}")
+
+
+def show_outcome(plan: Any, outcome: Any, seconds: float, *, as_json: bool) -> None:
+    """Print what a build did: a table of files, or JSON."""
+    entries = {
+        artifact.file_name: outcome.done[artifact.source.step] for artifact in plan.artifacts
+    }
+    if as_json:
+        files = [
+            {
+                "path": item.path,
+                "scheme": item.scheme,
+                "size": item.size,
+                "sha256": item.sha256,
+                "seconds": entries[item.path].entry.seconds,
+                "peak_memory": entries[item.path].entry.peak_memory,
+            }
+            for item in outcome.manifest.artifacts
+        ]
+        print_json(
+            {
+                "release": str(outcome.folder),
+                "idle": outcome.idle,
+                "seconds": round(seconds, 3),
+                "files": files,
+            }
+        )
+        return
+    table = make_table("file", "scheme", "size", "sha256", "seconds", "peak memory")
+    for item in outcome.manifest.artifacts:
+        entry = entries[item.path].entry
+        table.add_row(
+            item.path,
+            item.scheme,
+            f"{item.size / MEGABYTE:,.1f} MB",
+            item.sha256[:16],
+            f"{entry.seconds:.1f}",
+            f"{entry.peak_memory / GIBIBYTE:.2f} GiB",
+        )
+    out.print(table)
+    if outcome.idle:
+        out.print(f"Nothing to do: {outcome.folder} is up to date ({seconds:.1f} s).")
+    else:
+        ran = sum(not done.cached for done in outcome.done.values())
+        out.print(f"{outcome.folder} is ready: {ran} steps ran, {seconds:.1f} s.")
+
+
+def make_table(*columns: str) -> Table:
+    """Return an empty table in the style of this command."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    numbers = {"size", "seconds", "peak memory", "memory", "disk", "parameters"}
+    for column in columns:
+        table.add_column(
+            column, justify="right" if column in numbers else "left", overflow="fold"
+        )
+    return table
+
+
+def print_json(value: object) -> None:
+    """Print JSON as it is, whatever the width of the terminal."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def parse_size(text: str | None) -> int | None:
+    """Return the bytes that a text such as 8G, 512M or 1000000 means; raises UnknownNameError."""
+    if text is None:
+        return None
+    digits, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    if not digits.isdigit() or (unit and unit not in UNITS):
+        raise UnknownNameError(
+            f"{text!r} is no size", "it must be a number with K, M, G or nothing", "Try 8G."
+        )
+    return int(digits) * UNITS.get(unit, 1)
+
+
+def stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler
+    """Treat SIGTERM as Ctrl-C, so that containers are stopped and removed."""
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command; the process ends here."""
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        app()
+    except BuildError as error:
+        show_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("Stopped. Finished steps are kept; the same command goes on from there.")
+        sys.exit(130)
+
+
+def show_error(error: BuildError) -> None:
+    """Print an error: what failed, why, what to do, and the end of the log where it helps."""
+    if isinstance(error, StepFailedError) and error.log:
+        err.print(error.log, style="dim", markup=False)
+    err.print(f"{error.what}.", style="bold red", markup=False)
+    err.print(f"  Why: {error.why}", markup=False)
+    if error.hint:
+        err.print(f"  Next: {error.hint}", markup=False)

@@ -1,0 +1,1 @@
+"""What host and containers share, from the standard library alone."""

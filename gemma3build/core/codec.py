@@ -1,0 +1,119 @@
+"""Dataclasses to JSON values and back, strictly.
+
+Decoding refuses unknown keys, missing keys and wrong types, so that a typing error in a file that a
+person wrote is an error message and not a default. It runs on the host and in every container, and
+so uses the standard library alone.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class DecodeError(ValueError):
+    """A value does not have the form of the dataclass that it was decoded into."""
+
+
+def encode(value: object) -> Any:
+    """Return a dataclass (or a container of them) as JSON values; fields that are None stay out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {name: encode(item) for name, item in pairs if item is not None}
+    if isinstance(value, Mapping):
+        return {key: encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(item) for item in value]
+    return value
+
+
+def decode(kind: type[T], value: object, where: str = "") -> T:
+    """Return ``value``, made of JSON values, as an instance of the dataclass ``kind``.
+
+    Args:
+        kind: a dataclass whose fields are scalars, dataclasses, tuples, mappings or optional.
+        value: what ``json.loads`` or ``tomllib.loads`` gave.
+        where: names the value in messages, such as ``models.toml: gemma3-270m``.
+
+    Raises:
+        DecodeError: naming the place and what was expected there.
+    """
+    return typing.cast("T", _decode(kind, value, where))
+
+
+def decode_json(kind: type[T], text: str | bytes, where: str) -> T:
+    """Parse ``text`` as JSON and decode it into ``kind``; ``where`` names the text in messages."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        message = f"{where}: not JSON: {error}"
+        raise DecodeError(message) from error
+    return decode(kind, value, where)
+
+
+def _decode(kind: Any, value: object, where: str) -> object:
+    if kind is Any or kind is object:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, value, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        if value not in arguments:
+            _refuse(where, f"one of {', '.join(map(str, arguments))}", value)
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return _decode(inner, value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            _refuse(where, "a list", value)
+        items = typing.cast("list[object]", value)
+        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(items))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            _refuse(where, "a table", value)
+        table = typing.cast("Mapping[str, object]", value)
+        return {key: _decode(arguments[1], item, _join(where, key)) for key, item in table.items()}
+    # bool is an int to Python but not to JSON; an int is a fine float.
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        _refuse(where, kind.__name__, value)
+    return value
+
+
+def _decode_dataclass(kind: Any, value: object, where: str) -> object:
+    if not isinstance(value, Mapping):
+        _refuse(where, "a table", value)
+    table = typing.cast("Mapping[str, object]", value)
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(table) - set(fields)):
+        known = ", ".join(sorted(fields))
+        message = f"{_join(where, unknown[0])}: unknown key; known here: {known}"
+        raise DecodeError(message)
+    for name, field in fields.items():
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if required and name not in table:
+            message = f"{where or 'value'}: missing key {name!r}"
+            raise DecodeError(message)
+    found = {name: _decode(hints[name], item, _join(where, name)) for name, item in table.items()}
+    try:
+        return kind(**found)
+    except ValueError as error:  # a __post_init__ that refuses a combination
+        message = f"{where or 'value'}: {error}"
+        raise DecodeError(message) from error
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _refuse(where: str, expected: str, value: object) -> typing.NoReturn:
+    message = f"{where or 'value'}: expected {expected}, found {value!r}"
+    raise DecodeError(message)

@@ -1,0 +1,73 @@
+"""Quantization schemes as data: what each group of weights becomes."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+GroupName: TypeAlias = Literal["embedding", "attention", "feed_forward"]
+GROUPS: tuple[GroupName, ...] = ("embedding", "attention", "feed_forward")
+BLOCK_SIZES = {"blockwise_32": 32, "blockwise_64": 64, "blockwise_128": 128, "blockwise_256": 256}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """How one group of weights is stored and computed with.
+
+    Attributes:
+        bits: 4 or 8 for integers, 16 for float16.
+        granularity: what shares a scale: the tensor, an output channel, or a block along a channel.
+        algorithm: how scales are chosen, by its name in ai-edge-quantizer.
+        compute: ``integer`` quantizes activations at run time, ``float`` expands the weights.
+    """
+
+    bits: Literal[4, 8, 16]
+    granularity: Literal[
+        "tensorwise", "channelwise", "blockwise_32", "blockwise_64", "blockwise_128", "blockwise_256"
+    ] = "channelwise"
+    algorithm: Literal["min_max", "octav", "float_casting"] = "min_max"
+    compute: Literal["integer", "float"] = "integer"
+
+    def __post_init__(self) -> None:
+        """Refuse what the quantizer would take and misread."""
+        if (self.bits == 16) != (self.algorithm == "float_casting"):
+            message = "16 bits go with the algorithm float_casting, and it with nothing else"
+            raise ValueError(message)
+        if self.bits == 16 and self.compute != "float":
+            message = 'float16 weights need compute = "float"'
+            raise ValueError(message)
+
+    @property
+    def block_size(self) -> int:
+        """Weights that share a scale along a channel; 0 where a scale spans the whole of it."""
+        return BLOCK_SIZES.get(self.granularity, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """A named recipe; groups that are left out stay in float32.
+
+    Attributes:
+        name: what people write, such as ``dynamic_int8``.
+        suffix: what stands in file names, such as ``q8``.
+        summary: one line for people.
+        embedding: the embedding table, which is also the LM head.
+        attention: query, key, value and output projections.
+        feed_forward: gate, up and down projections.
+    """
+
+    name: str
+    suffix: str
+    summary: str
+    embedding: Group | None = None
+    attention: Group | None = None
+    feed_forward: Group | None = None
+
+    @property
+    def groups(self) -> dict[GroupName, Group]:
+        """The groups that are quantized."""
+        found = {name: getattr(self, name) for name in GROUPS}
+        return {name: group for name, group in found.items() if group is not None}
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any group differs from the float export."""
+        return bool(self.groups)

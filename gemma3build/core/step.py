@@ -1,0 +1,84 @@
+"""What crosses the line between the host and a step's container.
+
+The host writes ``request.json``; the step writes ``result.json`` and its files below ``output/``.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+REQUEST_FILE = "request.json"
+RESULT_FILE = "result.json"
+LOG_FILE = "log.txt"
+OUTPUT_DIR = "output"
+
+
+class Refusal(enum.StrEnum):
+    """Why a step refused its input; each has an exit code of its own in ``errors``."""
+
+    ARCHITECTURE = "architecture"
+    CONFIG = "config"
+    DIGEST = "digest"
+    NETWORK = "network"
+    PICKLE = "pickle"
+    TENSORS = "tensors"
+    TOKENIZER = "tokenizer"
+    TRUNCATED = "truncated"
+    VALUES = "values"
+    ACCESS = "access"
+    QUANTIZATION = "quantization"
+    NO_SPACE = "no_space"
+    NO_MEMORY = "no_memory"
+    INTERNAL = "internal"
+
+
+class StepError(Exception):
+    """A step cannot go on: what failed, why, and what to do next."""
+
+    def __init__(self, code: Refusal, what: str, why: str, hint: str) -> None:
+        super().__init__(f"{what}: {why}. {hint}")
+        self.failure = StepFailure(code=code.value, what=what, why=why, hint=hint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFailure:
+    """A ``StepError`` as it crosses the line."""
+
+    code: str
+    what: str
+    why: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRequest:
+    """What a step is asked to do.
+
+    Attributes:
+        step: a module of ``gemma3build.steps``.
+        parameters: JSON values whose names and meaning the step's docstring gives.
+        inputs: the name of each input to its path in the container, a file or a directory.
+    """
+
+    step: str
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What a step did.
+
+    Attributes:
+        facts: JSON values that the step found out about its input or output; the same input gives
+            the same facts.
+        seconds: wall-clock time from the start of the process.
+        peak_memory: largest resident set size of the process and its children, in bytes.
+        failure: set when the step refused or failed.
+    """
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float
+    peak_memory: int
+    failure: StepFailure | None = None

@@ -1,0 +1,235 @@
+"""One container: isolated, bounded, watched, and always removed."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, NotFound
+from docker.models.containers import Container
+from docker.types import Mount as DockerMount
+
+from gemma3build.core.canonical import pretty_json
+from gemma3build.core.codec import decode_json, encode
+from gemma3build.core.step import LOG_FILE, REQUEST_FILE, RESULT_FILE, StepRequest, StepResult
+from gemma3build.engine.images import Image
+from gemma3build.errors import (
+    EngineError,
+    InterruptedBuildError,
+    NoMemoryError,
+    StepFailedError,
+)
+from gemma3build.core.step import Refusal, StepFailure
+from gemma3build.plan.step import Step
+
+PACKAGE_DIR = Path(__file__).parents[1]
+WORK = "/work"
+KEY_LABEL = "gemma3build.step"
+LOG_LINES = 15
+WATCH_INTERVAL = 0.1  # seconds between two looks at a container
+MEMORY_INTERVAL = 1.0  # seconds between two measurements of its memory
+MEBIBYTE = 1 << 20
+GIBIBYTE = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A file or directory of the host, read-only at a path in the container."""
+
+    source: Path
+    target: str
+
+
+class Containers:
+    """Runs steps in containers of one engine."""
+
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        *,
+        epoch: int,
+        memory_limit: int | None = None,
+        token: str | None = None,
+        endpoint: str | None = None,
+    ) -> None:
+        """Take what all containers share.
+
+        Args:
+            client: the engine.
+            epoch: SOURCE_DATE_EPOCH, seconds since 1970 in UTC.
+            memory_limit: for each container, in bytes; None leaves it to the machine.
+            token: for the Hub, given to containers with a network and nowhere else.
+            endpoint: address of the Hub, where it is not the public one.
+        """
+        self._client, self._epoch, self._memory_limit = client, epoch, memory_limit
+        self._token, self._endpoint = token, endpoint
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Stop and remove all running containers, from any thread; nothing can start after."""
+        self._stopped.set()
+
+    def check_stopped(self) -> None:
+        """Raise InterruptedBuildError once ``stop`` was called."""
+        if self._stopped.is_set():
+            raise InterruptedBuildError("The build was stopped", "another step ended it", "")
+
+    def run(
+        self,
+        step: Step,
+        *,
+        image: Image,
+        key: str,
+        staged: Path,
+        inputs: Mapping[str, str],
+        mounts: list[Mount],
+        on_memory: Callable[[int], None],
+    ) -> StepResult:
+        """Run a step to its end; its result and files are then in ``staged``.
+
+        Raises:
+            StepFailedError: the step refused its input or stopped.
+            NoMemoryError: the kernel ended it for its memory.
+            InterruptedBuildError: ``stop`` was called.
+            EngineError: the engine failed.
+        """
+        request = StepRequest(step=step.module, parameters=step.parameters, inputs=inputs)
+        (staged / REQUEST_FILE).write_bytes(pretty_json(encode(request)))
+        self._remove_orphans(key)
+        try:
+            container = self._create(step, image, key, staged, mounts)
+            try:
+                container.start()
+                self._watch(container, on_memory)
+                state = container.attrs["State"]
+            finally:
+                with contextlib.suppress(NotFound):
+                    container.remove(force=True)
+        except DockerException as error:
+            self.check_stopped()
+            why = str(getattr(error, "explanation", None) or error)
+            hint = "Look at the engine, then run the build again; finished steps are kept."
+            raise EngineError(f"The container of {step.name} failed", why, hint) from error
+        return self._result(step, staged, state)
+
+    def _create(
+        self, step: Step, image: Image, key: str, staged: Path, mounts: list[Mount]
+    ) -> Container:
+        environment = {
+            "PYTHONPATH": "/src",
+            "SOURCE_DATE_EPOCH": str(self._epoch),
+            # On disk and not in memory: converters spill gigabytes.
+            "TMPDIR": f"{WORK}/tmp",
+        }
+        if step.network:
+            environment |= self._network_environment()
+        binds = [
+            DockerMount("/src/gemma3build", str(PACKAGE_DIR), "bind", read_only=True),
+            DockerMount(WORK, str(staged), "bind"),
+            *(
+                DockerMount(mount.target, str(mount.source.resolve()), "bind", read_only=True)
+                for mount in mounts
+            ),
+        ]
+        limits: dict[str, Any] = {}
+        if self._memory_limit is not None:
+            limits = {"mem_limit": self._memory_limit, "memswap_limit": self._memory_limit}
+        return self._client.containers.create(
+            image.image_id,
+            ["python", "-m", "gemma3build.steps", WORK],
+            cap_drop=["ALL"],
+            environment=environment,
+            hostname="gemma3build",
+            init=True,
+            labels={KEY_LABEL: key},
+            mounts=binds,
+            network_mode=self._network() if step.network else "none",
+            read_only=True,
+            security_opt=["no-new-privileges"],
+            tmpfs={"/tmp": "mode=1777"},  # noqa: S108 - inside the container
+            user=f"{os.getuid()}:{os.getgid()}",
+            working_dir=WORK,
+            **limits,
+        )
+
+    def _network_environment(self) -> dict[str, str]:
+        given = {"HF_TOKEN": self._token, "HF_ENDPOINT": self._endpoint}
+        own = {name: value for name, value in given.items() if value}
+        # Xet needs hosts of its own, and the lock's digests say all that it would.
+        return {**own, "HF_HOME": f"{WORK}/tmp/hub", "HF_HUB_DISABLE_XET": "1"}
+
+    def _network(self) -> str:
+        # A hub on this machine's loopback is not on the bridge.
+        local = self._endpoint and any(
+            name in self._endpoint for name in ("//127.0.0.1", "//localhost")
+        )
+        return "host" if local else "bridge"
+
+    def _watch(self, container: Container, on_memory: Callable[[int], None]) -> None:
+        measured = time.monotonic()
+        while True:
+            container.reload()
+            if container.status in ("exited", "dead"):
+                return
+            if self._stopped.wait(WATCH_INTERVAL):
+                container.remove(force=True)
+                self.check_stopped()
+            if time.monotonic() - measured >= MEMORY_INTERVAL:
+                measured = time.monotonic()
+                stats = self._client.api.stats(container.id, stream=False, one_shot=True)
+                on_memory(resident(stats.get("memory_stats") or {}))
+
+    def _remove_orphans(self, key: str) -> None:
+        # Whoever holds the key's lock owns its containers: what is there is a killed build's.
+        filters = {"label": f"{KEY_LABEL}={key}"}
+        for container in self._client.containers.list(all=True, filters=filters):
+            with contextlib.suppress(APIError):
+                container.remove(force=True)
+
+    def _result(self, step: Step, staged: Path, state: Mapping[str, Any]) -> StepResult:
+        log = log_tail(staged / LOG_FILE)
+        if state.get("OOMKilled"):
+            limit = self._memory_limit
+            bound = f"its limit of {limit / GIBIBYTE:.1f} GiB" if limit else "this machine's memory"
+            raise NoMemoryError(
+                f"The kernel ended {step.name}",
+                f"it needed more than {bound} (the estimate is {step.memory / GIBIBYTE:.1f} GiB)",
+                "Close other programs, give --memory more, or use a larger machine.",
+            )
+        try:
+            result = decode_json(StepResult, (staged / RESULT_FILE).read_bytes(), RESULT_FILE)
+        except (FileNotFoundError, ValueError):
+            failure = StepFailure(
+                code=Refusal.INTERNAL.value,
+                what=f"The container of {step.name} ended without a result",
+                why=f"its exit status is {state.get('ExitCode')}, so something killed it",
+                hint="Run the build again; finished steps are kept.",
+            )
+            raise StepFailedError(step.name, failure, log) from None
+        if result.failure is not None:
+            told = result.failure.code == Refusal.INTERNAL
+            raise StepFailedError(step.name, result.failure, log if told else "")
+        return result
+
+
+def resident(memory: Mapping[str, Any]) -> int:
+    """Return the bytes that a container's processes hold, without the page cache.
+
+    The names are those of cgroup version 1 and 2.
+    """
+    details = memory.get("stats") or {}
+    return int(details.get("rss") or details.get("anon") or memory.get("usage") or 0)
+
+
+def log_tail(path: Path) -> str:
+    """Return the last lines of a log, empty if there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LOG_LINES * 500))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-LOG_LINES:])

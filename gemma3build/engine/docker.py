@@ -1,0 +1,117 @@
+"""The Docker engine: found, asked, and started where a bare Debian machine has none."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import docker
+from docker.errors import DockerException
+
+from gemma3build.errors import EngineError
+
+START_TIMEOUT = 60.0  # seconds
+POLL = 0.2  # seconds
+DEBIAN_PACKAGES = ("ca-certificates", "docker.io", "iptables", "mmdebstrap")
+NO_ENGINE = "No Docker engine answers"
+HOW_TO_START = (
+    "Start Docker (`systemctl start docker`, or Docker Desktop), or run `gemma3build engine` as root"
+    " on Debian or Ubuntu to install one."
+)
+
+
+def connect() -> docker.DockerClient:
+    """Return a client of the engine that DOCKER_HOST or the default socket names.
+
+    Raises:
+        EngineError: none answers.
+    """
+    try:
+        client = docker.from_env()
+        client.ping()
+    except DockerException as error:
+        raise EngineError(NO_ENGINE, _cause(error), HOW_TO_START) from error
+    return client
+
+
+def ensure(say: Callable[[str], None]) -> str:
+    """Make sure that an engine answers; return its version.
+
+    An engine that is there is used as it is. Else, as root on a machine with apt, Debian's packages
+    are installed and the daemon is started, by systemd where it runs and directly where it does not.
+
+    Args:
+        say: is given a line for each thing that is done.
+
+    Raises:
+        EngineError: none answers, and none can be installed.
+    """
+    try:
+        client = connect()
+    except EngineError as error:
+        if os.geteuid() != 0 or shutil.which("apt-get") is None:
+            raise
+        if shutil.which("dockerd") is None or shutil.which("mmdebstrap") is None:
+            say(f"Installing {', '.join(DEBIAN_PACKAGES)} by apt")
+            _install()
+        say("Starting the Docker daemon")
+        client = _start(error)
+    return str(client.version()["Version"])
+
+
+def _install() -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (
+        ["apt-get", "update", "--quiet=2"],
+        ["apt-get", "install", "--quiet=2", "--yes", "--no-install-recommends", *DEBIAN_PACKAGES],
+    ):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise EngineError(
+                "Docker cannot be installed",
+                f"`{' '.join(command)}` failed: {done.stderr.strip()[-500:]}",
+                "Mend apt, or install Docker by hand.",
+            )
+
+
+def _start(missing: EngineError) -> docker.DockerClient:
+    if Path("/run/systemd/system").is_dir():
+        subprocess.run(["systemctl", "start", "docker"], check=False)  # noqa: S607 - root's PATH
+        daemon = None
+        log = "`journalctl -u docker`"
+    else:
+        path = Path("/var/log/dockerd.log")
+        log = str(path)
+        with path.open("ab") as file:
+            daemon = subprocess.Popen(
+                ["dockerd"],  # noqa: S607 - root's PATH
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and (daemon is None or daemon.poll() is None):
+        try:
+            return connect()
+        except EngineError:
+            time.sleep(POLL)
+    raise EngineError(
+        "The Docker daemon does not start", f"see {log}", missing.hint
+    ) from missing
+
+
+def _cause(error: DockerException) -> str:
+    if isinstance(error.__context__, Exception) and "PermissionError" in repr(error):
+        return "this user may not use its socket (is it in the group docker?)"
+    if "FileNotFoundError" in repr(error) or "No such file" in str(error):
+        return "its socket is not there"
+    return str(error).strip() or type(error).__name__
+
+
+def machine() -> str:
+    """Return the architecture of this machine as Docker names it."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, sys.platform)

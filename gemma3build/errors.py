@@ -1,0 +1,125 @@
+"""One tree of errors. Each says what failed, why, and what to do next, and has its own exit code."""
+
+from gemma3build.core.step import Refusal, StepFailure
+
+
+class BuildError(Exception):
+    """Something that a person can do something about.
+
+    Attributes:
+        what: what failed, a sentence without its full stop.
+        why: the cause.
+        hint: what to do next, a sentence or a command.
+        exit_code: what the process ends with; docs/exit-codes.md lists them.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, why: str, hint: str) -> None:
+        super().__init__(f"{what}: {why}. {hint}")
+        self.what, self.why, self.hint = what, why, hint
+
+
+class ConfigError(BuildError):
+    """A file that people edit has an unknown key, a wrong type, or no valid syntax."""
+
+    exit_code = 3
+
+
+class UnknownNameError(BuildError):
+    """No model, scheme or image has this name."""
+
+    exit_code = 4
+
+
+class DriftError(BuildError):
+    """A lock does not say what the file that people edit says."""
+
+    exit_code = 5
+
+
+class RequestError(BuildError):
+    """The parts of a request do not go together."""
+
+    exit_code = 6
+
+
+class EngineError(BuildError):
+    """No Docker engine answers, or it failed."""
+
+    exit_code = 10
+
+
+class ImageError(BuildError):
+    """An image could not be built."""
+
+    exit_code = 11
+
+
+class DownloadError(BuildError):
+    """Wheels or packages could not be downloaded."""
+
+    exit_code = 12
+
+
+class NoMemoryError(BuildError):
+    """Too little memory, or the kernel ended a container for it."""
+
+    exit_code = 20
+
+
+class NoSpaceError(BuildError):
+    """Too little disk space, or the disk is full."""
+
+    exit_code = 21
+
+
+class OutputError(BuildError):
+    """The release cannot be written where it was asked for."""
+
+    exit_code = 22
+
+
+class ChangedError(BuildError):
+    """An input changed while the build read it."""
+
+    exit_code = 23
+
+
+class InterruptedBuildError(BuildError):
+    """The build was stopped by a signal."""
+
+    exit_code = 130
+
+
+# What each refusal of a step becomes.
+REFUSAL_EXIT_CODES = {
+    Refusal.DIGEST: 30,
+    Refusal.NETWORK: 31,
+    Refusal.ACCESS: 32,
+    Refusal.ARCHITECTURE: 33,
+    Refusal.CONFIG: 34,
+    Refusal.PICKLE: 35,
+    Refusal.TENSORS: 36,
+    Refusal.TRUNCATED: 37,
+    Refusal.VALUES: 38,
+    Refusal.TOKENIZER: 39,
+    Refusal.QUANTIZATION: 40,
+    Refusal.NO_SPACE: NoSpaceError.exit_code,
+    Refusal.NO_MEMORY: NoMemoryError.exit_code,
+    Refusal.INTERNAL: 41,
+}
+
+
+class StepFailedError(BuildError):
+    """A step refused its input or stopped.
+
+    Attributes:
+        step: name of the step.
+        log: the last lines of the step's log; empty where the refusal says it all.
+    """
+
+    def __init__(self, step: str, failure: StepFailure, log: str = "") -> None:
+        super().__init__(failure.what, failure.why, failure.hint)
+        self.step, self.log = step, log
+        self.exit_code = REFUSAL_EXIT_CODES[Refusal(failure.code)]

@@ -1,0 +1,1 @@
+"""From a request and pins to steps. Pure: no clock, no network, no disk."""

@@ -1,0 +1,54 @@
+"""How much memory and disk a step will need, so that a build that cannot fit never starts.
+
+The coefficients are fits to measured runs, rounded up: docs/benchmarks.md has the runs.
+"""
+
+from dataclasses import dataclass
+
+from gemma3build.core.architecture import Shape
+from gemma3build.core.scheme import Scheme
+
+GIB = 1 << 30
+FLOAT32 = 4  # bytes
+BFLOAT16 = 2  # bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """Peak memory and written disk, in bytes."""
+
+    memory: int
+    disk: int
+
+
+def import_need(shape: Shape) -> Need:
+    """All weights in bfloat16 at once, and the largest tensor in float32 while it is converted."""
+    size = shape.parameters * BFLOAT16
+    embedding = shape.vocab_size * shape.hidden_size * FLOAT32
+    # On disk: the GGUF file beside the checkpoint; it is never larger than bfloat16.
+    return Need(memory=size + 2 * embedding + GIB // 2, disk=2 * size)
+
+
+def check_need(shape: Shape) -> Need:
+    """The file mapped, and the bits of the largest tensor a few times over."""
+    embedding = shape.vocab_size * shape.hidden_size * FLOAT32
+    return Need(memory=shape.parameters * BFLOAT16 + 2 * embedding + GIB // 4, disk=0)
+
+
+def export_need(shape: Shape, *, lean: bool) -> Need:
+    """The float weights, once if lean, and a converter of some two GiB."""
+    size = shape.parameters * FLOAT32
+    return Need(memory=(size * 5 // 4 if lean else 4 * size) + 5 * GIB // 2, disk=size + GIB // 20)
+
+
+def quantize_need(shape: Shape, scheme: Scheme) -> Need:
+    """The float file mapped, the quantized weights, and copies of the largest tensor."""
+    size = shape.parameters * FLOAT32
+    bits = max(group.bits for group in scheme.groups.values())
+    disk = shape.parameters * bits // 8 + GIB // 20
+    return Need(memory=size * 5 // 4 + 2 * disk + GIB, disk=disk)
+
+
+def bundle_need(model_size: int) -> Need:
+    """The bundler holds the model; the archive is written twice, before and after stabilizing."""
+    return Need(memory=2 * model_size + GIB // 4, disk=2 * model_size)

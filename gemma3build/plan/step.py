@@ -1,0 +1,133 @@
+"""What a plan is made of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from gemma3build.core.digests import FileDigest
+from gemma3build.core.scheme import Scheme
+from gemma3build.pins.lock import LockedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutput:
+    """The output of an earlier step: all of it, or one file."""
+
+    step: str
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """Files from outside of the build, by digest; the engine knows where they lie."""
+
+    name: str
+    files: tuple[FileDigest, ...]
+
+
+Input: TypeAlias = StepOutput | Material
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One container to run.
+
+    Attributes:
+        name: unique in the plan, such as ``quantize-dynamic_int8``.
+        module: a module of ``gemma3build.steps``.
+        image: name of the image that it runs in.
+        parameters: what the module's docstring lists.
+        inputs: what the module's docstring lists, to where it comes from.
+        after: names of steps that must have succeeded, beside those whose output it reads.
+        network: whether the container has one.
+        memory: estimated peak, in bytes.
+        disk: estimated size of what it writes, in bytes.
+    """
+
+    name: str
+    module: str
+    image: str
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, Input]
+    after: tuple[str, ...] = ()
+    network: bool = False
+    memory: int
+    disk: int
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of all steps that must have succeeded before this one starts."""
+        outputs = (item.step for item in self.inputs.values() if isinstance(item, StepOutput))
+        return frozenset((*self.after, *outputs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A file of the release.
+
+    Attributes:
+        file_name: its name in the release.
+        scheme: name of its scheme.
+        source: the step's output that it is.
+    """
+
+    file_name: str
+    scheme: str
+    source: StepOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """What a person can choose about the graph.
+
+    Attributes:
+        prefill_seq_lens: lengths of the prefill signatures, in tokens.
+        kv_cache_max_len: length of the key-value cache, in tokens.
+        mask_as_input: whether the caller passes the attention mask.
+        lean: whether the export keeps constants out of the MLIR module; see ``steps.export``.
+    """
+
+    prefill_seq_lens: tuple[int, ...]
+    kv_cache_max_len: int
+    mask_as_input: bool = True
+    lean: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the checkpoint comes from: a lock, or files of the user.
+
+    Attributes:
+        locked: for a model by name.
+        checkpoint: for a user's directory: its files, under their names.
+    """
+
+    locked: LockedModel | None = None
+    checkpoint: Material | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All steps in an order in which they can run, and what becomes of their outputs.
+
+    Attributes:
+        model: name of the release, and first part of its file names.
+        base_model: name on the Hub of what it derives from; empty for a user's own checkpoint.
+        source: where the checkpoint comes from.
+        checkpoint: the input that is the checkpoint's directory.
+        tokenizer: the input that is tokenizer.model.
+        parameters: what a person chose.
+        schemes: what is built.
+        steps: what is run.
+        artifacts: what is released.
+    """
+
+    model: str
+    base_model: str
+    source: Source
+    checkpoint: Input
+    tokenizer: Input
+    parameters: Parameters
+    schemes: tuple[Scheme, ...]
+    steps: tuple[Step, ...]
+    artifacts: tuple[Artifact, ...]

@@ -1,0 +1,92 @@
+"""What people see while a build runs: a live line per container on a terminal, plain lines elsewhere."""
+
+import threading
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from gemma3build.engine.store import Entry
+from gemma3build.plan.step import Step
+
+MEBIBYTE = 1 << 20
+GIBIBYTE = 1 << 30
+
+
+class Progress:
+    """Reports the steps of a build on a console; a context manager around the build."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        """Report on ``console`` about ``total`` steps."""
+        self._console, self._total = console, total
+        self._lock = threading.Lock()
+        self._done = 0
+        self._running: dict[str, tuple[float, int]] = {}
+        self._live = Live(
+            console=console, get_renderable=self._table, refresh_per_second=4, transient=True
+        )
+
+    def __enter__(self) -> "Progress":
+        """Start the live display, on a terminal."""
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop the live display."""
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+        self._console.print(f"  {text}", style="dim", highlight=False)
+
+    def started(self, step: Step) -> None:
+        """Show that a step runs."""
+        with self._lock:
+            self._running[step.name] = (time.monotonic(), 0)
+        if not self._console.is_terminal:
+            self._console.print(f"[{self._done + 1}/{self._total}] {step.name} …", markup=False)
+
+    def running(self, step: Step, memory: int) -> None:
+        """Note how much memory a step holds."""
+        with self._lock:
+            started, _ = self._running[step.name]
+            self._running[step.name] = (started, memory)
+
+    def failed(self, step: Step) -> None:
+        """Show that a step ended without a result."""
+        with self._lock:
+            self._running.pop(step.name, None)
+        self._console.print(f"✗ {step.name}", style="red", highlight=False)
+
+    def finished(self, step: Step, entry: Entry, *, cached: bool) -> None:
+        """Show that a step's result is there."""
+        with self._lock:
+            self._done += 1
+            number = self._done
+            self._running.pop(step.name, None)
+        if cached:
+            note = "kept from before"
+        else:
+            note = f"{entry.seconds:.1f} s, {entry.peak_memory / GIBIBYTE:.2f} GiB"
+        self._console.print(
+            Text.assemble(
+                (f"[{number}/{self._total}] ", "dim"), ("✓ ", "green"), step.name, f"  {note}"
+            )
+        )
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        now = time.monotonic()
+        with self._lock:
+            for name, (started, memory) in self._running.items():
+                table.add_row(f"⏳ {name}", f"{now - started:.0f} s", f"{memory / MEBIBYTE:.0f} MiB")
+        return table

@@ -1,0 +1,1 @@
+"""Turning results into a release directory: checksums, manifest, terms."""

@@ -1,0 +1,118 @@
+"""A release directory: it appears whole or not at all, and is replaced whole."""
+
+import ctypes
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma3build.core.canonical import pretty_json
+from gemma3build.core.codec import encode
+from gemma3build.core.digests import digest_file
+from gemma3build.core.manifest import Manifest
+from gemma3build.errors import NoSpaceError, OutputError
+from gemma3build.record.checksums import CHECKSUMS, checksums
+from gemma3build.record.manifest import LEGAL_DIR, artifact_digests
+
+MANIFEST = "manifest.json"
+AT_FDCWD = -100  # linux/fcntl.h
+RENAME_EXCHANGE = 2  # linux/fs.h
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What a release directory is to hold.
+
+    Attributes:
+        manifest: the record.
+        artifacts: name in the release to where the file lies in the store.
+    """
+
+    manifest: Manifest
+    artifacts: Mapping[str, Path]
+
+    @property
+    def texts(self) -> dict[str, bytes]:
+        """The small files by name, all but the checksums."""
+        legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
+        return {MANIFEST: pretty_json(encode(self.manifest)), **legal}
+
+
+def is_written(release: Release, folder: Path) -> bool:
+    """Return whether ``folder`` already is this release, by names, sizes and times of change."""
+    texts = release.texts
+    expected = {*texts, *release.artifacts, CHECKSUMS}
+    try:
+        if {path.name for path in folder.iterdir()} != expected:
+            return False
+        if any((folder / name).read_bytes() != text for name, text in texts.items()):
+            return False
+        return all(_same(folder / name, path) for name, path in release.artifacts.items())
+    except OSError:
+        return False
+
+
+def write(release: Release, folder: Path) -> None:
+    """Write the release to ``folder``, replacing what is there as a whole.
+
+    Artifacts are hard links into the store where the file system allows it, so that a release costs no
+    disk; they are read-only, as the store's files are.
+
+    Raises:
+        NoSpaceError: the disk is full.
+        OutputError: the directory cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        staged.chmod(0o755)
+        for name, path in release.artifacts.items():
+            _place(path, staged / name)
+        digests = list(artifact_digests(release.manifest))
+        for name, text in release.texts.items():
+            (staged / name).write_bytes(text)
+            digests.append(digest_file(staged / name, name))
+        (staged / CHECKSUMS).write_text(checksums(digests), encoding="utf-8")
+        _replace(staged, folder)
+    except OSError as error:
+        hint = "Give another --output, or mend the cause, and build again; results are kept."
+        kind = NoSpaceError if error.errno == errno.ENOSPC else OutputError
+        what = f"The release cannot be written to {folder}"
+        raise kind(what, error.strerror or str(error), hint) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _place(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
+def _same(path: Path, source: Path) -> bool:
+    if path.samefile(source):
+        return True
+    here, there = path.stat(), source.stat()
+    return (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
+
+
+def _replace(staged: Path, folder: Path) -> None:
+    """Put ``staged`` in the place of ``folder``; ``staged`` then holds what was there."""
+    if not folder.exists():
+        staged.rename(folder)
+        return
+    # One system call that swaps two names, so that no moment has neither: renameat2(2).
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(staged), os.fsencode(folder)
+    if libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(code, os.strerror(code))
+        old = staged.with_name(f"{staged.name}.old")  # a file system that cannot swap
+        folder.rename(old)
+        staged.rename(folder)
+        shutil.rmtree(old)
