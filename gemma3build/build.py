@@ -12,7 +12,6 @@ from gemma3build.core.canonical import canonical_json
 from gemma3build.core.checkpoint import checkpoint_architecture
 from gemma3build.core.digests import sha256_bytes
 from gemma3build.core.manifest import Manifest
-from gemma3build.core.scheme import Scheme
 from gemma3build.core.step import StepError
 from gemma3build.engine import preflight
 from gemma3build.engine.container import PACKAGE_DIR, Containers

@@ -75,7 +75,7 @@ def show_version(*, value: bool) -> None:
 @app.callback()
 def common(
     *,
-    version: Annotated[  # noqa: ARG001 - its callback does the work
+    version: Annotated[
         bool,
         typer.Option("--version", callback=show_version, is_eager=True, help="Print the version."),
     ] = False,
@@ -103,13 +103,12 @@ def build(
     """Build a release: fetch, check, export once, quantize many, bundle, record.
 
     Examples:
-
     * `gemma3build build` builds the default model in three schemes
     * `gemma3build build --model gemma3-1b-it --scheme dynamic_int4_block32`
     * `gemma3build build --checkpoint ./my-finetune --scheme all --output ./release`
     * `gemma3build build --dry-run` shows what would run, and touches nothing
     """
-    from gemma3build.build import Request, prepare  # noqa: PLC0415 - loads Docker's client
+    from gemma3build.build import Request, prepare
 
     prepared = prepare(
         Request(
@@ -137,17 +136,19 @@ def build(
 
 def run_build(prepared: Any, *, folder: Path, jobs: int, memory: int | None, as_json: bool) -> None:
     """Build a prepared plan and show the outcome."""
-    from gemma3build.build import Builder, cache_dir  # noqa: PLC0415
-    from gemma3build.engine.docker import connect  # noqa: PLC0415
-    from gemma3build.engine.store import Store  # noqa: PLC0415
-    from gemma3build.progress import Progress  # noqa: PLC0415
+    from gemma3build.build import Builder, cache_dir
+    from gemma3build.engine.docker import connect
+    from gemma3build.engine.store import Store
+    from gemma3build.progress import Progress
 
     started = time.monotonic()
     with Progress(err, len(prepared.plan.steps)) as progress:
         builder = Builder(connect(), Store(cache_dir()), progress.say, memory)
         outcome = builder.find(prepared, folder)
         if outcome is None:
-            progress.say("Gemma is provided under the Gemma Terms of Use, ai.google.dev/gemma/terms;")
+            progress.say(
+                "Gemma is provided under the Gemma Terms of Use, ai.google.dev/gemma/terms;"
+            )
             progress.say("they travel with the release as Notice and GEMMA_TERMS_OF_USE.md.")
             outcome = builder.build(prepared, folder, jobs, progress)
     show_outcome(prepared.plan, outcome, time.monotonic() - started, as_json=as_json)
@@ -169,7 +170,6 @@ def plan(
     """Print what `build` would run, and touch nothing.
 
     Examples:
-
     * `gemma3build plan --scheme all`
     * `gemma3build plan --model gemma3-1b-it --json`
     """
@@ -190,8 +190,8 @@ def plan(
 @app.command()
 def models(*, as_json: AsJson = False) -> None:
     """List the models that can be built by name."""
-    from gemma3build.pins.drift import model_drift  # noqa: PLC0415
-    from gemma3build.pins.lock import read_models_lock  # noqa: PLC0415
+    from gemma3build.pins.drift import model_drift
+    from gemma3build.pins.lock import read_models_lock
 
     found, locks = load_models(), read_models_lock().models
     drifts = {name: model_drift(name, model, locks.get(name)) for name, model in found.items()}
@@ -236,14 +236,13 @@ def images(
     """List the images that steps run in, and make them if asked to.
 
     Examples:
-
     * `gemma3build images` shows which are there
     * `gemma3build images --build` makes the others
     """
-    from gemma3build.build import cache_dir  # noqa: PLC0415
-    from gemma3build.engine.docker import connect  # noqa: PLC0415
-    from gemma3build.engine.images import Images  # noqa: PLC0415
-    from gemma3build.engine.store import Store  # noqa: PLC0415
+    from gemma3build.build import cache_dir
+    from gemma3build.engine.docker import connect
+    from gemma3build.engine.images import Images
+    from gemma3build.engine.store import Store
 
     all_images = Images(connect(), Store(cache_dir()), load_images(), err.print)
     found = {
@@ -265,7 +264,7 @@ def images(
 @app.command()
 def engine() -> None:
     """Make sure that a Docker engine answers; on bare Debian, as root, install and start one."""
-    from gemma3build.engine.docker import ensure  # noqa: PLC0415
+    from gemma3build.engine.docker import ensure
 
     out.print(f"Docker engine {ensure(err.print)} answers.")
 
@@ -277,14 +276,13 @@ def lock(
     """Write locks anew: digests of everything that models.toml and containers/ name.
 
     Examples:
-
     * `gemma3build lock` locks the images, and every model that can be reached
     * `gemma3build lock gemma3-1b-it` locks one model of the Hub; HF_TOKEN must have access
     """
-    from gemma3build.engine.wheels import pip_download  # noqa: PLC0415
-    from gemma3build.pins import lock as locks  # noqa: PLC0415
-    from gemma3build.pins.drift import images_drift, model_drift  # noqa: PLC0415
-    from gemma3build.pins.resolve import known_models, resolve_model  # noqa: PLC0415
+    from gemma3build.engine.wheels import pip_download
+    from gemma3build.pins import lock as locks
+    from gemma3build.pins.drift import images_drift, model_drift
+    from gemma3build.pins.resolve import known_models, resolve_model
 
     intent = load_images()
 
@@ -317,8 +315,8 @@ def lock(
 @cache_app.command("size")
 def cache_size(*, as_json: AsJson = False) -> None:
     """Show where the cache is and what it holds."""
-    from gemma3build.build import cache_dir  # noqa: PLC0415
-    from gemma3build.engine.store import Store, tree_size  # noqa: PLC0415
+    from gemma3build.build import cache_dir
+    from gemma3build.engine.store import Store, tree_size
 
     root = cache_dir()
     parts = {name: tree_size(root / name) for name in ("steps", "wheels", "staging", "images")}
@@ -339,8 +337,8 @@ def cache_prune(
     ] = False,
 ) -> None:
     """Remove what killed builds left; with --all, everything. Releases stay."""
-    from gemma3build.build import cache_dir  # noqa: PLC0415
-    from gemma3build.engine.store import Store  # noqa: PLC0415
+    from gemma3build.build import cache_dir
+    from gemma3build.engine.store import Store
 
     freed = Store(cache_dir()).prune(everything=everything)
     out.print(f"{freed / MEGABYTE:,.1f} MB were removed.")
@@ -354,9 +352,7 @@ def show_plan(plan: Any, *, as_json: bool) -> None:
     out.print(f"{plan.model}: {len(plan.steps)} steps, {len(plan.artifacts)} files")
     table = make_table("step", "image", "reads", "memory", "disk")
     for step in plan.steps:
-        reads = ", ".join(
-            getattr(item, "step", None) or item.name for item in step.inputs.values()
-        )
+        reads = ", ".join(getattr(item, "step", None) or item.name for item in step.inputs.values())
         table.add_row(
             step.name,
             step.image,
@@ -419,9 +415,7 @@ def make_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     numbers = {"size", "seconds", "peak memory", "memory", "disk", "parameters"}
     for column in columns:
-        table.add_column(
-            column, justify="right" if column in numbers else "left", overflow="fold"
-        )
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     return table
 
 

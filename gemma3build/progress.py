@@ -3,6 +3,7 @@
 import threading
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -29,7 +30,7 @@ class Progress:
             console=console, get_renderable=self._table, refresh_per_second=4, transient=True
         )
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         """Start the live display, on a terminal."""
         if self._console.is_terminal:
             self._live.start()
@@ -88,5 +89,7 @@ class Progress:
         now = time.monotonic()
         with self._lock:
             for name, (started, memory) in self._running.items():
-                table.add_row(f"⏳ {name}", f"{now - started:.0f} s", f"{memory / MEBIBYTE:.0f} MiB")
+                table.add_row(
+                    f"⏳ {name}", f"{now - started:.0f} s", f"{memory / MEBIBYTE:.0f} MiB"
+                )
         return table

@@ -5,10 +5,6 @@ RFC 8785 that holds for the integers, short decimals and strings of this project
 """
 
 import json
-from typing import TypeAlias
-
-# Containers are read by everything here and written by nothing, hence the loose element types.
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | tuple[Json, ...] | dict[str, Json]"
 
 
 def canonical_json(value: object) -> bytes:

@@ -55,7 +55,7 @@ def decode_json(kind: type[T], text: str | bytes, where: str) -> T:
     return decode(kind, value, where)
 
 
-def _decode(kind: Any, value: object, where: str) -> object:
+def _decode(kind: Any, value: object, where: str) -> object:  # noqa: C901, PLR0911 - one case a type
     if kind is Any or kind is object:
         return value
     if dataclasses.is_dataclass(kind):

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 GroupName: TypeAlias = Literal["embedding", "attention", "feed_forward"]
 GROUPS: tuple[GroupName, ...] = ("embedding", "attention", "feed_forward")
+FLOAT16 = 16  # bits
 BLOCK_SIZES = {"blockwise_32": 32, "blockwise_64": 64, "blockwise_128": 128, "blockwise_256": 256}
 
 
@@ -21,17 +22,22 @@ class Group:
 
     bits: Literal[4, 8, 16]
     granularity: Literal[
-        "tensorwise", "channelwise", "blockwise_32", "blockwise_64", "blockwise_128", "blockwise_256"
+        "tensorwise",
+        "channelwise",
+        "blockwise_32",
+        "blockwise_64",
+        "blockwise_128",
+        "blockwise_256",
     ] = "channelwise"
     algorithm: Literal["min_max", "octav", "float_casting"] = "min_max"
     compute: Literal["integer", "float"] = "integer"
 
     def __post_init__(self) -> None:
         """Refuse what the quantizer would take and misread."""
-        if (self.bits == 16) != (self.algorithm == "float_casting"):
+        if (self.bits == FLOAT16) != (self.algorithm == "float_casting"):
             message = "16 bits go with the algorithm float_casting, and it with nothing else"
             raise ValueError(message)
-        if self.bits == 16 and self.compute != "float":
+        if self.bits == FLOAT16 and self.compute != "float":
             message = 'float16 weights need compute = "float"'
             raise ValueError(message)
 

@@ -16,7 +16,15 @@ from docker.types import Mount as DockerMount
 
 from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import decode_json, encode
-from gemma3build.core.step import LOG_FILE, REQUEST_FILE, RESULT_FILE, StepRequest, StepResult
+from gemma3build.core.step import (
+    LOG_FILE,
+    REQUEST_FILE,
+    RESULT_FILE,
+    Refusal,
+    StepFailure,
+    StepRequest,
+    StepResult,
+)
 from gemma3build.engine.images import Image
 from gemma3build.errors import (
     EngineError,
@@ -24,11 +32,11 @@ from gemma3build.errors import (
     NoMemoryError,
     StepFailedError,
 )
-from gemma3build.core.step import Refusal, StepFailure
 from gemma3build.plan.step import Step
 
 PACKAGE_DIR = Path(__file__).parents[1]
 WORK = "/work"
+SCRATCH = "/tmp"  # noqa: S108 - inside the container, which nobody shares
 KEY_LABEL = "gemma3build.step"
 LOG_LINES = 15
 WATCH_INTERVAL = 0.1  # seconds between two looks at a container
@@ -124,7 +132,7 @@ class Containers:
             "PYTHONPATH": "/src",
             "SOURCE_DATE_EPOCH": str(self._epoch),
             # On disk and not in memory: converters spill gigabytes.
-            "TMPDIR": f"{WORK}/tmp",
+            "TMPDIR": f"{WORK}/scratch",
         }
         if step.network:
             environment |= self._network_environment()
@@ -151,7 +159,7 @@ class Containers:
             network_mode=self._network() if step.network else "none",
             read_only=True,
             security_opt=["no-new-privileges"],
-            tmpfs={"/tmp": "mode=1777"},  # noqa: S108 - inside the container
+            tmpfs={SCRATCH: "mode=1777"},
             user=f"{os.getuid()}:{os.getgid()}",
             working_dir=WORK,
             **limits,
@@ -161,7 +169,7 @@ class Containers:
         given = {"HF_TOKEN": self._token, "HF_ENDPOINT": self._endpoint}
         own = {name: value for name, value in given.items() if value}
         # Xet needs hosts of its own, and the lock's digests say all that it would.
-        return {**own, "HF_HOME": f"{WORK}/tmp/hub", "HF_HUB_DISABLE_XET": "1"}
+        return {**own, "HF_HOME": f"{WORK}/hub", "HF_HUB_DISABLE_XET": "1"}
 
     def _network(self) -> str:
         # A hub on this machine's loopback is not on the bridge.
@@ -181,12 +189,12 @@ class Containers:
                 self.check_stopped()
             if time.monotonic() - measured >= MEMORY_INTERVAL:
                 measured = time.monotonic()
-                stats = self._client.api.stats(container.id, stream=False, one_shot=True)
+                stats = self._client.api.stats(str(container.id), stream=False, one_shot=True)
                 on_memory(resident(stats.get("memory_stats") or {}))
 
     def _remove_orphans(self, key: str) -> None:
         # Whoever holds the key's lock owns its containers: what is there is a killed build's.
-        filters = {"label": f"{KEY_LABEL}={key}"}
+        filters: dict[str, str | list[str] | bool] = {"label": f"{KEY_LABEL}={key}"}
         for container in self._client.containers.list(all=True, filters=filters):
             with contextlib.suppress(APIError):
                 container.remove(force=True)

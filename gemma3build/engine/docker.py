@@ -99,9 +99,7 @@ def _start(missing: EngineError) -> docker.DockerClient:
             return connect()
         except EngineError:
             time.sleep(POLL)
-    raise EngineError(
-        "The Docker daemon does not start", f"see {log}", missing.hint
-    ) from missing
+    raise EngineError("The Docker daemon does not start", f"see {log}", missing.hint) from missing
 
 
 def _cause(error: DockerException) -> str:

@@ -189,9 +189,7 @@ def files(item: Input, done: Mapping[str, Done]) -> tuple[FileDigest, ...]:
     return tuple(file for file in digests if item.path in ("", file.path))
 
 
-def step_key(
-    step: Step, image: Image, sources: Mapping[str, str], done: Mapping[str, Done]
-) -> str:
+def step_key(step: Step, image: Image, sources: Mapping[str, str], done: Mapping[str, Done]) -> str:
     """Return the key of a step: SHA-256 over everything that its result depends on."""
     inputs = {name: encode(files(item, done)) for name, item in step.inputs.items()}
     return sha256_bytes(

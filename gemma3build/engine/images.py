@@ -29,7 +29,6 @@ BASE = "base"
 REVISION = 1  # of the way images are made; a change here makes all of them anew
 KEY_LABEL = "gemma3build.key"
 PARENT_LABEL = "gemma3build.parent"
-STAGE_LABEL = "gemma3build.stage"
 RELOCK = "nox -s lock"
 
 
@@ -161,7 +160,7 @@ class Images:
                 built = self._build(context, arguments, key)
                 self._load_stable(built, reference, parent, name, key, work)
             finally:
-                self._remove_intermediates(key)
+                self._remove_unstable(key)
 
     def _build(self, context: Path, arguments: dict[str, str], key: str) -> str:
         image, _ = self._client.images.build(
@@ -195,12 +194,11 @@ class Images:
         with stable.open("rb") as file:
             self._client.images.load(file)
 
-    def _remove_intermediates(self, key: str) -> None:
-        # The classic builder leaves the image and every stage before it without a tag.
-        for label in (f"{KEY_LABEL}={key}", STAGE_LABEL):
-            for image in self._client.images.list(filters={"dangling": True, "label": label}):
-                with contextlib.suppress(DockerException):
-                    self._client.images.remove(image.id)
+    def _remove_unstable(self, key: str) -> None:
+        filters = {"dangling": True, "label": f"{KEY_LABEL}={key}"}
+        for image in self._client.images.list(filters=filters):
+            with contextlib.suppress(DockerException):
+                self._client.images.remove(str(image.id))
 
     def _parent(self, work: Path) -> tuple[str, str]:
         """Return the reference of the base's parent, and its kind and digest for the record."""

@@ -1,14 +1,15 @@
 """Take the known sources of difference out of a built image.
 
 A builder stamps the clock on every file that it writes and on the image itself, and adds files in the
-order in which a directory lists them. Here the layers above the parent are written again, sorted and
-with one time, and the configuration is made anew from the few fields that containers need. Any
+order in which a directory lists them. Here the layers above the parent become one, sorted and with one
+time, without what the build needed and removed again, and the configuration is made anew from the few fields that containers need. Any
 builder of any engine will do: two builds of one Dockerfile from one parent give one image id.
 """
 
+import contextlib
 import datetime
-import hashlib
 import json
+import posixpath
 import shutil
 import tarfile
 from collections.abc import Mapping
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from gemma3build.core.canonical import canonical_json
-from gemma3build.core.digests import sha256_file
+from gemma3build.core.digests import sha256_bytes, sha256_file
 
 CONFIG_FIELDS = ("Cmd", "Entrypoint", "Env", "Labels", "User", "WorkingDir")
 COPY_SIZE = 1 << 20
+# How a layer says that a file of a lower layer is gone: OCI image specification, layer.md.
+WHITEOUT = ".wh."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,35 +63,55 @@ def stabilize_image(
     with tarfile.open(source) as archive:
         manifest = json.load(_member(archive, "manifest.json"))[0]
         config = json.load(_member(archive, manifest["Config"]))
+        names = manifest["Layers"]
         layers = []
-        for index, name in enumerate(manifest["Layers"]):
-            path = scratch / f"{index}.tar"
-            with _member(archive, name) as layer, path.open("wb") as file:
-                if index < parent_layers:
-                    shutil.copyfileobj(layer, file, COPY_SIZE)
-                else:
-                    stabilize_layer(layer, file, epoch)
-            layers.append(path)
+        for index, name in enumerate(names[:parent_layers]):
+            layers.append(scratch / f"{index}.tar")
+            with layers[-1].open("wb") as file:
+                shutil.copyfileobj(_member(archive, name), file, COPY_SIZE)
+        layers.append(scratch / "own.tar")
+        with layers[-1].open("wb") as file:
+            merge_layers([_member(archive, name) for name in names[parent_layers:]], file, epoch)
     diff_ids = [f"sha256:{sha256_file(path)}" for path in layers]
     new_config = stable_config(config, diff_ids, epoch, labels)
-    image_id = hashlib.sha256(new_config).hexdigest()
+    image_id = sha256_bytes(new_config)
     _write_archive(target, image_id, new_config, layers, diff_ids, tag)
     shutil.rmtree(scratch)
     return Stabilized(image_id=f"sha256:{image_id}", layers=tuple(diff_ids))
 
 
-def stabilize_layer(source: IO[bytes], target: IO[bytes], epoch: int) -> None:
-    """Write a layer again: members sorted, hard links last, one time, no names of owners."""
-    with (
-        tarfile.open(fileobj=source) as layer,
-        tarfile.open(fileobj=target, mode="w", format=tarfile.GNU_FORMAT) as stable,
-    ):
+def merge_layers(sources: list[IO[bytes]], target: IO[bytes], epoch: int) -> None:
+    """Write layers as one: what a later one removed is gone, as are clocks, orders and owners' names.
+
+    Args:
+        sources: uncompressed or compressed layers, lowest first.
+        target: is given the merged layer, uncompressed.
+        epoch: the one time stamp, seconds since 1970 in UTC.
+    """
+    with contextlib.ExitStack() as stack:
+        found: dict[str, tuple[tarfile.TarFile, tarfile.TarInfo]] = {}
+        for source in sources:
+            layer = stack.enter_context(tarfile.open(fileobj=source))
+            for member in layer.getmembers():
+                folder, name = posixpath.split(member.name)
+                if name.startswith(WHITEOUT):
+                    gone = posixpath.join(folder, name.removeprefix(WHITEOUT))
+                    for path in [path for path in found if f"{path}/".startswith(f"{gone}/")]:
+                        del found[path]
+                found[member.name] = layer, member
+        stable = stack.enter_context(
+            tarfile.open(fileobj=target, mode="w", format=tarfile.GNU_FORMAT)
+        )
         # A hard link must follow what it links to.
-        for member in sorted(layer.getmembers(), key=lambda item: (item.islnk(), item.name)):
+        for layer, member in sorted(found.values(), key=lambda pair: _order(pair[1])):
             member.mtime = epoch
             member.uname = member.gname = ""
             member.pax_headers = {}
             stable.addfile(member, layer.extractfile(member) if member.isreg() else None)
+
+
+def _order(member: tarfile.TarInfo) -> tuple[bool, str]:
+    return member.islnk(), member.name
 
 
 def stable_config(

@@ -116,7 +116,7 @@ class Store:
         folder = self._staging / key
         self.unstage(key)
         (folder / OUTPUT_DIR).mkdir(parents=True)
-        (folder / "tmp").mkdir()
+        (folder / "scratch").mkdir()
         return folder
 
     def unstage(self, key: str) -> None:

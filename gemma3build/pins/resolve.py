@@ -71,8 +71,8 @@ def resolve_packages(
 def resolve_hub(name: str, source: HubSource) -> LockedModel:
     """Return the lock of a model on the Hub: digests of large files come with the listing."""
     # Imported here: the client takes longer to load than an idle build to run.
-    from huggingface_hub import HfApi, hf_hub_download  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
 
     files = []
     try:

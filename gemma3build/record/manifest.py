@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from gemma3build.core.checkpoint import TOKENIZER
 from gemma3build.core.codec import encode
 from gemma3build.core.digests import FileDigest, sha256_file
 from gemma3build.core.manifest import (
@@ -43,7 +42,7 @@ def make_manifest(
     """
     locked = plan.source.locked
     checkpoint = {file.path: file for file in files(plan.checkpoint, done)}
-    checkpoint |= {TOKENIZER: file for file in files(plan.tokenizer, done)}
+    checkpoint |= {file.path: file for file in files(plan.tokenizer, done)}
     fetched = locked.files if locked else ()
     return Manifest(
         format=FORMAT,

@@ -21,7 +21,7 @@ from typing import Any
 
 from gemma3build.core.step import StepRequest
 
-START_TOKEN = "<bos>"
+START_TOKEN = "<bos>"  # noqa: S105 - not a password
 STOP_TOKENS = ("<eos>", "<end_of_turn>")
 PROMPT_PREFIX = "<start_of_turn>user\n"
 PROMPT_SUFFIX = "<end_of_turn>\n<start_of_turn>model\n"

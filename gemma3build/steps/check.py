@@ -99,7 +99,7 @@ def check_tensors(files: tuple[Path, ...], shape: Shape) -> None:
             f"{len(missing)} tensors are missing, the first is {missing[0]}",
             "A shard or a part of the model was not saved.",
         )
-    if lm_head is not None and not np.array_equal(lm_head, embedding):  # type: ignore[arg-type]
+    if lm_head is not None and not np.array_equal(lm_head, embedding): 
         refuse(
             Refusal.TENSORS,
             "lm_head.weight differs from the embedding, Gemma 3 shares them",
@@ -167,4 +167,3 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
     for piece in TURN:
         if processor.EncodeAsIds(piece) != [SPECIAL_TOKENS[piece]]:
             refuse(Refusal.TOKENIZER, f"tokenizer.model splits {piece} in text", hint)
-

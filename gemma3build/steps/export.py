@@ -26,8 +26,8 @@ from safetensors import safe_open
 
 from gemma3build.core.architecture import Architecture
 from gemma3build.core.checkpoint import LM_HEAD, checkpoint_architecture, weight_files
-from gemma3build.core.step import StepRequest
 from gemma3build.core.export import FLOAT_MODEL
+from gemma3build.core.step import StepRequest
 
 TENSORFLOW_SCHEMA = "tensorflow.lite.python"
 
@@ -44,7 +44,7 @@ def import_litert_torch() -> None:
     names = ("tensorflow", "tensorflow.lite", TENSORFLOW_SCHEMA)
     sys.modules.update(dict.fromkeys(names, package))
     try:
-        import litert_torch.generative.layers.lora  # noqa: F401, PLC0415 - see above
+        import litert_torch.generative.layers.lora  # noqa: F401 - see above
     finally:
         for name in names:
             del sys.modules[name]

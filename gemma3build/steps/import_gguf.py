@@ -14,7 +14,6 @@ quantized tensors are dequantized: the checkpoint is the GGUF's, not the origina
 
 import hashlib
 import re
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -12,10 +12,11 @@ Quantizing one export by ``dynamic_int8`` gives the bytes that the upstream scri
 anew for every scheme.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -24,9 +25,9 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils as flatbuffers
 
 from gemma3build.core.codec import decode
+from gemma3build.core.export import FLOAT_MODEL
 from gemma3build.core.scheme import Group, GroupName, Scheme
 from gemma3build.core.step import Refusal, StepError, StepRequest
-from gemma3build.core.export import FLOAT_MODEL
 
 # An op's scope is the name of its output tensor, which carries the path of the torch module. The
 # LM head is the exception: its output is renamed after the signature's output.
@@ -78,7 +79,7 @@ def recipe(scheme: Scheme) -> list[dict[str, Any]]:
                     op_config=op_config(group),
                     algorithm_key=ALGORITHMS[group.algorithm],
                 )
-    return manager.get_quantization_recipe()
+    return list(manager.get_quantization_recipe())
 
 
 def op_config(group: Group) -> qtyping.OpQuantizationConfig:
@@ -200,12 +201,10 @@ def weights(path: Path) -> Iterator[Weight]:
 
 def group_of(scope: str) -> GroupName:
     """Return the group whose op this is; an op of no group would stay out of every scheme."""
-    import re  # noqa: PLC0415
-
     for name, patterns in SCOPES.items():
         if any(re.search(pattern, scope) for pattern in patterns):
             return name
-    refuse(f"{scope} belongs to no group of weights")
+    return refuse(f"{scope} belongs to no group of weights")
 
 
 def block_size_of(tensor: Any) -> int:
@@ -228,10 +227,10 @@ def scales_of(tensor: Any, subgraph: Any, model: Any) -> np.ndarray:
 
 def tensor_type_name(kind: int) -> str:
     """Return the schema's name of a tensor type, such as INT8."""
-    return next(name for name, value in vars(schema.TensorType).items() if value == kind)
+    return next(str(name) for name, value in vars(schema.TensorType).items() if value == kind)
 
 
-def refuse(why: str) -> Any:
+def refuse(why: str) -> NoReturn:
     """Raise the error of a file that is not what its scheme says."""
     raise StepError(
         Refusal.QUANTIZATION,

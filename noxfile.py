@@ -1,0 +1,122 @@
+"""Sessions: each installs what it needs and calls one command.
+
+nox                      lint, types and unit tests
+nox -s engine build      make sure that Docker answers, then build the default model
+nox -s engine tests      all tests
+nox -s build -- ARGS     the same as `gemma3build build ARGS`
+"""
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "types", "unit"]
+nox.options.reuse_venv = "yes"
+
+PROJECT = Path(__file__).parent / "pyproject.toml"
+LOCKED_IMAGES = ("fetch", "convert", "bundle")
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the project and dependency groups, once for each state of pyproject.toml."""
+    content = PROJECT.read_bytes() + repr((groups, str(PROJECT.parent))).encode()
+    wanted = hashlib.sha256(content).hexdigest()
+    stamp = Path(session.virtualenv.location, "installed.sha256")
+    if stamp.is_file() and stamp.read_text(encoding="ascii") == wanted:
+        return
+    packages = [
+        package
+        for group in groups
+        for package in nox.project.dependency_groups(nox.project.load_toml(PROJECT), group)
+    ]
+    session.install("--quiet", "--editable", ".", *packages)
+    stamp.write_text(wanted, encoding="ascii")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    install(session, "lint", "unit")
+    session.run("mypy")
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    install(session, "unit")
+    session.run("pytest", "tests/unit", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run every test; those that need Docker fail if no engine answers."""
+    install(session, "lint", "e2e")
+    session.run("pytest", "tests", *session.posargs)
+
+
+@nox.session
+def engine(session: nox.Session) -> None:
+    """Make sure that a Docker engine answers; on bare Debian, as root, install and start one."""
+    install(session)
+    session.run("gemma3build", "engine")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build a release; arguments after -- go to `gemma3build build`."""
+    install(session)
+    session.run("gemma3build", "build", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Compare with the upstream script in one run, in one image."""
+    install(session)
+    session.run("python", "tests/bench/bench.py", *session.posargs)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Make the hash-locked requirements of the images anew, then all locks."""
+    install(session, "lock")
+    for image in LOCKED_IMAGES:
+        folder = Path("containers", image)
+        overrides = folder / "overrides.txt"
+        session.run(
+            "uv",
+            "pip",
+            "compile",
+            "--quiet",
+            "--upgrade",
+            "--generate-hashes",
+            "--no-header",
+            "--no-annotate",
+            "--python-version=3.11",
+            "--python-platform=x86_64-manylinux_2_36",
+            *(("--override", str(overrides)) if overrides.is_file() else ()),
+            *torch_source(),
+            f"--output-file={folder / 'requirements.txt'}",
+            str(folder / "requirements.in"),
+        )
+    session.run("gemma3build", "lock", *session.posargs)
+
+
+def torch_source() -> tuple[str, ...]:
+    """Return where uv finds CPU builds of torch: pip's own find-links, else PyTorch's index."""
+    configured = subprocess.run(
+        ["pip", "config", "get", ":env:.find-links"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    links = os.environ.get("PIP_FIND_LINKS") or configured.stdout.strip()
+    return ("--find-links", links) if links else ("--torch-backend=cpu",)
