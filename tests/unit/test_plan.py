@@ -1,0 +1,163 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from gemma3build.build import Request, prepare, source_digests
+from gemma3build.core.digests import FileDigest
+from gemma3build.errors import RequestError
+from gemma3build.pins.intent import find_model, load_schemes
+from gemma3build.pins.lock import LockedModel, read_models_lock
+from gemma3build.plan.planner import plan_build
+from gemma3build.plan.sources import imports, step_sources
+from gemma3build.plan.step import Material, Parameters, Plan, Source, StepOutput
+
+SCHEMES = load_schemes()
+SHAPE = find_model("gemma3-270m").shape
+PARAMETERS = Parameters(prefill_seq_lens=(128,), kv_cache_max_len=1024)
+
+
+def plan(source: Source, *names: str, parameters: Parameters = PARAMETERS) -> Plan:
+    return plan_build(
+        model="m",
+        base_model="",
+        shape=SHAPE,
+        pinned=True,
+        source=source,
+        parameters=parameters,
+        schemes=tuple(SCHEMES[name] for name in names),
+    )
+
+
+PACKAGES = Source(locked=read_models_lock().models["gemma3-270m"])
+
+
+def test_the_default_plan_exports_once_and_quantizes_three_times() -> None:
+    found = prepare(Request(model="gemma3-270m")).plan
+    assert [(step.name, step.image, step.network) for step in found.steps] == [
+        ("import", "fetch", False),
+        ("check", "fetch", False),
+        ("export", "convert", False),
+        ("quantize-dynamic_int8", "convert", False),
+        ("bundle-dynamic_int8", "bundle", False),
+        ("quantize-dynamic_int4_block32", "convert", False),
+        ("bundle-dynamic_int4_block32", "bundle", False),
+        ("quantize-dynamic_int4_block128", "convert", False),
+        ("bundle-dynamic_int4_block128", "bundle", False),
+    ]
+    assert [artifact.file_name for artifact in found.artifacts] == [
+        f"gemma3-270m_{suffix}_ekv1024.{kind}"
+        for suffix in ("q8", "q4_block32", "q4_block128")
+        for kind in ("tflite", "task")
+    ]
+
+
+def test_a_plan_is_a_function_of_its_arguments() -> None:
+    assert plan(PACKAGES, "none", "fp16") == plan(PACKAGES, "none", "fp16")
+
+
+def test_the_float_scheme_is_the_export_itself() -> None:
+    found = plan(PACKAGES, "none")
+    assert [step.name for step in found.steps] == ["import", "check", "export", "bundle-none"]
+    assert found.artifacts[0].source == StepOutput(step="export", path="model_f32.tflite")
+    assert found.artifacts[0].file_name == "m_f32_ekv1024.tflite"
+
+
+def test_steps_come_after_what_they_need() -> None:
+    done: set[str] = set()
+    for step in plan(PACKAGES, *SCHEMES).steps:
+        assert step.needs <= done
+        done.add(step.name)
+    assert "check" in next(step for step in plan(PACKAGES, "none").steps if step.name == "export").needs
+
+
+def test_a_checkpoint_of_the_hub_is_fetched_by_the_one_step_with_a_network() -> None:
+    files = (FileDigest(path="config.json", size=9, sha256="0" * 64),)
+    locked = LockedModel(source="google/gemma-3-1b-it", revision="a" * 40, files=files)
+    first, *others = plan(Source(locked=locked), "dynamic_int8").steps
+    assert (first.name, first.network) == ("fetch", True)
+    assert first.parameters["files"] == [{"path": "config.json", "size": 9, "sha256": "0" * 64}]
+    assert not any(step.network for step in others)
+
+
+def test_a_checkpoint_of_the_user_is_read_where_it_lies() -> None:
+    files = tuple(
+        FileDigest(path=name, size=1, sha256="0" * 64) for name in ("config.json", "tokenizer.model")
+    )
+    material = Material(name="checkpoint", files=files)
+    found = plan(Source(checkpoint=material), "dynamic_int8")
+    assert [step.name for step in found.steps][:2] == ["check", "export"]
+    assert found.tokenizer == Material(name="checkpoint", files=files[1:])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (Parameters(prefill_seq_lens=(1024,), kv_cache_max_len=1024), "no token could be generated"),
+        (Parameters(prefill_seq_lens=(), kv_cache_max_len=1024), "not distinct positive"),
+        (Parameters(prefill_seq_lens=(8, 8), kv_cache_max_len=1024), "not distinct positive"),
+        (Parameters(prefill_seq_lens=(0,), kv_cache_max_len=1024), "not distinct positive"),
+    ],
+)
+def test_parameters_that_do_not_go_together_are_refused(parameters: Parameters, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        plan(PACKAGES, "none", parameters=parameters)
+
+
+def test_a_request_needs_a_scheme_and_a_tokenizer_needs_a_checkpoint() -> None:
+    with pytest.raises(RequestError, match="names no scheme"):
+        plan(PACKAGES)
+    with pytest.raises(RequestError, match="--tokenizer goes with --checkpoint"):
+        prepare(Request(model="gemma3-270m", tokenizer=Path("x")))
+
+
+def test_a_larger_model_needs_more_of_everything() -> None:
+    small = plan(PACKAGES, *SCHEMES).steps
+    large = plan_build(
+        model="m",
+        base_model="",
+        shape=find_model("gemma3-1b-it").shape,
+        pinned=True,
+        source=PACKAGES,
+        parameters=PARAMETERS,
+        schemes=tuple(SCHEMES.values()),
+    ).steps
+    for one, other in zip(small, large, strict=True):
+        assert other.memory > one.memory
+        assert other.disk >= one.disk
+
+
+def test_lean_export_is_estimated_below_the_normal_one() -> None:
+    normal = dataclasses.replace(PARAMETERS, lean=False)
+    lean_step, normal_step = (
+        next(step for step in plan(PACKAGES, "none", parameters=p).steps if step.name == "export")
+        for p in (PARAMETERS, normal)
+    )
+    assert lean_step.memory < normal_step.memory
+
+
+def test_a_step_depends_on_the_source_that_it_imports_and_no_other() -> None:
+    texts = {
+        "gemma3build.steps.a": "from gemma3build.core import x\nimport os",
+        "gemma3build.steps.b": "from gemma3build.core.y import z",
+        "gemma3build.steps.__main__": "import gemma3build.core.main",
+        "gemma3build.core.x": "import gemma3build.core.y",
+        "gemma3build.core.y": "",
+        "gemma3build.core.main": "",
+    }
+    entry = ("gemma3build.core.main",)
+    assert step_sources("b", texts) == (
+        *entry,
+        "gemma3build.core.y",
+        "gemma3build.steps.__main__",
+        "gemma3build.steps.b",
+    )
+    assert "gemma3build.core.x" in step_sources("a", texts)
+    assert imports("from gemma3build.core import x", texts) == {"gemma3build.core.x"}
+
+
+def test_every_step_of_a_plan_has_a_source_digest() -> None:
+    digests = source_digests()
+    modules = {step.module for step in plan(PACKAGES, *SCHEMES).steps} | {"fetch"}
+    assert modules == set(digests)
+    assert len(set(digests.values())) == len(digests)

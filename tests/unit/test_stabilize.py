@@ -1,0 +1,169 @@
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemma3build.core.digests import sha256_file
+from gemma3build.engine.stabilize import merge_layers, stable_config, stabilize_image
+from gemma3build.steps import bundle
+
+EPOCH = 1735689600
+
+
+def layer(*members: tuple[str, bytes | None], mtime: int, owner: str = "root") -> io.BytesIO:
+    """Return a layer; content None is a directory, ``->x`` a hard link."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.mtime, member.uname = mtime, owner
+            if content is None:
+                member.type = tarfile.DIRTYPE
+            elif content.startswith(b"->"):
+                member.type, member.linkname = tarfile.LNKTYPE, content[2:].decode()
+            else:
+                member.size = len(content)
+            archive.addfile(member, io.BytesIO(content or b""))
+    file.seek(0)
+    return file
+
+
+def merged(*layers: io.BytesIO) -> bytes:
+    target = io.BytesIO()
+    merge_layers(list(layers), target, EPOCH)
+    return target.getvalue()
+
+
+def names(data: bytes) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        return archive.getnames()
+
+
+def test_clocks_orders_and_owners_make_no_difference() -> None:
+    one = layer(("b", b"2"), ("a", b"1"), mtime=1, owner="x")
+    other = layer(("a", b"1"), ("b", b"2"), mtime=2, owner="y")
+    assert merged(one) == merged(other)
+
+
+def test_one_byte_makes_a_difference() -> None:
+    assert merged(layer(("a", b"1"), mtime=1)) != merged(layer(("a", b"2"), mtime=1))
+
+
+def test_what_a_later_layer_removes_is_gone_and_hidden_below() -> None:
+    lower = layer(("build", None), ("build/wheel", b"w"), ("builder", b"x"), ("opt", b"o"), mtime=1)
+    upper = layer((".wh.build", b""), ("opt", b"new"), mtime=2)
+    data = merged(lower, upper)
+    assert names(data) == [".wh.build", "builder", "opt"]
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        file = archive.extractfile("opt")
+        assert file is not None
+        assert file.read() == b"new"
+
+
+def test_hard_links_follow_what_they_link_to() -> None:
+    assert names(merged(layer(("a", b"->z"), ("z", b"1"), mtime=1))) == ["z", "a"]
+
+
+def test_a_configuration_holds_no_clock_of_its_builder() -> None:
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": "2026-01-02T03:04:05.6Z",
+        "container": "abc",
+        "config": {"Env": ["A=1"], "Hostname": "builder", "Labels": {"old": "1"}},
+    }
+    stable = json.loads(stable_config(config, ["sha256:1"], EPOCH, {"new": "2"}))
+    assert stable == {
+        "architecture": "amd64",
+        "config": {"Env": ["A=1"], "Labels": {"new": "2"}},
+        "created": "2025-01-01T00:00:00Z",
+        "history": [{"created": "2025-01-01T00:00:00Z"}],
+        "os": "linux",
+        "rootfs": {"diff_ids": ["sha256:1"], "type": "layers"},
+    }
+
+
+def saved_image(path: Path, mtime: int) -> Path:
+    parts = {
+        "config.json": json.dumps({"architecture": "amd64", "os": "linux", "created": str(mtime)}),
+        "manifest.json": json.dumps([{"Config": "config.json", "Layers": ["0.tar", "1.tar", "2.tar"]}]),
+    }
+    layers = [layer((f"f{i}", b"x"), mtime=mtime if i else 0) for i in range(3)]
+    with tarfile.open(path, "w") as archive:
+        for name, text in parts.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(text), mtime
+            archive.addfile(member, io.BytesIO(text.encode()))
+        for i, data in enumerate(layers):
+            member = tarfile.TarInfo(f"{i}.tar")
+            member.size = len(data.getvalue())
+            archive.addfile(member, data)
+    return path
+
+
+def test_two_builds_of_one_image_become_one(tmp_path: Path) -> None:
+    found = [
+        stabilize_image(
+            saved_image(tmp_path / f"saved{mtime}.tar", mtime),
+            tmp_path / f"stable{mtime}.tar",
+            parent_layers=1,
+            epoch=EPOCH,
+            tag="x:1",
+            labels={},
+        )
+        for mtime in (1, 2)
+    ]
+    assert found[0] == found[1]
+    assert len(found[0].layers) == 2
+    assert names((tmp_path / "stable1.tar").read_bytes())[-2:] == [
+        f"{digest.removeprefix('sha256:')}/layer.tar" for digest in found[0].layers
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "saved1.tar",
+        "saved2.tar",
+        "stable1.tar",
+        "stable2.tar",
+    ]
+
+
+def raw_bundle(path: Path, members: dict[str, bytes], year: int) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name, (year, 1, 1, 0, 0, 0)), content)
+    return path
+
+
+@given(
+    st.dictionaries(
+        st.text("ABCDEFG_", min_size=1, max_size=9), st.binary(max_size=50), min_size=1, max_size=4
+    )
+)
+def test_bundles_of_two_clocks_become_one_with_equal_members(members: dict[str, bytes]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        stable = []
+        for year in (2001, 2026):
+            source = raw_bundle(Path(folder, f"raw{year}"), members, year)
+            stable.append(Path(folder, f"stable{year}"))
+            bundle.stabilize(source, stable[-1])
+        assert sha256_file(stable[0]) == sha256_file(stable[1])
+        data = stable[0].read_bytes()
+        with zipfile.ZipFile(stable[0]) as archive:
+            assert archive.testzip() is None
+            assert archive.namelist() == sorted(members)
+            for item in archive.infolist():
+                assert archive.read(item) == members[item.filename]
+                assert item.compress_type == zipfile.ZIP_STORED
+                name_size, extra_size = data[item.header_offset + 26], data[item.header_offset + 28]
+                assert (item.header_offset + 30 + name_size + extra_size) % 4 == 0
+
+
+@pytest.mark.parametrize(("offset", "padding"), [(0, 0), (1, 3), (2, 2), (3, 1), (4, 0)])
+def test_padding_reaches_the_alignment(offset: int, padding: int) -> None:
+    assert bundle.padding(offset) == padding

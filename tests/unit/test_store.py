@@ -1,0 +1,110 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from gemma3build.core.step import StepResult
+from gemma3build.engine.store import Entry, Store
+
+KEY = "k" * 64
+RESULT = StepResult(facts={"a": 1}, seconds=1.5, peak_memory=10)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def commit(store: Store, key: str = KEY, content: bytes = b"content") -> Entry:
+    with store.lock(key):
+        staged = store.stage(key)
+        (staged / "output" / "file").write_bytes(content)
+        (staged / "log.txt").write_text("said")
+        (staged / "result.json").write_text("{}")
+        return store.commit(key, "step", RESULT)
+
+
+def test_what_is_committed_is_found_with_its_log_and_nothing_else(store: Store) -> None:
+    entry = commit(store)
+    assert store.find(KEY) == entry
+    assert entry.facts == {"a": 1}
+    assert store.log(KEY).read_text() == "said"
+    assert sorted(path.name for path in store.log(KEY).parent.iterdir()) == [
+        "entry.json",
+        "log.txt",
+        "output",
+    ]
+    assert (store.output(KEY) / "file").stat().st_mode & 0o777 == 0o444
+
+
+def test_what_is_only_staged_is_not_found_and_is_staged_anew(store: Store) -> None:
+    left = store.stage(KEY) / "output" / "half"
+    left.write_bytes(b"x")
+    assert store.find(KEY) is None
+    assert not (store.stage(KEY) / "output" / "half").exists()
+
+
+def replace(path: Path, content: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "removed", "entry"])
+def test_a_damaged_entry_is_noticed_and_removed(store: Store, damage: str) -> None:
+    commit(store)
+    path = store.output(KEY) / "file"
+    if damage == "truncated":
+        replace(path, b"conten")
+    elif damage == "flipped":
+        replace(path, b"Content")
+        os.utime(path, ns=(0, 1))
+    elif damage == "removed":
+        path.unlink()
+    else:
+        replace(store.output(KEY).parent / "entry.json", b"{")
+    assert store.find(KEY) is None
+    assert not store.output(KEY).exists()
+
+
+def test_a_touched_file_with_the_same_bytes_is_fine(store: Store) -> None:
+    entry = commit(store)
+    os.utime(store.output(KEY) / "file", ns=(0, 1))
+    assert store.find(KEY) == entry
+
+
+def test_damage_that_keeps_size_and_time_is_noticed_before_use(store: Store, tmp_path: Path) -> None:
+    entry = commit(store)
+    path = store.output(KEY) / "file"
+    replace(path, b"Content")
+    os.utime(path, ns=(0, entry.files[0].changed))
+    fresh = Store(tmp_path / "cache")
+    assert fresh.find(KEY) == entry
+    assert not fresh.verify(KEY, entry)
+    assert fresh.find(KEY) is None
+
+
+def test_a_step_that_leaves_a_link_is_refused(store: Store) -> None:
+    staged = store.stage(KEY)
+    (staged / "output" / "link").symlink_to("/etc/passwd")
+    with pytest.raises(ValueError, match="link is neither"):
+        store.commit(KEY, "step", RESULT)
+    assert store.find(KEY) is None
+
+
+def test_prune_removes_leftovers_and_on_request_everything(store: Store) -> None:
+    commit(store)
+    (store.stage("l" * 64) / "output" / "half").write_bytes(b"x" * 1000)
+    assert store.prune(everything=False) >= 1000
+    assert store.find(KEY) is not None
+    assert store.prune(everything=True) > 0
+    assert store.find(KEY) is None
+    assert store.entries() == {}
+
+
+def test_prune_leaves_what_a_running_build_holds(store: Store, tmp_path: Path) -> None:
+    other = Store(tmp_path / "cache")
+    with store.lock(KEY):
+        half = store.stage(KEY) / "output" / "half"
+        half.write_bytes(b"x")
+        other.prune(everything=True)
+        assert half.exists()
