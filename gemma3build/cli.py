@@ -34,8 +34,10 @@ cache_app = typer.Typer(help="Look at and clean the cache.", no_args_is_help=Tru
 app.add_typer(cache_app, name="cache")
 
 # Progress and errors go to standard error, what was asked for to standard output.
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, stderr=True, soft_wrap=True)
+# Where no terminal gives a width, tables are as wide as they need.
+FILE_WIDTH = 200
+out = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
+err = Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else FILE_WIDTH)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A model that `models` lists.")]
 Schemes = Annotated[

@@ -13,6 +13,7 @@ The tokens and prompts are those of the converter's Gemma 3 page.
 
 import hashlib
 import importlib.util
+import struct
 import sys
 import types
 import zipfile
@@ -26,18 +27,19 @@ STOP_TOKENS = ("<eos>", "<end_of_turn>")
 PROMPT_PREFIX = "<start_of_turn>user\n"
 PROMPT_SUFFIX = "<end_of_turn>\n<start_of_turn>model\n"
 
-# What a runtime maps into memory must lie at a multiple of 4: MediaPipe's own alignment.
-ALIGNMENT = 4
-# The earliest time that a zip archive can hold.
-ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
-LOCAL_HEADER = 30  # bytes of a local file header before the name: APPNOTE.TXT, 4.3.7
+# Offsets of the two-byte time and two-byte date in the headers of a zip member, and the size of a
+# central header before its variable part: APPNOTE.TXT, 4.3.7 and 4.3.12.
+LOCAL_TIME = 10
+CENTRAL_TIME = 12
+CENTRAL_HEADER = 46
+# Midnight of 1 January 1980, the earliest time that a zip archive can hold: 4.4.6.
+ZIP_EPOCH = struct.pack("<HH", 0, (0 << 9) | (1 << 5) | 1)
 COPY_SIZE = 1 << 20
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
     """Write the bundle; return the digest of each of its members."""
     target = output / request.parameters["file_name"]
-    raw = output.parent / f"bundler-{target.name}"
     llm_bundler = import_bundler()
     llm_bundler.create_bundle(
         llm_bundler.BundleConfig(
@@ -45,13 +47,12 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
             tokenizer_model=request.inputs["tokenizer"],
             start_token=START_TOKEN,
             stop_tokens=list(STOP_TOKENS),
-            output_filename=str(raw),
+            output_filename=str(target),
             prompt_prefix=PROMPT_PREFIX,
             prompt_suffix=PROMPT_SUFFIX,
         )
     )
-    stabilize(raw, target)
-    raw.unlink()
+    stabilize(target)
     return {"members": member_digests(target)}
 
 
@@ -70,28 +71,23 @@ def import_bundler() -> Any:
     return importlib.import_module("mediapipe.tasks.python.genai.bundler.llm_bundler")
 
 
-def stabilize(raw: Path, target: Path) -> None:
-    """Write the archive ``raw`` again with fixed times, order, flags and alignment.
+def stabilize(path: Path) -> None:
+    """Give every member of the archive one fixed time, in place.
 
-    What differs between two runs of the bundler is the clock in every header. Members are stored, not
-    compressed, byte for byte as the bundler wrote them, in the order of their names.
+    The clock in the headers is all that differs between two runs of the bundler: it stores members
+    uncompressed, in a fixed order, each aligned to 4 bytes so that a runtime can map it. Changing
+    nothing else keeps the archive one that MediaPipe and LiteRT-LM read.
     """
-    with zipfile.ZipFile(raw) as source, zipfile.ZipFile(target, "w") as archive:
-        for name in sorted(source.namelist()):
-            member = zipfile.ZipInfo(name, ZIP_EPOCH)
-            member.create_system = 3  # Unix, where this runs; the default depends on the machine
-            member.external_attr = 0o644 << 16
-            member.file_size = source.getinfo(name).file_size
-            offset = archive.fp.tell() + LOCAL_HEADER + len(name.encode())  # type: ignore[union-attr]
-            member.extra = bytes(padding(offset))
-            with source.open(name) as reader, archive.open(member, "w") as writer:
-                while block := reader.read(COPY_SIZE):
-                    writer.write(block)
-
-
-def padding(offset: int) -> int:
-    """Return how many bytes of padding take ``offset`` to the alignment."""
-    return -offset % ALIGNMENT
+    with zipfile.ZipFile(path) as archive:
+        members, central = archive.infolist(), archive.start_dir
+    with path.open("r+b") as file:
+        for member in members:
+            file.seek(member.header_offset + LOCAL_TIME)
+            file.write(ZIP_EPOCH)
+            file.seek(central + CENTRAL_TIME)
+            file.write(ZIP_EPOCH)
+            variable = len(member.orig_filename.encode()) + len(member.extra) + len(member.comment)
+            central += CENTRAL_HEADER + variable
 
 
 def member_digests(path: Path) -> dict[str, str]:

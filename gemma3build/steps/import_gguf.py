@@ -190,7 +190,8 @@ def sentencepiece_model(reader: GGUFReader) -> bytes:
     Gemma's normalizer changes nothing and adds no leading space. GGUF's token types are
     SentencePiece's own numbers, but llama.cpp marks every special token as CONTROL, which
     SentencePiece never finds in text. Gemma's own model has the turn markers as USER_DEFINED, so
-    that a prompt template written as text becomes their ids.
+    that a prompt template written as text becomes their ids. And SentencePiece wants exactly one piece
+    of type UNKNOWN.
     """
     model = sentencepiece_proto.ModelProto()
     reserved = {
@@ -202,7 +203,9 @@ def sentencepiece_model(reader: GGUFReader) -> bytes:
     types = field(reader, "tokenizer.ggml.token_type")
     for index, (piece, score, kind) in enumerate(zip(pieces, scores, types, strict=True)):
         added = model.pieces.add(piece=piece, score=score, type=kind)
-        if added.type == added.CONTROL and index not in reserved.values():
+        if index == reserved["unk"]:
+            added.type = added.UNKNOWN
+        elif added.type == added.CONTROL and index not in reserved.values():
             added.type = added.USER_DEFINED
     trainer = model.trainer_spec
     trainer.model_type = trainer.BPE

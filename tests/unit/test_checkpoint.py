@@ -38,7 +38,9 @@ def test_the_270m_model_has_its_published_size_and_layers() -> None:
 
 def test_old_and_new_ways_to_write_rope_and_layers_agree() -> None:
     new = {key: value for key, value in GEMMA_270M.items() if "rope" not in key} | {
-        "layer_types": ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(18)],
+        "layer_types": [
+            "full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(18)
+        ],
         "rope_parameters": {
             "full_attention": {"rope_type": "default", "rope_theta": 1e6},
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
@@ -51,7 +53,10 @@ def test_old_and_new_ways_to_write_rope_and_layers_agree() -> None:
     ("change", "message"),
     [
         ({"model_type": "gemma3"}, "multimodal Gemma 3"),
-        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "this is LlamaForCausalLM"),
+        (
+            {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+            "this is LlamaForCausalLM",
+        ),
         ({"model_type": None}, "an unnamed architecture"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
         ({"rope_scaling": {"factor": 8.0}}, "rope_scaling is"),
@@ -116,7 +121,9 @@ def test_an_index_cannot_lead_astray(tmp_path: Path, index: object, message: str
     ("names", "code"),
     [(("pytorch_model.bin",), "pickle"), (("model.pt", "config.json"), "pickle"), ((), "tensors")],
 )
-def test_pickles_are_named_and_never_opened(tmp_path: Path, names: tuple[str, ...], code: str) -> None:
+def test_pickles_are_named_and_never_opened(
+    tmp_path: Path, names: tuple[str, ...], code: str
+) -> None:
     with pytest.raises(StepError) as caught:
         weight_files(make(tmp_path, *names))
     assert caught.value.failure.code == code
@@ -126,7 +133,9 @@ def test_pickles_are_named_and_never_opened(tmp_path: Path, names: tuple[str, ..
     ("text", "code"),
     [(None, "config"), ("{", "config"), ("[]", "config"), ('{"model_type": "t5"}', "architecture")],
 )
-def test_a_config_that_cannot_be_built_is_refused(tmp_path: Path, text: str | None, code: str) -> None:
+def test_a_config_that_cannot_be_built_is_refused(
+    tmp_path: Path, text: str | None, code: str
+) -> None:
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(StepError) as caught:

@@ -63,7 +63,10 @@ def test_a_user_adds_a_scheme_in_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('name = "m"\nsuffix = "m"\nsummary = ""\nbits = 8\n', "mine.toml.bits: unknown key"),
-        ('name = "m"\nsuffix = "m"\nsummary = ""\n[attention]\nbits = 3\n', "expected one of 4, 8, 16"),
+        (
+            'name = "m"\nsuffix = "m"\nsummary = ""\n[attention]\nbits = 3\n',
+            "expected one of 4, 8, 16",
+        ),
         ('name = "m"\nsuffix = "m"\nsummary = ""\n[attention]\nbits = 16\n', "float_casting"),
         ("name = ", "Invalid value"),
         ('name = "m"\n', "missing key 'suffix'"),
@@ -92,7 +95,13 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
 
 def test_models_carry_the_published_pins() -> None:
     models = load_models()
-    assert set(models) == {"gemma3-270m", "gemma3-270m-pt", "gemma3-270m-it", "gemma3-1b-pt", "gemma3-1b-it"}
+    assert set(models) == {
+        "gemma3-270m",
+        "gemma3-270m-pt",
+        "gemma3-270m-it",
+        "gemma3-1b-pt",
+        "gemma3-1b-it",
+    }
     assert models["gemma3-1b-it"].shape.parameters == 999_885_952
     for model in models.values():
         assert all(scheme in load_schemes() for scheme in model.schemes)
@@ -100,7 +109,9 @@ def test_models_carry_the_published_pins() -> None:
 
 
 def test_the_default_model_and_all_images_are_locked() -> None:
-    assert not model_drift("gemma3-270m", find_model("gemma3-270m"), read_models_lock().models["gemma3-270m"])
+    assert not model_drift(
+        "gemma3-270m", find_model("gemma3-270m"), read_models_lock().models["gemma3-270m"]
+    )
     assert not images_drift(current_images(), read_images_lock())
     assert image_names()[0] == "base"
 
@@ -132,7 +143,9 @@ def test_a_model_without_a_lock_has_drifted_and_so_has_a_digest_that_differs() -
     model = find_model("gemma3-1b-it")
     assert [drift.field for drift in model_drift("gemma3-1b-it", model, None)] == ["gemma3-1b-it"]
     assert model.hub is not None
-    files = tuple(FileDigest(path=path, size=1, sha256="0" * 64) for path in sorted(model.hub.sha256))
+    files = tuple(
+        FileDigest(path=path, size=1, sha256="0" * 64) for path in sorted(model.hub.sha256)
+    )
     locked = dataclasses.replace(
         read_models_lock().models["gemma3-270m"],
         source=model.hub.repo,

@@ -68,7 +68,10 @@ def test_steps_come_after_what_they_need() -> None:
     for step in plan(PACKAGES, *SCHEMES).steps:
         assert step.needs <= done
         done.add(step.name)
-    assert "check" in next(step for step in plan(PACKAGES, "none").steps if step.name == "export").needs
+    assert (
+        "check"
+        in next(step for step in plan(PACKAGES, "none").steps if step.name == "export").needs
+    )
 
 
 def test_a_checkpoint_of_the_hub_is_fetched_by_the_one_step_with_a_network() -> None:
@@ -82,7 +85,8 @@ def test_a_checkpoint_of_the_hub_is_fetched_by_the_one_step_with_a_network() -> 
 
 def test_a_checkpoint_of_the_user_is_read_where_it_lies() -> None:
     files = tuple(
-        FileDigest(path=name, size=1, sha256="0" * 64) for name in ("config.json", "tokenizer.model")
+        FileDigest(path=name, size=1, sha256="0" * 64)
+        for name in ("config.json", "tokenizer.model")
     )
     material = Material(name="checkpoint", files=files)
     found = plan(Source(checkpoint=material), "dynamic_int8")
@@ -93,13 +97,18 @@ def test_a_checkpoint_of_the_user_is_read_where_it_lies() -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        (Parameters(prefill_seq_lens=(1024,), kv_cache_max_len=1024), "no token could be generated"),
+        (
+            Parameters(prefill_seq_lens=(1024,), kv_cache_max_len=1024),
+            "no token could be generated",
+        ),
         (Parameters(prefill_seq_lens=(), kv_cache_max_len=1024), "not distinct positive"),
         (Parameters(prefill_seq_lens=(8, 8), kv_cache_max_len=1024), "not distinct positive"),
         (Parameters(prefill_seq_lens=(0,), kv_cache_max_len=1024), "not distinct positive"),
     ],
 )
-def test_parameters_that_do_not_go_together_are_refused(parameters: Parameters, message: str) -> None:
+def test_parameters_that_do_not_go_together_are_refused(
+    parameters: Parameters, message: str
+) -> None:
     with pytest.raises(RequestError, match=message):
         plan(PACKAGES, "none", parameters=parameters)
 

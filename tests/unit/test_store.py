@@ -72,7 +72,9 @@ def test_a_touched_file_with_the_same_bytes_is_fine(store: Store) -> None:
     assert store.find(KEY) == entry
 
 
-def test_damage_that_keeps_size_and_time_is_noticed_before_use(store: Store, tmp_path: Path) -> None:
+def test_damage_that_keeps_size_and_time_is_noticed_before_use(
+    store: Store, tmp_path: Path
+) -> None:
     entry = commit(store)
     path = store.output(KEY) / "file"
     replace(path, b"Content")
