@@ -58,7 +58,7 @@ class StepRequest:
     Attributes:
         step: a module of ``gemma3build.steps``.
         parameters: JSON values whose names and meaning the step's docstring gives.
-        inputs: the name of each input to its path in the container, a file or a directory.
+        inputs: the name of each input to its directory in the container.
     """
 
     step: str

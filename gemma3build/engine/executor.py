@@ -173,10 +173,11 @@ class Executor:
                         f"the stored result of {item.step} was damaged, and has been removed",
                         "Run the build again; it will be made anew.",
                     )
-                mounts.append(Mount(self._store.output(producer.key) / item.path, target))
+                folder = self._store.output(producer.key)
+                paths = {file.path: folder / file.path for file in files(item, done)}
             else:
-                paths = self._materials.paths(item)
-                mounts += [Mount(path, f"{target}/{file}") for file, path in paths.items()]
+                paths = dict(self._materials.paths(item))
+            mounts += [Mount(path, f"{target}/{file}") for file, path in paths.items()]
             inputs[name] = target
         return mounts, inputs
 
@@ -185,8 +186,7 @@ def files(item: Input, done: Mapping[str, Done]) -> tuple[FileDigest, ...]:
     """Return the digests of the files of an input."""
     if isinstance(item, Material):
         return item.files
-    digests = done[item.step].entry.digests
-    return tuple(file for file in digests if item.path in ("", file.path))
+    return item.select(done[item.step].entry.digests)
 
 
 def step_key(step: Step, image: Image, sources: Mapping[str, str], done: Mapping[str, Done]) -> str:

@@ -65,7 +65,7 @@ def plan_build(
         module="export",
         image="convert",
         parameters=encode(parameters),
-        inputs={"checkpoint": checkpoint},
+        inputs={"checkpoint": without_tokenizer(checkpoint)},
         after=(CHECK,),
         memory=need.memory,
         disk=need.disk,
@@ -126,6 +126,14 @@ def plan_arrival(source: Source, shape: Shape) -> tuple[list[Step], Input, Input
         else plan_fetch(source.locked)
     )
     return [step], StepOutput(step=step.name), StepOutput(step=step.name, path=TOKENIZER)
+
+
+def without_tokenizer(checkpoint: Input) -> Input:
+    """Return the checkpoint as the export reads it: another tokenizer changes nothing there."""
+    if isinstance(checkpoint, StepOutput):
+        return StepOutput(step=checkpoint.step, without=TOKENIZER)
+    files = tuple(file for file in checkpoint.files if file.path != TOKENIZER)
+    return Material(name=checkpoint.name, files=files)
 
 
 def plan_import(locked: LockedModel, shape: Shape) -> Step:

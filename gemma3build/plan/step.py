@@ -11,10 +11,23 @@ from gemma3build.pins.lock import LockedModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
-    """The output of an earlier step: all of it, or one file."""
+    """The output of an earlier step: one file, or all of them but one.
+
+    Attributes:
+        step: name of the step.
+        path: the one file; empty for all of them.
+        without: a file that the reader does not need, so that its key does not depend on it.
+    """
 
     step: str
     path: str = ""
+    without: str = ""
+
+    def select(self, digests: tuple[FileDigest, ...]) -> tuple[FileDigest, ...]:
+        """Return the files of the step that this input is made of."""
+        if self.path:
+            return tuple(file for file in digests if file.path == self.path)
+        return tuple(file for file in digests if file.path != self.without)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

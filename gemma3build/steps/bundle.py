@@ -1,8 +1,8 @@
 """Bundle a ``.tflite`` and a tokenizer into a ``.task`` by MediaPipe's bundler, then stabilize it.
 
 Inputs:
-    model: the ``.tflite``.
-    tokenizer: ``tokenizer.model``.
+    model: a directory with the ``.tflite`` alone.
+    tokenizer: a directory with ``tokenizer.model`` alone.
 Parameters:
     file_name: name of the output.
 Outputs:
@@ -43,8 +43,8 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     llm_bundler = import_bundler()
     llm_bundler.create_bundle(
         llm_bundler.BundleConfig(
-            tflite_model=request.inputs["model"],
-            tokenizer_model=request.inputs["tokenizer"],
+            tflite_model=str(only_file(request.inputs["model"])),
+            tokenizer_model=str(only_file(request.inputs["tokenizer"])),
             start_token=START_TOKEN,
             stop_tokens=list(STOP_TOKENS),
             output_filename=str(target),
@@ -54,6 +54,12 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     )
     stabilize(target)
     return {"members": member_digests(target)}
+
+
+def only_file(folder: str) -> Path:
+    """Return the one file of an input."""
+    (path,) = Path(folder).iterdir()
+    return path
 
 
 def import_bundler() -> Any:

@@ -1,7 +1,7 @@
 """Quantize a float export by a scheme, and check that the file is what the scheme says.
 
 Inputs:
-    model: the directory of the export step.
+    model: a directory with the float export.
 Parameters:
     scheme: a ``Scheme`` as JSON.
     file_name: name of the output.
