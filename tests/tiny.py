@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
-from sentencepiece import sentencepiece_model_pb2 as proto
+from sentencepiece import sentencepiece_model_pb2
 
 from gemma3build.core.architecture import read_architecture
 
@@ -57,6 +58,7 @@ def tensors(seed: int) -> dict[str, np.ndarray]:
 
 def tokenizer(size: int = 512) -> bytes:
     """Return a SentencePiece model with Gemma's special tokens, bytes, and filler."""
+    proto: Any = sentencepiece_model_pb2
     model = proto.ModelProto()
     piece = proto.ModelProto.SentencePiece
     for index in range(size):

@@ -99,7 +99,7 @@ def check_tensors(files: tuple[Path, ...], shape: Shape) -> None:
             f"{len(missing)} tensors are missing, the first is {missing[0]}",
             "A shard or a part of the model was not saved.",
         )
-    if lm_head is not None and not np.array_equal(lm_head, embedding):
+    if lm_head is not None and (embedding is None or not np.array_equal(lm_head, embedding)):
         refuse(
             Refusal.TENSORS,
             "lm_head.weight differs from the embedding, Gemma 3 shares them",

@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 from gguf import GGUFReader, dequantize
 from safetensors.numpy import save_file
-from sentencepiece import sentencepiece_model_pb2 as sentencepiece_proto
+from sentencepiece import sentencepiece_model_pb2
 
 from gemma3build.core.canonical import pretty_json
 from gemma3build.core.step import Refusal, StepError, StepRequest
@@ -193,7 +193,8 @@ def sentencepiece_model(reader: GGUFReader) -> bytes:
     that a prompt template written as text becomes their ids. And SentencePiece wants exactly one piece
     of type UNKNOWN.
     """
-    model = sentencepiece_proto.ModelProto()
+    proto: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    model = proto.ModelProto()
     reserved = {
         key: int(field(reader, f"tokenizer.ggml.{name}_token_id"))
         for key, name in (("pad", "padding"), ("eos", "eos"), ("bos", "bos"), ("unk", "unknown"))

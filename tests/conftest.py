@@ -1,0 +1,106 @@
+"""Fixtures of the tests that need Docker. Where no engine answers they fail: nothing is skipped."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from gemma3build.build import CACHE_VARIABLE, cache_dir
+from gemma3build.engine.docker import connect
+from tests.tiny import write_checkpoint
+
+COMMAND = [sys.executable, "-m", "gemma3build"]
+SHAPES = ["--prefill-seq-lens", "8", "--kv-cache-max-len", "64"]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Runs the command as a user does, with a cache of its own."""
+
+    cache: Path
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, CACHE_VARIABLE: str(self.cache)}
+
+    def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def json(self, *arguments: str) -> Any:
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[docker.DockerClient]:
+    found = connect()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def images(client: docker.DockerClient) -> None:
+    """Make the images once, with the wheels in the user's own cache."""
+    done = subprocess.run(
+        [*COMMAND, "images", "--build"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def warm_cache(images: None, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds every result of the tiny checkpoint."""
+    folder = tmp_path_factory.mktemp("warm")
+    command = Command(folder / "cache", folder)
+    done = command.run("build", "--checkpoint", str(tiny), "--scheme", "all", *SHAPES)
+    assert done.returncode == 0, done.stderr
+    return folder / "cache"
+
+
+@pytest.fixture
+def warm(warm_cache: Path, tmp_path: Path) -> Command:
+    """The command with that cache; tests that damage it work on a copy."""
+    return Command(warm_cache, tmp_path)
+
+
+@pytest.fixture
+def cold(images: None, tmp_path: Path) -> Command:
+    """The command with an empty cache."""
+    return Command(tmp_path / "cache", tmp_path)
+
+
+@pytest.fixture(scope="session")
+def user_cache() -> Path:
+    """The cache of whoever runs the tests, where downloads are kept."""
+    return cache_dir()

@@ -1,0 +1,138 @@
+"""One container at a time: its isolation, its limits, its Hub."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from gemma3build.build import cache_dir, source_digests
+from gemma3build.core.digests import FileDigest, sha256_bytes
+from gemma3build.engine.container import Containers
+from gemma3build.engine.executor import Done, Executor
+from gemma3build.engine.images import Images
+from gemma3build.engine.materials import LocalCheckpoint
+from gemma3build.engine.store import Entry, Store
+from gemma3build.errors import NoMemoryError, StepFailedError
+from gemma3build.pins.intent import find_model, load_images, load_schemes
+from gemma3build.pins.lock import LockedModel
+from gemma3build.plan.planner import plan_build, plan_fetch
+from gemma3build.plan.step import Parameters, Plan, Source, Step
+from tests.hub import Hub
+
+pytestmark = pytest.mark.integration
+
+PARAMETERS = Parameters(prefill_seq_lens=(8,), kv_cache_max_len=64)
+
+
+class Quiet:
+    """A reporter that says nothing."""
+
+    def say(self, text: str) -> None: ...
+    def started(self, step: Step) -> None: ...
+    def running(self, step: Step, memory: int) -> None: ...
+    def finished(self, step: Step, entry: Entry, *, cached: bool) -> None: ...
+    def failed(self, step: Step) -> None: ...
+
+
+def plan_of(source: Source, *steps: Step) -> Plan:
+    plan = plan_build(
+        model="m",
+        base_model="",
+        shape=find_model("gemma3-270m").shape,
+        pinned=False,
+        source=source,
+        parameters=PARAMETERS,
+        schemes=(load_schemes()["none"],),
+    )
+    chosen: dict[str, Any] = {name: getattr(plan, name) for name in Plan.__slots__}
+    return Plan(**{**chosen, "steps": steps or plan.steps})
+
+
+def run(
+    client: docker.DockerClient, plan: Plan, cache: Path, materials: Any = None, **limits: Any
+) -> Mapping[str, Done]:
+    intent = load_images()
+    return Executor(
+        store=Store(cache),
+        # Wheels come from the user's own cache: the images are there already.
+        images=Images(client, Store(cache_dir()), intent, print),
+        containers=Containers(client, epoch=intent.source_date_epoch, **limits),
+        materials=materials,
+        sources=source_digests(),
+        reporter=Quiet(),
+    ).run(plan, jobs=1)
+
+
+def test_a_step_that_outgrows_its_limit_is_ended_with_a_clear_message(
+    client: docker.DockerClient, images: None, tiny: Path, tmp_path: Path
+) -> None:
+    local = LocalCheckpoint(tiny)
+    plan = plan_of(Source(checkpoint=local.material))
+    with pytest.raises(NoMemoryError, match=r"its limit of 0\.1 GiB"):
+        run(client, plan, tmp_path / "cache", local, memory_limit=150 << 20)
+    assert [path.name for path in (tmp_path / "cache" / "staging").iterdir()] == []
+
+
+CONTENT = {"config.json": b'{"model_type": "gemma3_text"}', "model.safetensors": bytes(300_000)}
+
+
+def hub_plan(content: Mapping[str, bytes], repo: str = "org/name") -> Plan:
+    files = tuple(
+        FileDigest(path=name, size=len(data), sha256=sha256_bytes(data))
+        for name, data in content.items()
+    )
+    locked = LockedModel(source=repo, revision=Hub.REVISION, files=files)
+    return plan_of(Source(locked=locked), plan_fetch(locked))
+
+
+def test_the_hub_is_asked_for_the_pinned_revision_with_the_token(
+    client: docker.DockerClient, images: None, tmp_path: Path
+) -> None:
+    with Hub(CONTENT, token="hf_secret") as hub:
+        done = run(
+            client, hub_plan(CONTENT), tmp_path / "cache", token="hf_secret", endpoint=hub.address
+        )
+    store = Store(tmp_path / "cache")
+    for name, data in CONTENT.items():
+        assert (store.output(done["fetch"].key) / name).read_bytes() == data
+    names = {file.path for file in done["fetch"].entry.digests}
+    assert names == set(CONTENT)
+    for path in (tmp_path / "cache").rglob("*"):
+        assert not path.is_file() or b"hf_secret" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "token", "code", "message"),
+    [
+        (
+            {"config.json": b"changed!"},
+            "hf_secret",
+            30,
+            "config.json of org/name is not the pinned one",
+        ),
+        ({}, None, 32, "is gated and this account has no access"),
+        ({"gone.json": b""}, "hf_secret", 32, "it is not there at"),
+    ],
+)
+def test_what_the_hub_refuses_or_changes_is_told(
+    client: docker.DockerClient,
+    images: None,
+    tmp_path: Path,
+    change: Mapping[str, bytes],
+    token: str | None,
+    code: int,
+    message: str,
+) -> None:
+    with Hub(CONTENT, token="hf_secret") as hub, pytest.raises(StepFailedError) as caught:
+        run(
+            client,
+            hub_plan({**CONTENT, **change}),
+            tmp_path / "cache",
+            token=token,
+            endpoint=hub.address,
+        )
+    assert caught.value.exit_code == code
+    assert message in str(caught.value)
+    assert not (tmp_path / "cache" / "steps").exists()
