@@ -390,6 +390,15 @@ def show_outcome(plan: Any, outcome: Any, seconds: float, *, as_json: bool) -> N
                 "idle": outcome.idle,
                 "seconds": round(seconds, 3),
                 "files": files,
+                "steps": [
+                    {
+                        "name": name,
+                        "ran": not done.cached,
+                        "seconds": done.entry.seconds,
+                        "peak_memory": done.entry.peak_memory,
+                    }
+                    for name, done in outcome.done.items()
+                ],
             }
         )
         return
