@@ -14,7 +14,12 @@ from rich.table import Table
 
 from gemma3build import __version__
 from gemma3build.core.codec import encode
-from gemma3build.errors import BuildError, StepFailedError, UnknownNameError
+from gemma3build.errors import (
+    BuildError,
+    InterruptedBuildError,
+    StepFailedError,
+    UnknownNameError,
+)
 from gemma3build.pins.intent import load_images, load_models, load_schemes
 
 DEFAULT_MODEL = "gemma3-270m"
@@ -152,7 +157,11 @@ def run_build(prepared: Any, *, folder: Path, jobs: int, memory: int | None, as_
                 "Gemma is provided under the Gemma Terms of Use, ai.google.dev/gemma/terms;"
             )
             progress.say("they travel with the release as Notice and GEMMA_TERMS_OF_USE.md.")
-            outcome = builder.build(prepared, folder, jobs, progress)
+            try:
+                outcome = builder.build(prepared, folder, jobs, progress)
+            except KeyboardInterrupt as stopped:
+                why, hint = "it got a signal", "The same command goes on: finished steps are kept."
+                raise InterruptedBuildError("The build was stopped", why, hint) from stopped
     show_outcome(prepared.plan, outcome, time.monotonic() - started, as_json=as_json)
 
 
@@ -460,9 +469,6 @@ def main() -> None:
     except BuildError as error:
         show_error(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("Stopped. Finished steps are kept; the same command goes on from there.")
-        sys.exit(130)
 
 
 def show_error(error: BuildError) -> None:

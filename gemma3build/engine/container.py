@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ from gemma3build.errors import (
     EngineError,
     InterruptedBuildError,
     NoMemoryError,
+    NoSpaceError,
     StepFailedError,
 )
 from gemma3build.plan.step import Step
@@ -41,7 +43,7 @@ KEY_LABEL = "gemma3build.step"
 LOG_LINES = 15
 WATCH_INTERVAL = 0.1  # seconds between two looks at a container
 MEMORY_INTERVAL = 1.0  # seconds between two measurements of its memory
-MEBIBYTE = 1 << 20
+FULL = 64 << 20  # bytes; with less free, a failure is the disk's
 GIBIBYTE = 1 << 30
 
 
@@ -212,6 +214,7 @@ class Containers:
         try:
             result = decode_json(StepResult, (staged / RESULT_FILE).read_bytes(), RESULT_FILE)
         except (FileNotFoundError, ValueError):
+            check_full(step, staged)
             failure = StepFailure(
                 code=Refusal.INTERNAL.value,
                 what=f"The container of {step.name} ended without a result",
@@ -220,9 +223,25 @@ class Containers:
             )
             raise StepFailedError(step.name, failure, log) from None
         if result.failure is not None:
-            told = result.failure.code == Refusal.INTERNAL
-            raise StepFailedError(step.name, result.failure, log if told else "")
+            unforeseen = result.failure.code == Refusal.INTERNAL
+            if unforeseen:
+                check_full(step, staged)
+            raise StepFailedError(step.name, result.failure, log if unforeseen else "")
         return result
+
+
+def check_full(step: Step, staged: Path) -> None:
+    """Blame a full disk for a step that failed without knowing why: libraries hide it.
+
+    Raises:
+        NoSpaceError: the disk has next to nothing free.
+    """
+    if shutil.disk_usage(staged).free < FULL:
+        raise NoSpaceError(
+            f"{step.name} stopped",
+            f"the disk of {staged.parent} is full",
+            "Free some space and run the build again; finished steps are kept.",
+        )
 
 
 def resident(memory: Mapping[str, Any]) -> int:

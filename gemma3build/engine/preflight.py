@@ -1,5 +1,6 @@
 """Refuse a build that cannot fit before it starts."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -52,19 +53,13 @@ def check_output(folder: Path) -> None:
     Raises:
         OutputError: saying why.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        probe = folder.parent / f".{folder.name}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"The release cannot be written to {folder}",
-            error.strerror or str(error),
-            "Give another --output, or mend the permissions.",
-        ) from error
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is in the way", "it is not a directory", "Move it away.")
+    above = next(path for path in folder.parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        why = f"{above} is {'not writable' if above.is_dir() else 'not a directory'}"
+        hint = "Give another --output, or mend the permissions."
+        raise OutputError(f"The release cannot be written to {folder}", why, hint)
 
 
 def available_memory() -> int:

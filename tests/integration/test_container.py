@@ -1,5 +1,6 @@
 """One container at a time: its isolation, its limits, its Hub."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.engine.container import Containers
 from gemma3build.engine.executor import Done, Executor
 from gemma3build.engine.images import Images
-from gemma3build.engine.materials import LocalCheckpoint
+from gemma3build.engine.materials import LocalCheckpoint, PackagedModel
 from gemma3build.engine.store import Entry, Store
 from gemma3build.errors import NoMemoryError, StepFailedError
 from gemma3build.pins.intent import find_model, load_images, load_schemes
-from gemma3build.pins.lock import LockedModel
-from gemma3build.plan.planner import plan_build, plan_fetch
+from gemma3build.pins.lock import LockedModel, read_models_lock
+from gemma3build.plan.planner import plan_build, plan_fetch, plan_import
 from gemma3build.plan.step import Parameters, Plan, Source, Step
 from tests.hub import Hub
 
@@ -135,4 +136,18 @@ def test_what_the_hub_refuses_or_changes_is_told(
         )
     assert caught.value.exit_code == code
     assert message in str(caught.value)
+    assert not (tmp_path / "cache" / "steps").exists()
+
+
+def test_a_model_with_another_digest_than_the_locked_one_is_refused(
+    client: docker.DockerClient, images: None, tmp_path: Path
+) -> None:
+    locked = read_models_lock().models["gemma3-270m"]
+    wrong = dataclasses.replace(locked, revision="0" * 64)
+    plan = plan_of(Source(locked=wrong), plan_import(wrong, find_model("gemma3-270m").shape))
+    # The wheels are those of the lock, from the user's own cache.
+    packaged = PackagedModel(Store(cache_dir()), locked, load_images(), print)
+    with pytest.raises(StepFailedError, match="The GGUF file is not the pinned one") as caught:
+        run(client, plan, tmp_path / "cache", packaged)
+    assert caught.value.exit_code == 30
     assert not (tmp_path / "cache" / "steps").exists()

@@ -66,7 +66,7 @@ def test_a_killed_build_leaves_no_release_and_the_next_goes_on(
     wait_until_exporting(process)
     wait_for_container(client)
     process.kill()
-    process.wait()
+    process.communicate()
     assert not (tmp_path / "artifacts").exists()
     done = command.run(*build(tiny))
     assert done.returncode == 0, done.stderr
@@ -103,7 +103,7 @@ def test_a_stopped_build_removes_its_containers_at_once(
     output, _ = process.communicate()
     assert process.returncode == 130
     assert time.monotonic() - started < 5
-    assert "Finished steps are kept" in output
+    assert "finished steps are kept" in output
     assert "Traceback" not in output
     assert containers(client) == []
     assert not any((command.cache / "staging").iterdir())

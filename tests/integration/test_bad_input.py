@@ -1,0 +1,151 @@
+"""Input that cannot be built: a sentence and an exit code of its own each, and nothing left behind."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.conftest import SHAPES, Command
+from tests.tiny import CONFIG, tensors, tokenizer
+
+pytestmark = pytest.mark.integration
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def garbage(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\xff" * 8 + b"{}")
+
+
+def only_pickles(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.model").unlink()
+
+
+def wrong_tokenizer(folder: Path) -> None:
+    content = tokenizer().replace(b"<end_of_turn>", b"<end_of_told>")
+    (folder / "tokenizer.model").write_bytes(content)
+
+
+def larger_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.model").write_bytes(tokenizer(600))
+
+
+def tokenizer_that_is_none(folder: Path) -> None:
+    (folder / "tokenizer.model").write_bytes(b"not a model")
+
+
+def not_a_number(folder: Path) -> None:
+    found = tensors(0)
+    found["model.norm.weight"][3] = np.nan
+    save_file(found, folder / "model.safetensors")
+
+
+def infinite(folder: Path) -> None:
+    found = tensors(0)
+    found["model.norm.weight"][3] = np.inf
+    save_file(found, folder / "model.safetensors")
+
+
+def wrong_shape(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "intermediate_size": 128}))
+
+
+def missing_tensor(folder: Path) -> None:
+    found = tensors(0)
+    del found["model.layers.1.self_attn.q_norm.weight"]
+    save_file(found, folder / "model.safetensors")
+
+
+def stray_tensor(folder: Path) -> None:
+    found = tensors(0)
+    found["model.layers.0.lora_A.weight"] = np.zeros((4, 4), ml_dtypes.bfloat16)
+    save_file(found, folder / "model.safetensors")
+
+
+def integer_weights(folder: Path) -> None:
+    found = tensors(0)
+    found["model.norm.weight"] = np.zeros(128, np.int8)
+    save_file(found, folder / "model.safetensors")
+
+
+def untied_head(folder: Path) -> None:
+    found = tensors(0)
+    found["lm_head.weight"] = found["model.embed_tokens.weight"] * 2
+    save_file(found, folder / "model.safetensors")
+
+
+def another_architecture(folder: Path) -> None:
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
+    )
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "message"),
+    [
+        (truncate, 37, "model.safetensors is not a whole safetensors file"),
+        (garbage, 37, "model.safetensors is not a whole safetensors file"),
+        (only_pickles, 35, "pytorch_model.bin is a pickle"),
+        (no_tokenizer, 39, "it has no tokenizer.model"),
+        (wrong_tokenizer, 39, "tokenizer.model has no <end_of_turn> at 106"),
+        (larger_tokenizer, 39, "tokenizer.model has 600 pieces, the embedding 512 rows"),
+        (tokenizer_that_is_none, 39, "tokenizer.model is no SentencePiece model"),
+        (not_a_number, 38, "model.norm.weight holds 1 values that are NaN or infinite"),
+        (infinite, 38, "model.norm.weight holds 1 values that are NaN or infinite"),
+        (wrong_shape, 36, "has the shape"),
+        (missing_tensor, 36, "1 tensors are missing, the first is model.layers.1.self_attn.q_norm"),
+        (stray_tensor, 36, "model.layers.0.lora_A.weight is not part of Gemma 3"),
+        (integer_weights, 36, "model.norm.weight is I8"),
+        (untied_head, 36, "lm_head.weight differs from the embedding"),
+        (another_architecture, 33, "this is LlamaForCausalLM"),
+        (no_config, 34, "it has no config.json"),
+    ],
+)
+def test_a_bad_checkpoint_is_refused(
+    cold: Command,
+    tiny: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    code: int,
+    message: str,
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "checkpoint")
+    damage(folder)
+    done = cold.run("build", "--checkpoint", str(folder), *SHAPES)
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+    assert "  Next: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "artifacts").exists()
+    assert not any(cold.cache.glob("st*/*")), "the cache holds something of a refused build"
+
+
+def test_a_tied_head_that_was_saved_twice_is_fine(
+    cold: Command, tiny: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "checkpoint")
+    found = tensors(0)
+    found["lm_head.weight"] = found["model.embed_tokens.weight"]
+    names = sorted(found)
+    index = {name: f"part-{position % 2}.safetensors" for position, name in enumerate(names)}
+    for part in sorted(set(index.values())):
+        save_file({name: found[name] for name in names if index[name] == part}, folder / part)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    done = cold.run("build", "--checkpoint", str(folder), *SHAPES, "--scheme", "dynamic_int8")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,161 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gemma3build import __version__
+from gemma3build.cli import parse_size
+from gemma3build.core.step import Refusal, StepFailure
+from gemma3build.engine.preflight import check_disk, check_memory, check_output
+from gemma3build.errors import (
+    REFUSAL_EXIT_CODES,
+    BuildError,
+    NoMemoryError,
+    NoSpaceError,
+    OutputError,
+    StepFailedError,
+    UnknownNameError,
+)
+from gemma3build.plan.step import Step
+
+
+def run(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "gemma3build", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "DOCKER_HOST": "unix:///nowhere",
+            "HOME": str(cwd or "/nowhere"),
+        },
+    )
+
+
+def test_the_command_loads_without_what_belongs_into_containers() -> None:
+    code = (
+        "import sys, gemma3build.cli, gemma3build.build\n"
+        "bad = {'torch', 'numpy', 'mediapipe', 'safetensors', 'huggingface_hub'} & set(sys.modules)\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["build", "plan", "models", "schemes", "images", "engine", "lock", "cache size", "cache prune"],
+)
+def test_every_command_explains_itself(command: str) -> None:
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_the_version_is_printed() -> None:
+    assert run("--version").stdout.strip() == __version__
+
+
+def test_a_dry_run_needs_no_engine_and_touches_nothing(tmp_path: Path) -> None:
+    done = run("build", "--dry-run", "--scheme", "all", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "gemma3-270m_q4_block32_ekv1024.task" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_is_the_same_in_every_run_and_speaks_json(tmp_path: Path) -> None:
+    first, second = (run("plan", "--json", cwd=tmp_path).stdout for _ in range(2))
+    assert first == second
+    assert [step["name"] for step in json.loads(first)["steps"]][:3] == [
+        "import",
+        "check",
+        "export",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--scheme", "int2"), 4, "The scheme 'int2' is unknown"),
+        (("--model", "gemma4"), 4, "The model 'gemma4' is unknown"),
+        (("--model", "gemma3-1b-it"), 5, "Run `gemma3build lock gemma3-1b-it`"),
+        (("--kv-cache-max-len", "128"), 6, "no token could be generated"),
+        (("--scheme", "gone.toml"), 3, "there is no such file"),
+        (("--checkpoint", "nowhere"), 34, "it has no config.json"),
+        (("--memory", "lots"), 4, "'lots' is no size"),
+        ((), 10, "No Docker engine answers"),
+        (("--frobnicate",), 2, "No such option"),
+    ],
+)
+def test_a_wrong_request_has_its_own_sentence_and_exit_code(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = run("build", *arguments, cwd=tmp_path)
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_speak_json() -> None:
+    models = json.loads(run("models", "--json").stdout)
+    assert models["gemma3-270m"]["locked"]
+    assert not models["gemma3-1b-it"]["locked"]
+    assert json.loads(run("schemes", "--json").stdout)["fp16"]["attention"]["bits"] == 16
+
+
+def test_exit_codes_are_distinct() -> None:
+    def leaves(kind: type[BuildError]) -> list[type[BuildError]]:
+        children = kind.__subclasses__()
+        return [leaf for child in children for leaf in leaves(child)] or [kind]
+
+    kinds = [kind for kind in leaves(BuildError) if kind is not StepFailedError]
+    codes = [kind.exit_code for kind in kinds]
+    shared = {NoSpaceError.exit_code, NoMemoryError.exit_code}
+    refusals = [code for code in REFUSAL_EXIT_CODES.values() if code not in shared]
+    assert len({*codes, *refusals}) == len(codes) + len(refusals)
+    assert not {0, 1, 2} & {*codes, *refusals}
+    assert set(REFUSAL_EXIT_CODES) == set(Refusal)
+
+
+def test_a_failed_step_carries_the_words_of_the_step() -> None:
+    failure = StepFailure(code="values", what="W", why="because", hint="H.")
+    assert str(StepFailedError("check", failure)) == "W: because. H."
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [(None, None), ("100", 100), ("2K", 2048), ("3m", 3 << 20), ("1G", 1 << 30)]
+)
+def test_sizes_are_read(text: str | None, size: int | None) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "1T", "-1", "1.5G", "x1"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UnknownNameError, match="is no size"):
+        parse_size(text)
+
+
+def step(memory: int, disk: int) -> Step:
+    return Step(name="s", module="m", image="i", parameters={}, inputs={}, memory=memory, disk=disk)
+
+
+def test_a_build_that_cannot_fit_never_starts(tmp_path: Path) -> None:
+    check_memory((step(5, 0),), 5)
+    with pytest.raises(NoMemoryError, match="not enough memory for s"):
+        check_memory((step(6, 0),), 5)
+    check_disk((step(0, 1), step(0, 1)), tmp_path)
+    with pytest.raises(NoSpaceError, match="GiB are free"):
+        check_disk((step(0, 1 << 60),), tmp_path)
+
+
+def test_an_output_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path) -> None:
+    check_output(tmp_path / "new" / "release")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OutputError):
+            check_output(folder)
