@@ -86,6 +86,12 @@ class ChangedError(BuildError):
     exit_code = 23
 
 
+class DamagedError(BuildError):
+    """A stored result is not what it was."""
+
+    exit_code = 42
+
+
 class InterruptedBuildError(BuildError):
     """The build was stopped by a signal."""
 

@@ -13,7 +13,7 @@ from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.engine.container import Containers, Mount
 from gemma3build.engine.images import Image
 from gemma3build.engine.store import Entry, Store
-from gemma3build.errors import ChangedError, InterruptedBuildError
+from gemma3build.errors import ChangedError, DamagedError
 from gemma3build.plan.step import Input, Material, Plan, Step, StepOutput
 
 
@@ -168,7 +168,7 @@ class Executor:
             if isinstance(item, StepOutput):
                 producer = done[item.step]
                 if not self._store.verify(producer.key, producer.entry):
-                    raise InterruptedBuildError(
+                    raise DamagedError(
                         f"{step.name} cannot start",
                         f"the stored result of {item.step} was damaged, and has been removed",
                         "Run the build again; it will be made anew.",

@@ -97,9 +97,16 @@ def run_container(
 
 
 def upstream(
-    client: docker.DockerClient, image: str, case: Case, scheme: str, checkpoint: Path, work: Path
+    client: docker.DockerClient,
+    image: str,
+    case: Case,
+    scheme: str,
+    checkpoint: Path,
+    work: Path,
+    *,
+    keep: bool = False,
 ) -> dict[str, Any]:
-    """Run the script once; return its seconds and peak memory."""
+    """Run the script once; return its seconds and peak memory, and keep its output if asked to."""
     output = work / f"upstream-{scheme}"
     output.mkdir()
     command = [
@@ -118,7 +125,8 @@ def upstream(
     found: dict[str, Any] = json.loads((output / "result.json").read_text())
     for path in output.glob("*.tflite"):
         found["size"] = path.stat().st_size
-        path.unlink()
+        if not keep:
+            path.unlink()
     return found
 
 

@@ -1,0 +1,29 @@
+"""What the docs list is what the code has."""
+
+import re
+from pathlib import Path
+
+from gemma3build.errors import REFUSAL_EXIT_CODES, BuildError
+from gemma3build.pins.intent import load_schemes
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_exit_code_is_documented() -> None:
+    def codes(kind: type[BuildError]) -> set[int]:
+        return {kind.exit_code}.union(*(codes(child) for child in kind.__subclasses__()))
+
+    text = (ROOT / "docs" / "exit-codes.md").read_text()
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    assert documented == codes(BuildError) | set(REFUSAL_EXIT_CODES.values()) | {0, 2}
+
+
+def test_every_scheme_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert all(f"| `{name}` |" in text for name in load_schemes())
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("artifacts/*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
