@@ -8,16 +8,17 @@ nox -s build -- ARGS     the same as `gemma3build build ARGS`
 
 import hashlib
 import os
-import subprocess
 from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2024.10.9"
+nox.needs_version = ">=2025.2.9"  # for dependency groups
 nox.options.sessions = ["lint", "types", "unit"]
 nox.options.reuse_venv = "yes"
 
 PROJECT = Path(__file__).parent / "pyproject.toml"
+# Nox kills what has not ended half a second after Ctrl-C; containers take longer to remove.
+PATIENCE = 30.0  # seconds
 LOCKED_IMAGES = ("fetch", "convert", "bundle")
 
 
@@ -35,6 +36,11 @@ def install(session: nox.Session, *groups: str) -> None:
     ]
     session.install("--quiet", "--editable", ".", *packages)
     stamp.write_text(wanted, encoding="ascii")
+
+
+def run(session: nox.Session, *arguments: str) -> None:
+    """Run a command that may have containers to remove when it is interrupted."""
+    session.run(*arguments, interrupt_timeout=PATIENCE, terminate_timeout=PATIENCE)
 
 
 @nox.session
@@ -60,7 +66,7 @@ def unit(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run every test; those that need Docker fail if no engine answers."""
     install(session, "lint", "e2e")
-    session.run("pytest", "tests", *session.posargs)
+    run(session, "pytest", "tests", *session.posargs)
 
 
 @nox.session
@@ -74,14 +80,14 @@ def engine(session: nox.Session) -> None:
 def build(session: nox.Session) -> None:
     """Build a release; arguments after -- go to `gemma3build build`."""
     install(session)
-    session.run("gemma3build", "build", *session.posargs)
+    run(session, "gemma3build", "build", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Compare with the upstream script in one run, in one image."""
     install(session)
-    session.run("python", "tests/bench/bench.py", *session.posargs)
+    run(session, "python", "tests/bench/bench.py", *session.posargs)
 
 
 @nox.session
@@ -112,11 +118,5 @@ def lock(session: nox.Session) -> None:
 
 def torch_source() -> tuple[str, ...]:
     """Return where uv finds CPU builds of torch: pip's own find-links, else PyTorch's index."""
-    configured = subprocess.run(
-        ["pip", "config", "get", ":env:.find-links"],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    links = os.environ.get("PIP_FIND_LINKS") or configured.stdout.strip()
+    links = os.environ.get("PIP_FIND_LINKS")
     return ("--find-links", links) if links else ("--torch-backend=cpu",)

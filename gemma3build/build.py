@@ -15,11 +15,18 @@ from gemma3build.core.manifest import Manifest
 from gemma3build.core.step import StepError
 from gemma3build.engine import preflight
 from gemma3build.engine.container import PACKAGE_DIR, Containers
-from gemma3build.engine.executor import Done, Executor, Materials, Reporter, find_results
+from gemma3build.engine.executor import (
+    Done,
+    Executor,
+    Materials,
+    Reporter,
+    find_results,
+    image_names,
+)
 from gemma3build.engine.images import Images
 from gemma3build.engine.materials import LocalCheckpoint, PackagedModel
 from gemma3build.engine.store import Store
-from gemma3build.errors import RequestError, StepFailedError
+from gemma3build.errors import DamagedError, RequestError, StepFailedError, from_os_error
 from gemma3build.pins.drift import model_drift, refuse_drift
 from gemma3build.pins.intent import find_model, find_schemes, load_images
 from gemma3build.pins.lock import LockedModel, read_models_lock
@@ -171,10 +178,8 @@ class Builder:
     def find(self, prepared: Prepared, folder: Path) -> Outcome | None:
         """Return the release if it is there already, whole; starts nothing."""
         plan = prepared.plan
-        if any(self._images.find(name) is None for name in _image_names(plan)):
-            return None
-        done = find_results(plan, self._store, self._images, self._sources)
-        if done is None:
+        done = self._found(plan)
+        if len(done) < len(plan.steps):
             return None
         release = self._release(plan, done)
         if not is_written(release, folder):
@@ -189,15 +194,41 @@ class Builder:
         """
         plan = prepared.plan
         preflight.check_output(folder)
-        self._store.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self._store.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise from_os_error("The cache cannot be used", error) from error
+        found = self._found(plan)
+        missing = tuple(step for step in plan.steps if step.name not in found)
         available = preflight.available_memory()
-        preflight.check_memory(plan.steps, min(self._memory_limit or available, available))
-        preflight.check_disk(plan.steps, self._store.root)
-        done = self._executor(prepared, reporter).run(plan, jobs)
+        preflight.check_memory(missing, min(self._memory_limit or available, available))
+        preflight.check_disk(missing, self._store.root)
+        try:
+            done = self._executor(prepared, reporter).run(plan, jobs)
+        except OSError as error:
+            raise from_os_error("The build stopped", error) from error
+        for artifact in plan.artifacts:
+            self._verify(artifact.source.step, done)
         release = self._release(plan, done)
+        preflight.check_replaceable(folder)
         with self._store.lock(sha256_bytes(os.fsencode(folder.resolve()))):
             write(release, folder)
         return Outcome(manifest=release.manifest, folder=folder, done=done, idle=False)
+
+    def _verify(self, step: str, done: Mapping[str, Done]) -> None:
+        # What no later step read was not read since it was written, maybe weeks ago.
+        if not self._store.verify(done[step].key, done[step].entry):
+            why = f"the stored result of {step} was damaged, and has been removed"
+            hint = "Run the build again; it will be made anew."
+            raise DamagedError("The release cannot be written", why, hint)
+
+    def _found(self, plan: Plan) -> dict[str, Done]:
+        """Return the results that are there already; without its images, none counts."""
+        images = {name: self._images.find(name) for name in image_names(plan)}
+        there = {name: image for name, image in images.items() if image is not None}
+        if len(there) < len(images):
+            return {}
+        return find_results(plan, self._store, there, self._sources)
 
     def _executor(self, prepared: Prepared, reporter: Reporter) -> Executor:
         materials: Materials = (
@@ -221,7 +252,7 @@ class Builder:
         )
 
     def _release(self, plan: Plan, done: Mapping[str, Done]) -> Release:
-        images = {name: self._images.ensure(name) for name in _image_names(plan)}
+        images = {name: self._images.ensure(name) for name in image_names(plan)}
         manifest = make_manifest(plan, done, images, self._sources)
         artifacts = {}
         for artifact in plan.artifacts:
@@ -244,7 +275,3 @@ def source_digests() -> dict[str, str]:
         )
         for module in modules
     }
-
-
-def _image_names(plan: Plan) -> tuple[str, ...]:
-    return tuple(sorted({step.image for step in plan.steps}))

@@ -313,13 +313,12 @@ def lock(
         else:
             out.print(f"{name} is locked.")
     locks.write_lock(locks.ModelsLock(models=found), locks.MODELS_LOCK)
-    if not names:
-        current = locks.current_images()
-        for drift in images_drift(current, locks.read_images_lock()):
-            out.print(str(drift))
-        locks.write_lock(current, locks.IMAGES_LOCK)
-        out.print("The images are locked.")
-    elif failed is not None:
+    current = locks.current_images()
+    for drift in images_drift(current, locks.read_images_lock()):
+        out.print(str(drift))
+    locks.write_lock(current, locks.IMAGES_LOCK)
+    out.print("The images are locked.")
+    if names and failed is not None:
         raise failed
 
 

@@ -1,5 +1,7 @@
 """One tree of errors. Each says what failed, why, and what to do next, and has its own exit code."""
 
+import errno
+
 from gemma3build.core.step import Refusal, StepFailure
 
 
@@ -96,6 +98,13 @@ class InterruptedBuildError(BuildError):
     """The build was stopped by a signal."""
 
     exit_code = 130
+
+
+def from_os_error(what: str, error: OSError) -> BuildError:
+    """Return an error of the host's file system as one of this tree; a full disk has its own."""
+    kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else OutputError
+    why = ": ".join(filter(None, (error.filename, error.strerror))) or str(error)
+    return kind(what, why, "Mend the cause and run the build again; finished steps are kept.")
 
 
 # What each refusal of a step becomes.

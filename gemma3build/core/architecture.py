@@ -14,6 +14,7 @@ GLOBAL = "full_attention"
 LOCAL = "sliding_attention"
 # transformers' defaults for keys that a Gemma 3 config.json may leave out (Gemma3TextConfig).
 DEFAULT_PATTERN = 6
+DEFAULT_ATTENTION_SCALAR = 256
 DEFAULT_GLOBAL_ROPE_BASE = 1_000_000.0
 DEFAULT_LOCAL_ROPE_BASE = 10_000.0
 
@@ -134,7 +135,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     if shape.heads % shape.kv_heads:
         message = f"{shape.heads} query heads cannot share {shape.kv_heads} key-value heads evenly"
         raise ArchitectureError(message)
-    scalar = config.get("query_pre_attn_scalar", shape.head_dim)
+    scalar = config.get("query_pre_attn_scalar", DEFAULT_ATTENTION_SCALAR)
     if scalar != shape.head_dim:
         message = (
             f"query_pre_attn_scalar is {scalar}, head_dim {shape.head_dim};"
@@ -182,6 +183,9 @@ def _rope_bases(config: Mapping[str, Any]) -> tuple[float, float]:
             float(config.get("rope_theta", DEFAULT_GLOBAL_ROPE_BASE)),
             float(config.get("rope_local_base_freq", DEFAULT_LOCAL_ROPE_BASE)),
         )
+    if not isinstance(parameters, Mapping) or set(parameters) - {GLOBAL, LOCAL}:
+        message = f"rope_parameters must have a table for {GLOBAL} and {LOCAL}, nothing else"
+        raise ArchitectureError(message)
     bases = []
     for kind, default in ((GLOBAL, DEFAULT_GLOBAL_ROPE_BASE), (LOCAL, DEFAULT_LOCAL_ROPE_BASE)):
         table = parameters.get(kind, {})

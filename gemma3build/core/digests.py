@@ -3,11 +3,9 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from gemma3build.core.canonical import canonical_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -61,9 +59,3 @@ def walk_files(root: Path) -> Iterator[tuple[str, Path]]:
             elif not stat.S_ISDIR(mode):
                 message = f"{path.relative_to(root).as_posix()} is neither a file nor a directory"
                 raise ValueError(message)
-
-
-def set_digest(files: Iterable[FileDigest]) -> str:
-    """Return one SHA-256 for a set of files: that of the canonical JSON of its sorted members."""
-    members = [[file.path, file.size, file.sha256] for file in sorted(files)]
-    return sha256_bytes(canonical_json(members))

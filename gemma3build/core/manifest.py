@@ -11,6 +11,7 @@ from typing import Any
 from gemma3build.core.digests import FileDigest
 
 FORMAT = "gemma3build.manifest/1"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,14 @@
 """Quantization schemes as data: what each group of weights becomes."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 GroupName: TypeAlias = Literal["embedding", "attention", "feed_forward"]
 GROUPS: tuple[GroupName, ...] = ("embedding", "attention", "feed_forward")
 FLOAT16 = 16  # bits
+# What may stand in a file name that this project makes.
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 BLOCK_SIZES = {"blockwise_32": 32, "blockwise_64": 64, "blockwise_128": 128, "blockwise_256": 256}
 
 
@@ -66,6 +69,13 @@ class Scheme:
     embedding: Group | None = None
     attention: Group | None = None
     feed_forward: Group | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse names that cannot be part of a file's."""
+        for value in (self.name, self.suffix):
+            if not re.fullmatch(NAME, value):
+                message = f"{value!r} must be of letters, digits, dots, dashes and underscores"
+                raise ValueError(message)
 
     @property
     def groups(self) -> dict[GroupName, Group]:

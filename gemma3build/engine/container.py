@@ -14,6 +14,7 @@ import docker
 from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
 from docker.types import Mount as DockerMount
+from requests import RequestException
 
 from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import decode_json, encode
@@ -110,7 +111,6 @@ class Containers:
         """
         request = StepRequest(step=step.module, parameters=step.parameters, inputs=inputs)
         (staged / REQUEST_FILE).write_bytes(pretty_json(encode(request)))
-        self._remove_orphans(key)
         try:
             container = self._create(step, image, key, staged, mounts)
             try:
@@ -120,7 +120,7 @@ class Containers:
             finally:
                 with contextlib.suppress(NotFound):
                     container.remove(force=True)
-        except DockerException as error:
+        except (DockerException, RequestException) as error:
             self.check_stopped()
             why = str(getattr(error, "explanation", None) or error)
             hint = "Look at the engine, then run the build again; finished steps are kept."
@@ -194,8 +194,8 @@ class Containers:
                 stats = self._client.api.stats(str(container.id), stream=False, one_shot=True)
                 on_memory(resident(stats.get("memory_stats") or {}))
 
-    def _remove_orphans(self, key: str) -> None:
-        # Whoever holds the key's lock owns its containers: what is there is a killed build's.
+    def remove_orphans(self, key: str) -> None:
+        """Remove the containers of killed builds of this key; the caller holds its lock."""
         filters: dict[str, str | list[str] | bool] = {"label": f"{KEY_LABEL}={key}"}
         for container in self._client.containers.list(all=True, filters=filters):
             with contextlib.suppress(APIError):

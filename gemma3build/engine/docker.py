@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from gemma3build.errors import EngineError
 
 START_TIMEOUT = 60.0  # seconds
 POLL = 0.2  # seconds
+TIMEOUT = 900  # seconds; saving an image answers only when it has written all layers
 DEBIAN_PACKAGES = ("ca-certificates", "docker.io", "iptables", "mmdebstrap")
 NO_ENGINE = "No Docker engine answers"
 HOW_TO_START = (
@@ -30,7 +30,7 @@ def connect() -> docker.DockerClient:
         EngineError: none answers.
     """
     try:
-        client = docker.from_env()
+        client = docker.from_env(timeout=TIMEOUT)
         client.ping()
     except DockerException as error:
         raise EngineError(NO_ENGINE, _cause(error), HOW_TO_START) from error
@@ -108,8 +108,3 @@ def _cause(error: DockerException) -> str:
     if "FileNotFoundError" in repr(error) or "No such file" in str(error):
         return "its socket is not there"
     return str(error).strip() or type(error).__name__
-
-
-def machine() -> str:
-    """Return the architecture of this machine as Docker names it."""
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, sys.platform)

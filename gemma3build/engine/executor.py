@@ -1,6 +1,5 @@
 """Run the steps of a plan, each once, as many at a time as asked for."""
 
-import threading
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -87,7 +86,6 @@ class Executor:
         """
         self._store, self._images, self._containers = store, images, containers
         self._materials, self._sources, self._reporter = materials, sources, reporter
-        self._image_lock = threading.Lock()
 
     def run(self, plan: Plan, jobs: int) -> dict[str, Done]:
         """Run all steps of the plan, at most ``jobs`` at a time; return their results by name.
@@ -96,6 +94,8 @@ class Executor:
             BuildError: the first step that failed; the others are stopped.
             KeyboardInterrupt: the containers are stopped and removed first.
         """
+        # Here and not in a worker: making an image takes minutes, and Ctrl-C reaches this thread only.
+        images = {name: self._images.ensure(name) for name in image_names(plan)}
         done: dict[str, Done] = {}
         pending = list(plan.steps)
         running: dict[Future[Done], Step] = {}
@@ -105,7 +105,7 @@ class Executor:
                 ready = [step for step in pending if step.needs <= done.keys()]
                 for step in ready[: jobs - len(running)]:
                     pending.remove(step)
-                    running[pool.submit(self._step, step, dict(done))] = step
+                    running[pool.submit(self._step, step, images[step.image], dict(done))] = step
                 # A timeout lets Ctrl-C reach this thread.
                 finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in finished:
@@ -117,11 +117,9 @@ class Executor:
             pool.shutdown(wait=True, cancel_futures=True)
         return done
 
-    def _step(self, step: Step, done: Mapping[str, Done]) -> Done:
-        with self._image_lock:  # two steps may need one image that is not there yet
-            image = self._images.ensure(step.image)
+    def _step(self, step: Step, image: Image, done: Mapping[str, Done]) -> Done:
         key = step_key(step, image, self._sources, done)
-        with self._store.lock(key):
+        with self._store.lock(key, self._containers.check_stopped):
             entry = self._store.find(key)
             if entry is not None:
                 self._reporter.finished(step, entry, cached=True)
@@ -138,6 +136,7 @@ class Executor:
 
     def _run(self, step: Step, image: Image, key: str, done: Mapping[str, Done]) -> Entry:
         mounts, inputs = self._mounts(step, done)
+        self._containers.remove_orphans(key)
         staged = self._store.stage(key)
         try:
             result = self._containers.run(
@@ -206,15 +205,19 @@ def step_key(step: Step, image: Image, sources: Mapping[str, str], done: Mapping
 
 
 def find_results(
-    plan: Plan, store: Store, images: ImageSource, sources: Mapping[str, str]
-) -> dict[str, Done] | None:
-    """Return the results of a plan if the store has them all; starts nothing."""
+    plan: Plan, store: Store, images: Mapping[str, Image], sources: Mapping[str, str]
+) -> dict[str, Done]:
+    """Return those results of a plan that the store has; starts nothing."""
     done: dict[str, Done] = {}
-    found = {name: images.ensure(name) for name in sorted({step.image for step in plan.steps})}
     for step in plan.steps:
-        key = step_key(step, found[step.image], sources, done)
-        entry = store.find(key)
-        if entry is None:
-            return None
-        done[step.name] = Done(key=key, entry=entry, cached=True)
+        if step.needs <= done.keys():
+            key = step_key(step, images[step.image], sources, done)
+            entry = store.find(key)
+            if entry is not None:
+                done[step.name] = Done(key=key, entry=entry, cached=True)
     return done
+
+
+def image_names(plan: Plan) -> tuple[str, ...]:
+    """Return the names of the images that a plan's steps run in, ordered."""
+    return tuple(sorted({step.image for step in plan.steps}))

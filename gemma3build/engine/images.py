@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 import docker
 from docker.errors import BuildError as DockerBuildError
 from docker.errors import DockerException, ImageNotFound
+from requests import RequestException
 
 from gemma3build.core.canonical import canonical_json
 from gemma3build.core.codec import encode
@@ -20,7 +22,7 @@ from gemma3build.core.digests import sha256_bytes, sha256_file
 from gemma3build.engine.stabilize import stabilize_image
 from gemma3build.engine.store import Store
 from gemma3build.engine.wheels import locked_wheels
-from gemma3build.errors import EngineError, ImageError
+from gemma3build.errors import EngineError, ImageError, NoSpaceError, from_os_error
 from gemma3build.pins.drift import images_drift, refuse_drift
 from gemma3build.pins.intent import CONTAINERS_DIR, ImagesIntent
 from gemma3build.pins.lock import current_images, image_names, read_images_lock
@@ -30,6 +32,8 @@ REVISION = 1  # of the way images are made; a change here makes all of them anew
 KEY_LABEL = "gemma3build.key"
 PARENT_LABEL = "gemma3build.parent"
 RELOCK = "nox -s lock"
+# The largest image three times: saved, stabilized layer by layer, and whole again.
+SPACE = 8 << 30  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +146,12 @@ class Images:
     def _make(self, name: str, key: str, base: Image | None) -> None:
         scratch = self._store.root / "images"
         scratch.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(scratch).free < SPACE:
+            raise NoSpaceError(
+                f"The image {name} cannot be made",
+                f"it takes up to {SPACE >> 30} GiB below {scratch} for a while",
+                "Free some, or set GEMMA3BUILD_CACHE to another disk.",
+            )
         with tempfile.TemporaryDirectory(dir=scratch) as folder, self._translated(name):
             work = Path(folder)
             context = work / "context"
@@ -206,8 +216,9 @@ class Images:
         digest = registry.rpartition("@")[2]
         try:
             self._client.images.pull(registry, platform="linux/amd64")
-        except DockerException:
-            self._say("No registry answers; bootstrapping the base from Debian's packages")
+        except DockerException as error:
+            self._say(f"No registry answers ({str(error).splitlines()[0][:120]})")
+            self._say("Bootstrapping the base from Debian's packages")
             return self._bootstrap(work)
         return registry, f"registry {digest}"
 
@@ -216,7 +227,7 @@ class Images:
             raise ImageError(
                 "The image base cannot be made",
                 "no registry answers and mmdebstrap is not installed",
-                "Connect to a registry, or run `gemma3build engine` as root on Debian.",
+                "Connect to a registry, or on Debian run `apt-get install mmdebstrap` as root.",
             )
         root = work / "root.tar"
         parent = self._intent.parent
@@ -224,6 +235,7 @@ class Images:
         done = subprocess.run(
             [*command, parent.suite, str(root)],
             env={
+                **{name: value for name, value in os.environ.items() if name.endswith("_proxy")},
                 "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
                 "SOURCE_DATE_EPOCH": str(self._intent.source_date_epoch),
                 "TMPDIR": str(work),
@@ -253,10 +265,12 @@ class Images:
             tail = " / ".join(line for line in lines[-6:] if line)
             why = f"{error.msg}: {tail}"
             raise ImageError(f"The image {name} cannot be made", why, "") from error
-        except DockerException as error:
+        except (DockerException, RequestException) as error:
             raise ImageError(
                 f"The image {name} cannot be made", str(error), "Restart the engine."
             ) from error
+        except OSError as error:
+            raise from_os_error(f"The image {name} cannot be made", error) from error
 
 
 def _link(source: str, target: str) -> None:

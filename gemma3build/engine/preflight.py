@@ -1,9 +1,11 @@
 """Refuse a build that cannot fit before it starts."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+from gemma3build.core.manifest import FORMAT, MANIFEST
 from gemma3build.errors import NoMemoryError, NoSpaceError, OutputError
 from gemma3build.plan.step import Step
 
@@ -53,13 +55,39 @@ def check_output(folder: Path) -> None:
     Raises:
         OutputError: saying why.
     """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is in the way", "it is not a directory", "Move it away.")
+    check_replaceable(folder)
     above = next(path for path in folder.parents if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         why = f"{above} is {'not writable' if above.is_dir() else 'not a directory'}"
         hint = "Give another --output, or mend the permissions."
         raise OutputError(f"The release cannot be written to {folder}", why, hint)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to replace anything but a release or an empty directory: a build replaces it whole.
+
+    Raises:
+        OutputError: saying what is in the way.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is in the way", "it is not a directory", "Move it away.")
+    if any(folder.iterdir()) and not is_release(folder):
+        raise OutputError(
+            f"{folder} is in the way",
+            "it holds other things than a release, and a release replaces it whole",
+            "Give another --output, such as a new directory below it.",
+        )
+
+
+def is_release(folder: Path) -> bool:
+    """Return whether a directory has the manifest of a release."""
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
 
 
 def available_memory() -> int:

@@ -8,6 +8,7 @@ builder of any engine will do: two builds of one Dockerfile from one parent give
 
 import contextlib
 import datetime
+import gzip
 import json
 import posixpath
 import shutil
@@ -15,7 +16,7 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from gemma3build.core.canonical import canonical_json
 from gemma3build.core.digests import sha256_bytes, sha256_file
@@ -24,6 +25,7 @@ CONFIG_FIELDS = ("Cmd", "Entrypoint", "Env", "Labels", "User", "WorkingDir")
 COPY_SIZE = 1 << 20
 # How a layer says that a file of a lower layer is gone: OCI image specification, layer.md.
 WHITEOUT = ".wh."
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ def stabilize_image(
         for index, name in enumerate(names[:parent_layers]):
             layers.append(scratch / f"{index}.tar")
             with layers[-1].open("wb") as file:
-                shutil.copyfileobj(_member(archive, name), file, COPY_SIZE)
+                shutil.copyfileobj(_uncompressed(_member(archive, name)), file, COPY_SIZE)
         layers.append(scratch / "own.tar")
         with layers[-1].open("wb") as file:
             merge_layers([_member(archive, name) for name in names[parent_layers:]], file, epoch)
@@ -150,6 +152,13 @@ def _write_archive(
         for name, path in dict(zip(names, layers, strict=True)).items():
             archive.add(path, name)
     small.unlink()
+
+
+def _uncompressed(layer: IO[bytes]) -> IO[bytes]:
+    # Engines with the containerd store keep layers as the registry sent them.
+    magic = layer.read(len(GZIP_MAGIC))
+    layer.seek(0)
+    return cast("IO[bytes]", gzip.GzipFile(fileobj=layer)) if magic == GZIP_MAGIC else layer
 
 
 def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:

@@ -10,9 +10,9 @@ compared at every use, the digest before a step reads the file.
 """
 
 import contextlib
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from gemma3build.core.digests import FileDigest, digest_file, sha256_file, walk_
 from gemma3build.core.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
 
 ENTRY_FILE = "entry.json"
+LOCK_PATIENCE = 0.5  # seconds between two looks at whether to give up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +105,24 @@ class Store:
         return True
 
     @contextlib.contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Hold the lock of a key; another process that wants it waits."""
+    def lock(self, key: str, check_stopped: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the lock of a key; another process that wants it waits.
+
+        Args:
+            key: of the entry.
+            check_stopped: is called while waiting, and raises to give up.
+        """
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{key}.lock"):
+        lock = FileLock(folder / f"{key}.lock")
+        while not lock.is_locked:
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=LOCK_PATIENCE)
+            check_stopped()
+        try:
             yield
+        finally:
+            lock.release()
 
     def stage(self, key: str) -> Path:
         """Return an empty directory for the result of a key; the caller holds its lock."""
@@ -159,9 +172,10 @@ class Store:
         """Remove an entry, whole at once as far as readers can see."""
         folder = self._steps / key
         if folder.exists():
-            grave = self._staging / f"{key}.{os.getpid()}.discarded"
-            grave.parent.mkdir(parents=True, exist_ok=True)
-            folder.rename(grave)
+            self._staging.mkdir(parents=True, exist_ok=True)
+            grave = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._staging))
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                folder.rename(grave / "discarded")
             shutil.rmtree(grave, ignore_errors=True)
 
     def entries(self) -> dict[str, Entry]:

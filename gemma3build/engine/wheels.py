@@ -67,12 +67,16 @@ def kept_download(
     key = sha256_bytes(requirements.encode())
     folder = store.root / "wheels" / key
     with store.lock(key):
-        if folder.is_dir() and not unlisted(folder, hashes):
+        lines = requirements.count("==")
+        if (
+            folder.is_dir()
+            and len(list(folder.iterdir())) == lines
+            and not unlisted(folder, hashes)
+        ):
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            lines = requirements.count("==")
             say(f"Downloading {lines} wheels")
             target = Path(scratch) / "wheels"
             pip_download(requirements, target, intent)

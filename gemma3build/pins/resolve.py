@@ -71,8 +71,8 @@ def resolve_packages(
 def resolve_hub(name: str, source: HubSource) -> LockedModel:
     """Return the lock of a model on the Hub: digests of large files come with the listing."""
     # Imported here: the client takes longer to load than an idle build to run.
+    from httpx2 import HTTPError
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     files = []
     try:
@@ -86,7 +86,7 @@ def resolve_hub(name: str, source: HubSource) -> LockedModel:
                 path = hf_hub_download(source.repo, item.rfilename, revision=source.revision)
                 digest = sha256_file(Path(path))
             files.append(FileDigest(path=item.rfilename, size=item.size or 0, sha256=digest))
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise DownloadError(
             f"The model {name} cannot be locked",
             str(error).splitlines()[0],

@@ -1,10 +1,12 @@
 """Turn a request into a plan."""
 
+import re
+
 from gemma3build.core.architecture import Shape
 from gemma3build.core.checkpoint import TOKENIZER
 from gemma3build.core.codec import encode
 from gemma3build.core.export import FLOAT_MODEL
-from gemma3build.core.scheme import Scheme
+from gemma3build.core.scheme import NAME, Scheme
 from gemma3build.errors import RequestError
 from gemma3build.pins.drift import PACKAGES
 from gemma3build.pins.lock import LockedModel
@@ -48,6 +50,7 @@ def plan_build(
         RequestError: the parameters do not go together.
     """
     check_parameters(parameters, schemes)
+    check_name(model)
     arrival, checkpoint, tokenizer = plan_arrival(source, shape)
     need = estimate.check_need(shape)
     check = Step(
@@ -109,6 +112,16 @@ def check_parameters(parameters: Parameters, schemes: tuple[Scheme, ...]) -> Non
             f"the key-value cache ({parameters.kv_cache_max_len}) is not longer than the longest"
             f" prefill ({max(lengths)}), so no token could be generated after it",
             "Give a larger --kv-cache-max-len or smaller --prefill-seq-lens.",
+        )
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could lead out of a directory or confuse a shell; raises RequestError."""
+    if not re.fullmatch(NAME, name):
+        raise RequestError(
+            f"{name!r} is no name for a release",
+            "it must be of letters, digits, dots, dashes and underscores",
+            "Give --name.",
         )
 
 

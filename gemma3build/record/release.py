@@ -11,13 +11,12 @@ from pathlib import Path
 
 from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import encode
-from gemma3build.core.digests import digest_file
-from gemma3build.core.manifest import Manifest
-from gemma3build.errors import NoSpaceError, OutputError
+from gemma3build.core.digests import FileDigest, sha256_bytes
+from gemma3build.core.manifest import MANIFEST, Manifest
+from gemma3build.errors import from_os_error
 from gemma3build.record.checksums import CHECKSUMS, checksums
 from gemma3build.record.manifest import LEGAL_DIR, artifact_digests
 
-MANIFEST = "manifest.json"
 AT_FDCWD = -100  # linux/fcntl.h
 RENAME_EXCHANGE = 2  # linux/fs.h
 
@@ -35,6 +34,15 @@ class Release:
     artifacts: Mapping[str, Path]
 
     @property
+    def checksums(self) -> str:
+        """The text of SHA256SUMS, which covers every other file."""
+        texts = (
+            FileDigest(path=name, size=len(text), sha256=sha256_bytes(text))
+            for name, text in self.texts.items()
+        )
+        return checksums((*artifact_digests(self.manifest), *texts))
+
+    @property
     def texts(self) -> dict[str, bytes]:
         """The small files by name, all but the checksums."""
         legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
@@ -43,8 +51,8 @@ class Release:
 
 def is_written(release: Release, folder: Path) -> bool:
     """Return whether ``folder`` already is this release, by names, sizes and times of change."""
-    texts = release.texts
-    expected = {*texts, *release.artifacts, CHECKSUMS}
+    texts = {**release.texts, CHECKSUMS: release.checksums.encode()}
+    expected = {*texts, *release.artifacts}
     try:
         if {path.name for path in folder.iterdir()} != expected:
             return False
@@ -66,22 +74,20 @@ def write(release: Release, folder: Path) -> None:
         OutputError: the directory cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    prefix = f".{folder.name}.partial-"
+    for left in folder.parent.glob(f"{prefix}*"):  # by a killed build; the caller holds the lock
+        shutil.rmtree(left, ignore_errors=True)
+    staged = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         staged.chmod(0o755)
         for name, path in release.artifacts.items():
             _place(path, staged / name)
-        digests = list(artifact_digests(release.manifest))
         for name, text in release.texts.items():
             (staged / name).write_bytes(text)
-            digests.append(digest_file(staged / name, name))
-        (staged / CHECKSUMS).write_text(checksums(digests), encoding="utf-8")
+        (staged / CHECKSUMS).write_text(release.checksums, encoding="utf-8")
         _replace(staged, folder)
     except OSError as error:
-        hint = "Give another --output, or mend the cause, and build again; results are kept."
-        kind = NoSpaceError if error.errno == errno.ENOSPC else OutputError
-        what = f"The release cannot be written to {folder}"
-        raise kind(what, error.strerror or str(error), hint) from error
+        raise from_os_error(f"The release cannot be written to {folder}", error) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 

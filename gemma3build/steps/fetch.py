@@ -10,15 +10,16 @@ Outputs:
 The token comes from the environment variable HF_TOKEN, set for this container alone.
 """
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
 
+from httpx2 import HTTPError
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -70,5 +71,7 @@ def download(repo: str, revision: str, name: str, folder: Path) -> None:
             raise StepError(Refusal.NETWORK, what, str(error), "Check the network.") from error
         why = f"it is not there at {revision}"
         raise StepError(Refusal.ACCESS, what, why, "Resolve the pin anew.") from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise StepError(Refusal.NETWORK, what, str(error), "Check the network.") from error

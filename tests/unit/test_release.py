@@ -1,0 +1,73 @@
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gemma3build.core.digests import sha256_bytes
+from gemma3build.core.manifest import FORMAT, ArtifactRecord, CheckpointRecord, Manifest
+from gemma3build.errors import OutputError
+from gemma3build.record.release import Release, is_written, write
+
+
+def release(store: Path, **contents: bytes) -> Release:
+    store.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (store / name).write_bytes(content)
+    artifacts = tuple(
+        ArtifactRecord(path=name, scheme="s", size=len(data), sha256=sha256_bytes(data), facts={})
+        for name, data in contents.items()
+    )
+    checkpoint = CheckpointRecord(
+        model="m", base_model="", source="local", revision="", parameters=1, files=(), fetched=()
+    )
+    manifest = Manifest(
+        format=FORMAT,
+        checkpoint=checkpoint,
+        parameters={},
+        schemes={},
+        images=(),
+        sources={},
+        artifacts=artifacts,
+        terms=(),
+    )
+    return Release(manifest=manifest, artifacts={name: store / name for name in contents})
+
+
+def test_a_release_is_whole_and_its_checksums_hold(tmp_path: Path) -> None:
+    folder = tmp_path / "artifacts" / "m"
+    one = release(tmp_path / "store", model=b"bytes")
+    assert not is_written(one, folder)
+    write(one, folder)
+    assert is_written(one, folder)
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True
+    )
+    assert (folder / "model").samefile(tmp_path / "store" / "model")
+
+
+def test_a_release_is_replaced_whole_and_leftovers_of_killed_builds_go(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    write(release(tmp_path / "store", old=b"1"), folder)
+    (tmp_path / ".m.partial-left").mkdir()
+    write(release(tmp_path / "store", new=b"2"), folder)
+    assert not (folder / "old").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "store"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "Notice", "model", "extra"])
+def test_any_change_by_hand_is_noticed(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "m"
+    one = release(tmp_path / "store", model=b"bytes")
+    write(one, folder)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).write_bytes(b"other")
+    assert not is_written(one, folder)
+
+
+def test_a_release_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    one = release(tmp_path / "store", model=b"bytes")
+    os.unlink(tmp_path / "store" / "model")  # noqa: PTH108 - as another process would
+    with pytest.raises(OutputError, match="cannot be written"):
+        write(one, tmp_path / "m")
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
