@@ -65,7 +65,7 @@ def unit(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test; those that need Docker fail if no engine answers."""
-    install(session, "lint", "e2e")
+    install(session, "e2e")
     run(session, "pytest", "tests", *session.posargs)
 
 
