@@ -118,6 +118,7 @@ def prepare(request: Request) -> Prepared:
         model=request.name or request.model,
         base_model=model.base_model,
         shape=model.shape,
+        context=model.context,
         pinned=True,
         source=Source(locked=locked),
         parameters=Parameters(
@@ -139,7 +140,7 @@ def prepare_local(request: Request, folder: Path) -> Prepared:
         mask_as_input=request.mask_as_input,
     )
     try:
-        shape = checkpoint_architecture(folder).shape
+        architecture = checkpoint_architecture(folder)
         local = LocalCheckpoint(folder, request.tokenizer)
     except StepError as error:
         raise StepFailedError(CHECK, error.failure) from error
@@ -149,7 +150,8 @@ def prepare_local(request: Request, folder: Path) -> Prepared:
     plan = plan_build(
         model=request.name or folder.resolve().name,
         base_model="",
-        shape=shape,
+        shape=architecture.shape,
+        context=architecture.context,
         pinned=False,
         source=Source(checkpoint=local.material),
         parameters=parameters,

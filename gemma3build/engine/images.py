@@ -32,6 +32,7 @@ REVISION = 1  # of the way images are made; a change here makes all of them anew
 KEY_LABEL = "gemma3build.key"
 PARENT_LABEL = "gemma3build.parent"
 RELOCK = "nox -s lock"
+MACHINES = ("x86_64", "amd64")
 # The largest image three times: saved, stabilized layer by layer, and whole again.
 SPACE = 8 << 30  # bytes
 
@@ -146,6 +147,13 @@ class Images:
     def _make(self, name: str, key: str, base: Image | None) -> None:
         scratch = self._store.root / "images"
         scratch.mkdir(parents=True, exist_ok=True)
+        architecture = self._client.info()["Architecture"]
+        if architecture not in MACHINES:
+            raise ImageError(
+                f"The image {name} cannot be made",
+                f"this engine runs on {architecture}, and the wheels are locked for x86-64",
+                "Point DOCKER_HOST to an engine on x86-64.",
+            )
         if shutil.disk_usage(scratch).free < SPACE:
             raise NoSpaceError(
                 f"The image {name} cannot be made",

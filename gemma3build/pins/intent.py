@@ -56,6 +56,7 @@ class Model:
         shape: sizes of its tensors.
         prefill_seq_lens: default lengths of the prefill signatures, in tokens.
         kv_cache_max_len: default length of the key-value cache, in tokens.
+        context: longest position that the model was made for, in tokens.
         schemes: default schemes.
         packages: where it comes from, unless ``hub``.
         hub: where it comes from, unless ``packages``.
@@ -66,6 +67,7 @@ class Model:
     shape: Shape
     prefill_seq_lens: tuple[int, ...]
     kv_cache_max_len: int
+    context: int
     schemes: tuple[str, ...]
     packages: PackageSource | None = None
     hub: HubSource | None = None

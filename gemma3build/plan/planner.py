@@ -30,6 +30,7 @@ def plan_build(
     model: str,
     base_model: str,
     shape: Shape,
+    context: int,
     pinned: bool,
     source: Source,
     parameters: Parameters,
@@ -41,6 +42,7 @@ def plan_build(
         model: name of the release.
         base_model: name on the Hub of what the checkpoint derives from, may be empty.
         shape: sizes of the model's tensors, for the estimates.
+        context: longest position that the model was made for, in tokens.
         pinned: whether the checkpoint must have exactly this shape.
         source: where the checkpoint comes from.
         parameters: what the graph looks like.
@@ -49,7 +51,7 @@ def plan_build(
     Raises:
         RequestError: the parameters do not go together.
     """
-    check_parameters(parameters, schemes)
+    check_parameters(parameters, context, schemes)
     check_name(model)
     arrival, checkpoint, tokenizer = plan_arrival(source, shape)
     need = estimate.check_need(shape)
@@ -93,7 +95,7 @@ def plan_build(
     )
 
 
-def check_parameters(parameters: Parameters, schemes: tuple[Scheme, ...]) -> None:
+def check_parameters(parameters: Parameters, context: int, schemes: tuple[Scheme, ...]) -> None:
     """Refuse parameters that would fail late or mean nothing.
 
     Raises:
@@ -112,6 +114,13 @@ def check_parameters(parameters: Parameters, schemes: tuple[Scheme, ...]) -> Non
             f"the key-value cache ({parameters.kv_cache_max_len}) is not longer than the longest"
             f" prefill ({max(lengths)}), so no token could be generated after it",
             "Give a larger --kv-cache-max-len or smaller --prefill-seq-lens.",
+        )
+    if parameters.kv_cache_max_len > context:
+        raise RequestError(
+            what,
+            f"the key-value cache ({parameters.kv_cache_max_len}) is longer than the positions that"
+            f" the model knows ({context})",
+            "Give a smaller --kv-cache-max-len.",
         )
 
 

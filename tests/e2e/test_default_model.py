@@ -136,6 +136,7 @@ def normal(
         model=NAME,
         base_model="",
         shape=find_model(NAME).shape,
+        context=32768,
         pinned=True,
         source=Source(checkpoint=local.material),
         parameters=Parameters(prefill_seq_lens=(128,), kv_cache_max_len=1024, lean=False),

@@ -42,6 +42,7 @@ def plan_of(source: Source, *steps: Step) -> Plan:
         model="m",
         base_model="",
         shape=find_model("gemma3-270m").shape,
+        context=32768,
         pinned=False,
         source=source,
         parameters=PARAMETERS,
