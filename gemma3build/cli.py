@@ -26,6 +26,10 @@ DEFAULT_MODEL = "gemma3-270m"
 ARTIFACTS = Path("artifacts")
 MEGABYTE = 1_000_000
 GIBIBYTE = 1 << 30
+TERMS = (
+    "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms;"
+    " they travel with every release as Notice and GEMMA_TERMS_OF_USE.md."
+)
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 app = typer.Typer(
@@ -150,13 +154,12 @@ def run_build(prepared: Any, *, folder: Path, jobs: int, memory: int | None, as_
 
     started = time.monotonic()
     with Progress(err, len(prepared.plan.steps)) as progress:
-        builder = Builder(connect(), Store(cache_dir()), progress.say, memory)
+        store = Store(cache_dir())
+        builder = Builder(connect(), store, progress.say, memory)
         outcome = builder.find(prepared, folder)
         if outcome is None:
-            progress.say(
-                "Gemma is provided under the Gemma Terms of Use, ai.google.dev/gemma/terms;"
-            )
-            progress.say("they travel with the release as Notice and GEMMA_TERMS_OF_USE.md.")
+            if store.once("terms-shown"):
+                progress.say(TERMS)
             try:
                 outcome = builder.build(prepared, folder, jobs, progress)
             except KeyboardInterrupt as stopped:
@@ -478,3 +481,5 @@ def show_error(error: BuildError) -> None:
     err.print(f"  Why: {error.why}", markup=False)
     if error.hint:
         err.print(f"  Next: {error.hint}", markup=False)
+    if error.log_file is not None:
+        err.print(f"  Log: {error.log_file}", markup=False)

@@ -1,6 +1,7 @@
 """One tree of errors. Each says what failed, why, and what to do next, and has its own exit code."""
 
 import errno
+from pathlib import Path
 
 from gemma3build.core.step import Refusal, StepFailure
 
@@ -9,6 +10,7 @@ class BuildError(Exception):
     """Something that a person can do something about.
 
     Attributes:
+        log_file: where the whole log of the failed step is kept, if a step failed.
         what: what failed, a sentence without its full stop.
         why: the cause.
         hint: what to do next, a sentence or a command.
@@ -16,6 +18,7 @@ class BuildError(Exception):
     """
 
     exit_code = 1
+    log_file: Path | None = None
 
     def __init__(self, what: str, why: str, hint: str) -> None:
         super().__init__(f"{what}: {why}. {hint}")

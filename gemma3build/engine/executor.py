@@ -12,7 +12,7 @@ from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.engine.container import Containers, Mount
 from gemma3build.engine.images import Image
 from gemma3build.engine.store import Entry, Store
-from gemma3build.errors import ChangedError, DamagedError
+from gemma3build.errors import BuildError, ChangedError, DamagedError
 from gemma3build.plan.step import Input, Material, Plan, Step, StepOutput
 
 
@@ -156,6 +156,9 @@ class Executor:
                         "Run the build again when nothing writes there.",
                     )
             return self._store.commit(key, step.name, result)
+        except BuildError as error:
+            error.log_file = self._store.keep_log(key, step.name)
+            raise
         finally:
             self._store.unstage(key)
 

@@ -2,6 +2,7 @@
 
     steps/<key>/entry.json, log.txt, output/...    finished, read-only
     staging/<key>/...                              being written by the holder of the lock
+    failed/<step>-<key>.log                        logs of steps that failed
     locks/<key>.lock
 
 A result is written in ``staging`` and appears in ``steps`` by one rename, so that a killed build leaves
@@ -25,6 +26,7 @@ from gemma3build.core.digests import FileDigest, digest_file, sha256_file, walk_
 from gemma3build.core.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
 
 ENTRY_FILE = "entry.json"
+FAILED = "failed"
 LOCK_PATIENCE = 0.5  # seconds between two looks at whether to give up
 
 
@@ -136,6 +138,18 @@ class Store:
         """Remove what an unfinished step left; the caller holds its lock."""
         shutil.rmtree(self._staging / key, ignore_errors=True)
 
+    def keep_log(self, key: str, step: str) -> Path | None:
+        """Keep the log of a step that failed; return where, or None if it wrote none."""
+        log = self._staging / key / LOG_FILE
+        if not log.is_file() or not log.stat().st_size:
+            return None
+        kept = self.root / FAILED / f"{step}-{key[:16]}.log"
+        with contextlib.suppress(OSError):  # the disk may be full, which the error then says
+            kept.parent.mkdir(exist_ok=True)
+            log.replace(kept)
+            return kept
+        return None
+
     def commit(self, key: str, step: str, result: StepResult) -> Entry:
         """Turn the staged directory of a key into an entry; the caller holds its lock.
 
@@ -178,6 +192,16 @@ class Store:
                 folder.rename(grave / "discarded")
             shutil.rmtree(grave, ignore_errors=True)
 
+    def once(self, name: str) -> bool:
+        """Return True the first time that a cache is asked about a name, then False."""
+        marker = self.root / name
+        if marker.exists():
+            return False
+        with contextlib.suppress(OSError):
+            self.root.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+        return True
+
     def entries(self) -> dict[str, Entry]:
         """Return all entries by key."""
         keys = sorted(path.name for path in self._steps.iterdir()) if self._steps.is_dir() else []
@@ -193,6 +217,7 @@ class Store:
         for folder in sorted(self._staging.glob("*")):
             with contextlib.suppress(Timeout), self._try_lock(folder.name.partition(".")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.root / FAILED, ignore_errors=True)
         if everything:
             for key in self.entries():
                 with contextlib.suppress(Timeout), self._try_lock(key):

@@ -110,3 +110,20 @@ def test_prune_leaves_what_a_running_build_holds(store: Store, tmp_path: Path) -
         half.write_bytes(b"x")
         other.prune(everything=True)
         assert half.exists()
+
+
+def test_the_log_of_a_failed_step_is_kept_until_pruned(store: Store) -> None:
+    with store.lock(KEY):
+        (store.stage(KEY) / "log.txt").write_text("why")
+        kept = store.keep_log(KEY, "export")
+        store.unstage(KEY)
+    assert kept is not None
+    assert kept.read_text() == "why"
+    store.prune(everything=False)
+    assert not kept.exists()
+    store.stage(KEY)
+    assert store.keep_log(KEY, "export") is None
+
+
+def test_something_is_said_once(store: Store) -> None:
+    assert [store.once("terms"), store.once("terms")] == [True, False]
