@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ import pytest
 from gemma3build.build import CACHE_VARIABLE, cache_dir
 from gemma3build.engine.docker import connect
 from tests.tiny import write_checkpoint
+
+# Jobs that a shell put into the background ignore SIGINT and pass that on; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COMMAND = [sys.executable, "-m", "gemma3build"]
 SHAPES = ["--prefill-seq-lens", "8", "--kv-cache-max-len", "64"]
