@@ -225,7 +225,7 @@ class Images:
         try:
             self._client.images.pull(registry, platform="linux/amd64")
         except DockerException as error:
-            self._say(f"No registry answers ({str(error).splitlines()[0][:120]})")
+            self._say(f"No registry answers ({getattr(error, 'explanation', None) or error})")
             self._say("Bootstrapping the base from Debian's packages")
             return self._bootstrap(work)
         return registry, f"registry {digest}"
