@@ -159,3 +159,14 @@ def test_an_output_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path) -
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OutputError):
             check_output(folder)
+
+
+def test_only_a_release_or_an_empty_directory_is_ever_replaced(tmp_path: Path) -> None:
+    check_output(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": "gemma3build.manifest/1"}')
+    (tmp_path / "model.tflite").write_text("")
+    check_output(tmp_path)
+    for text in ("{", "[]", '{"format": "of something else"}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(OutputError, match="it holds other things than a release"):
+            check_output(tmp_path)
