@@ -19,7 +19,7 @@ nox.options.reuse_venv = "yes"
 PROJECT = Path(__file__).parent / "pyproject.toml"
 # Nox kills what has not ended half a second after Ctrl-C; containers take longer to remove.
 PATIENCE = 30.0  # seconds
-LOCKED_IMAGES = ("fetch", "convert", "bundle")
+IMAGES = Path(__file__).parent / "gemma3build" / "pins" / "images.toml"
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -94,8 +94,10 @@ def bench(session: nox.Session) -> None:
 def lock(session: nox.Session) -> None:
     """Make the hash-locked requirements of the images anew, then all locks."""
     install(session, "lock")
-    for image in LOCKED_IMAGES:
-        folder = Path("containers", image)
+    images = nox.project.load_toml(IMAGES)
+    glibc = "_".join(map(str, images["glibc"]))
+    for requirements in sorted(Path("containers").glob("*/requirements.in")):
+        folder = requirements.parent
         overrides = folder / "overrides.txt"
         session.run(
             "uv",
@@ -106,12 +108,12 @@ def lock(session: nox.Session) -> None:
             "--generate-hashes",
             "--no-header",
             "--no-annotate",
-            "--python-version=3.11",
-            "--python-platform=x86_64-manylinux_2_36",
+            f"--python-version={images['python_version']}",
+            f"--python-platform=x86_64-manylinux_{glibc}",
             *(("--override", str(overrides)) if overrides.is_file() else ()),
             *torch_source(),
             f"--output-file={folder / 'requirements.txt'}",
-            str(folder / "requirements.in"),
+            str(requirements),
         )
     session.run("gemma3build", "lock", *session.posargs)
 

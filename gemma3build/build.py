@@ -22,11 +22,12 @@ from gemma3build.engine.executor import (
     Reporter,
     find_results,
     image_names,
+    intact_output,
 )
 from gemma3build.engine.images import Images
 from gemma3build.engine.materials import LocalCheckpoint, PackagedModel
 from gemma3build.engine.store import Store
-from gemma3build.errors import DamagedError, RequestError, StepFailedError, from_os_error
+from gemma3build.errors import RequestError, StepFailedError, from_os_error
 from gemma3build.pins.drift import model_drift, refuse_drift
 from gemma3build.pins.intent import find_model, find_schemes, load_images
 from gemma3build.pins.lock import LockedModel, read_models_lock
@@ -210,19 +211,14 @@ class Builder:
         except OSError as error:
             raise from_os_error("The build stopped", error) from error
         for artifact in plan.artifacts:
-            self._verify(artifact.source.step, done)
+            # What no later step read was not read since it was written, maybe weeks ago.
+            what = "The release cannot be written"
+            intact_output(self._store, artifact.source.step, done, what)
         release = self._release(plan, done)
-        preflight.check_replaceable(folder)
         with self._store.lock(sha256_bytes(os.fsencode(folder.resolve()))):
+            preflight.check_replaceable(folder)
             write(release, folder)
         return Outcome(manifest=release.manifest, folder=folder, done=done, idle=False)
-
-    def _verify(self, step: str, done: Mapping[str, Done]) -> None:
-        # What no later step read was not read since it was written, maybe weeks ago.
-        if not self._store.verify(done[step].key, done[step].entry):
-            why = f"the stored result of {step} was damaged, and has been removed"
-            hint = "Run the build again; it will be made anew."
-            raise DamagedError("The release cannot be written", why, hint)
 
     def _found(self, plan: Plan) -> dict[str, Done]:
         """Return the results that are there already; without its images, none counts."""

@@ -14,23 +14,22 @@ from rich.table import Table
 
 from gemma3build import __version__
 from gemma3build.core.codec import encode
+from gemma3build.core.units import GIBIBYTE, MEBIBYTE, MEGABYTE
 from gemma3build.errors import (
     BuildError,
     InterruptedBuildError,
     StepFailedError,
     UnknownNameError,
 )
-from gemma3build.pins.intent import load_images, load_models, load_schemes
+from gemma3build.pins.intent import find_model, load_images, load_models, load_schemes
 
 DEFAULT_MODEL = "gemma3-270m"
 ARTIFACTS = Path("artifacts")
-MEGABYTE = 1_000_000
-GIBIBYTE = 1 << 30
 TERMS = (
     "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms;"
     " they travel with every release as Notice and GEMMA_TERMS_OF_USE.md."
 )
-UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+UNITS = {"K": 1 << 10, "M": MEBIBYTE, "G": GIBIBYTE}
 
 app = typer.Typer(
     name="gemma3build",
@@ -296,7 +295,7 @@ def lock(
     from gemma3build.engine.wheels import pip_download
     from gemma3build.pins import lock as locks
     from gemma3build.pins.drift import images_drift, model_drift
-    from gemma3build.pins.resolve import known_models, resolve_model
+    from gemma3build.pins.resolve import resolve_model
 
     intent = load_images()
 
@@ -305,7 +304,8 @@ def lock(
 
     found = dict(locks.read_models_lock().models)
     failed: BuildError | None = None
-    for name, model in known_models(load_models(), tuple(names or ())).items():
+    chosen = {name: find_model(name) for name in names} if names else load_models()
+    for name, model in chosen.items():
         for drift in model_drift(name, model, found.get(name)):
             out.print(str(drift))
         try:

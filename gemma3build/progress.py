@@ -10,11 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gemma3build.core.units import GIBIBYTE, MEBIBYTE
 from gemma3build.engine.store import Entry
 from gemma3build.plan.step import Step
-
-MEBIBYTE = 1 << 20
-GIBIBYTE = 1 << 30
 
 
 class Progress:

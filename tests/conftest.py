@@ -13,8 +13,15 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.build import CACHE_VARIABLE, cache_dir
+from gemma3build.build import CACHE_VARIABLE, cache_dir, source_digests
+from gemma3build.engine.container import Containers
 from gemma3build.engine.docker import connect
+from gemma3build.engine.executor import Done, Executor
+from gemma3build.engine.images import Images
+from gemma3build.engine.store import Store
+from gemma3build.pins.intent import load_images
+from gemma3build.plan.step import Plan
+from tests.bench.bench import Quiet
 from tests.tiny import write_checkpoint
 
 # Jobs that a shell put into the background ignore SIGINT and pass that on; the tests send it.
@@ -108,3 +115,22 @@ def cold(images: None, tmp_path: Path) -> Command:
 def user_cache() -> Path:
     """The cache of whoever runs the tests, where downloads are kept."""
     return cache_dir()
+
+
+def run_plan(
+    client: docker.DockerClient,
+    plan: Plan,
+    cache: Path,
+    materials: Any = None,
+    **limits: Any,
+) -> dict[str, Done]:
+    """Run a plan with a store of its own; images and wheels are those of the user's cache."""
+    intent = load_images()
+    return Executor(
+        store=Store(cache),
+        images=Images(client, Store(cache_dir()), intent, print),
+        containers=Containers(client, epoch=intent.source_date_epoch, **limits),
+        materials=materials,
+        sources=source_digests(),
+        reporter=Quiet(),
+    ).run(plan, jobs=1)

@@ -27,6 +27,7 @@ from gemma3build.core.step import (
     StepRequest,
     StepResult,
 )
+from gemma3build.core.units import GIBIBYTE, MEBIBYTE
 from gemma3build.engine.images import Image
 from gemma3build.errors import (
     EngineError,
@@ -44,8 +45,7 @@ KEY_LABEL = "gemma3build.step"
 LOG_LINES = 15
 WATCH_INTERVAL = 0.1  # seconds between two looks at a container
 MEMORY_INTERVAL = 1.0  # seconds between two measurements of its memory
-FULL = 64 << 20  # bytes; with less free, a failure is the disk's
-GIBIBYTE = 1 << 30
+FULL = 64 * MEBIBYTE  # with less free, a failure is the disk's
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +186,8 @@ class Containers:
             container.reload()
             if container.status in ("exited", "dead"):
                 return
-            if self._stopped.wait(WATCH_INTERVAL):
-                container.remove(force=True)
-                self.check_stopped()
+            self._stopped.wait(WATCH_INTERVAL)
+            self.check_stopped()
             if time.monotonic() - measured >= MEMORY_INTERVAL:
                 measured = time.monotonic()
                 stats = self._client.api.stats(str(container.id), stream=False, one_shot=True)

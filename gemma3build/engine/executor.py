@@ -10,7 +10,7 @@ from gemma3build.core.canonical import canonical_json
 from gemma3build.core.codec import encode
 from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.engine.container import Containers, Mount
-from gemma3build.engine.images import Image
+from gemma3build.engine.images import Image, Images
 from gemma3build.engine.store import Entry, Store
 from gemma3build.errors import BuildError, ChangedError, DamagedError
 from gemma3build.plan.step import Input, Material, Plan, Step, StepOutput
@@ -18,9 +18,6 @@ from gemma3build.plan.step import Input, Material, Plan, Step, StepOutput
 
 class Reporter(Protocol):
     """Is told what happens; the calls come from several threads."""
-
-    def say(self, text: str) -> None:
-        """Show a line."""
 
     def started(self, step: Step) -> None:
         """A container is about to run."""
@@ -45,13 +42,6 @@ class Materials(Protocol):
         """Return whether those files are still what the plan was made from."""
 
 
-class ImageSource(Protocol):
-    """Gives images by name."""
-
-    def ensure(self, name: str) -> Image:
-        """Return the image, making it if needed."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """A finished step: its key in the store, its entry, and whether it was there before."""
@@ -68,7 +58,7 @@ class Executor:
         self,
         *,
         store: Store,
-        images: ImageSource,
+        images: Images,
         containers: Containers,
         materials: Materials,
         sources: Mapping[str, str],
@@ -110,7 +100,7 @@ class Executor:
                 finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in finished:
                     done[running.pop(future).name] = future.result()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no container may outlive this
             self._containers.stop()
             raise
         finally:
@@ -168,20 +158,32 @@ class Executor:
         for name, item in step.inputs.items():
             target = f"/inputs/{name}"
             if isinstance(item, StepOutput):
-                producer = done[item.step]
-                if not self._store.verify(producer.key, producer.entry):
-                    raise DamagedError(
-                        f"{step.name} cannot start",
-                        f"the stored result of {item.step} was damaged, and has been removed",
-                        "Run the build again; it will be made anew.",
-                    )
-                folder = self._store.output(producer.key)
+                folder = intact_output(self._store, item.step, done, f"{step.name} cannot start")
                 paths = {file.path: folder / file.path for file in files(item, done)}
             else:
                 paths = dict(self._materials.paths(item))
             mounts += [Mount(path, f"{target}/{file}") for file, path in paths.items()]
             inputs[name] = target
         return mounts, inputs
+
+
+def intact_output(store: Store, step: str, done: Mapping[str, Done], what: str) -> Path:
+    """Return where the files of a step lie, every byte of them compared with its digest.
+
+    Args:
+        store: where they are kept.
+        step: name of the step.
+        done: results by name of step.
+        what: what fails if they are damaged, for the message.
+
+    Raises:
+        DamagedError: a file is not what it was; the result was removed.
+    """
+    found = done[step]
+    if not store.verify(found.key, found.entry):
+        why = f"the stored result of {step} was damaged, and has been removed"
+        raise DamagedError(what, why, "Run the build again; it will be made anew.")
+    return store.output(found.key)
 
 
 def files(item: Input, done: Mapping[str, Done]) -> tuple[FileDigest, ...]:

@@ -19,6 +19,7 @@ from requests import RequestException
 from gemma3build.core.canonical import canonical_json
 from gemma3build.core.codec import encode
 from gemma3build.core.digests import sha256_bytes, sha256_file
+from gemma3build.core.units import GIBIBYTE
 from gemma3build.engine.stabilize import stabilize_image
 from gemma3build.engine.store import Store
 from gemma3build.engine.wheels import locked_wheels
@@ -34,7 +35,7 @@ PARENT_LABEL = "gemma3build.parent"
 RELOCK = "nox -s lock"
 MACHINES = ("x86_64", "amd64")
 # The largest image three times: saved, stabilized layer by layer, and whole again.
-SPACE = 8 << 30  # bytes
+SPACE = 8 * GIBIBYTE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +158,7 @@ class Images:
         if shutil.disk_usage(scratch).free < SPACE:
             raise NoSpaceError(
                 f"The image {name} cannot be made",
-                f"it takes up to {SPACE >> 30} GiB below {scratch} for a while",
+                f"it takes up to {SPACE // GIBIBYTE} GiB below {scratch} for a while",
                 "Free some, or set GEMMA3BUILD_CACHE to another disk.",
             )
         with tempfile.TemporaryDirectory(dir=scratch) as folder, self._translated(name):

@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 
 from gemma3build.core.manifest import FORMAT, MANIFEST
+from gemma3build.core.units import GIBIBYTE
 from gemma3build.errors import NoMemoryError, NoSpaceError, OutputError
 from gemma3build.plan.step import Step
-
-GIBIBYTE = 1 << 30
 
 
 def check_memory(steps: tuple[Step, ...], available: int) -> None:

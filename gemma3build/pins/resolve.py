@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gemma3build.core.checkpoint import CONFIG, INDEX, TOKENIZER
 from gemma3build.core.digests import FileDigest, digest_tree, sha256_file
-from gemma3build.errors import DownloadError, UnknownNameError
+from gemma3build.errors import DownloadError
 from gemma3build.pins.drift import PACKAGES
 from gemma3build.pins.intent import HubSource, Model, PackageSource
 from gemma3build.pins.lock import LockedModel, Part
@@ -101,12 +101,3 @@ def resolve_hub(name: str, source: HubSource) -> LockedModel:
                 "One of them is wrong: do not build before you know which.",
             )
     return LockedModel(source=source.repo, revision=source.revision, files=tuple(sorted(files)))
-
-
-def known_models(models: dict[str, Model], names: tuple[str, ...]) -> dict[str, Model]:
-    """Return the named models, or all; raises UnknownNameError."""
-    for name in names:
-        if name not in models:
-            why = f"known are {', '.join(models)}"
-            raise UnknownNameError(f"The model {name!r} is unknown", why, "Use one of them.")
-    return {name: model for name, model in models.items() if not names or name in names}

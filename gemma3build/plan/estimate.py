@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from gemma3build.core.architecture import Shape
 from gemma3build.core.scheme import Scheme
+from gemma3build.core.units import GIBIBYTE
 
-GIB = 1 << 30
 FLOAT32 = 4  # bytes
 BFLOAT16 = 2  # bytes
 
@@ -26,29 +26,31 @@ def import_need(shape: Shape) -> Need:
     size = shape.parameters * BFLOAT16
     embedding = shape.vocab_size * shape.hidden_size * FLOAT32
     # On disk: the GGUF file beside the checkpoint; it is never larger than bfloat16.
-    return Need(memory=size + 2 * embedding + GIB // 2, disk=2 * size)
+    return Need(memory=size + 2 * embedding + GIBIBYTE // 2, disk=2 * size)
 
 
 def check_need(shape: Shape) -> Need:
     """The file mapped, and the bits of the largest tensor a few times over."""
     embedding = shape.vocab_size * shape.hidden_size * FLOAT32
-    return Need(memory=shape.parameters * BFLOAT16 + 2 * embedding + GIB // 4, disk=0)
+    return Need(memory=shape.parameters * BFLOAT16 + 2 * embedding + GIBIBYTE // 4, disk=0)
 
 
 def export_need(shape: Shape, *, lean: bool) -> Need:
     """The float weights, once if lean, and a converter of some two GiB."""
     size = shape.parameters * FLOAT32
-    return Need(memory=(size * 5 // 4 if lean else 4 * size) + 5 * GIB // 2, disk=size + GIB // 20)
+    return Need(
+        memory=(size * 5 // 4 if lean else 4 * size) + 5 * GIBIBYTE // 2, disk=size + GIBIBYTE // 20
+    )
 
 
 def quantize_need(shape: Shape, scheme: Scheme) -> Need:
     """The float file mapped, the quantized weights, and copies of the largest tensor."""
     size = shape.parameters * FLOAT32
     bits = max(group.bits for group in scheme.groups.values())
-    disk = shape.parameters * bits // 8 + GIB // 20
-    return Need(memory=size * 5 // 4 + 2 * disk + GIB, disk=disk)
+    disk = shape.parameters * bits // 8 + GIBIBYTE // 20
+    return Need(memory=size * 5 // 4 + 2 * disk + GIBIBYTE, disk=disk)
 
 
 def bundle_need(model_size: int) -> Need:
     """The bundler holds the model; the archive is written twice, before and after stabilizing."""
-    return Need(memory=2 * model_size + GIB // 4, disk=2 * model_size)
+    return Need(memory=2 * model_size + GIBIBYTE // 4, disk=2 * model_size)

@@ -7,6 +7,7 @@ from gemma3build.core.checkpoint import TOKENIZER
 from gemma3build.core.codec import encode
 from gemma3build.core.export import FLOAT_MODEL
 from gemma3build.core.scheme import NAME, Scheme
+from gemma3build.core.units import GIBIBYTE
 from gemma3build.errors import RequestError
 from gemma3build.pins.drift import PACKAGES
 from gemma3build.pins.lock import LockedModel
@@ -188,7 +189,7 @@ def plan_fetch(locked: LockedModel) -> Step:
         },
         inputs={},
         network=True,
-        memory=estimate.GIB // 2,
+        memory=GIBIBYTE // 2,
         disk=sum(file.size for file in locked.files),
     )
 

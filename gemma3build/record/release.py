@@ -34,24 +34,21 @@ class Release:
     artifacts: Mapping[str, Path]
 
     @property
-    def checksums(self) -> str:
-        """The text of SHA256SUMS, which covers every other file."""
-        texts = (
-            FileDigest(path=name, size=len(text), sha256=sha256_bytes(text))
-            for name, text in self.texts.items()
-        )
-        return checksums((*artifact_digests(self.manifest), *texts))
-
-    @property
     def texts(self) -> dict[str, bytes]:
-        """The small files by name, all but the checksums."""
+        """The small files by name; SHA256SUMS covers every other file of the release."""
         legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
-        return {MANIFEST: pretty_json(encode(self.manifest)), **legal}
+        texts = {MANIFEST: pretty_json(encode(self.manifest)), **legal}
+        digests = (
+            FileDigest(path=name, size=len(text), sha256=sha256_bytes(text))
+            for name, text in texts.items()
+        )
+        sums = checksums((*artifact_digests(self.manifest), *digests))
+        return {**texts, CHECKSUMS: sums.encode()}
 
 
 def is_written(release: Release, folder: Path) -> bool:
     """Return whether ``folder`` already is this release, by names, sizes and times of change."""
-    texts = {**release.texts, CHECKSUMS: release.checksums.encode()}
+    texts = release.texts
     expected = {*texts, *release.artifacts}
     try:
         if {path.name for path in folder.iterdir()} != expected:
@@ -84,7 +81,6 @@ def write(release: Release, folder: Path) -> None:
             _place(path, staged / name)
         for name, text in release.texts.items():
             (staged / name).write_bytes(text)
-        (staged / CHECKSUMS).write_text(release.checksums, encoding="utf-8")
         _replace(staged, folder)
     except OSError as error:
         raise from_os_error(f"The release cannot be written to {folder}", error) from error

@@ -23,7 +23,8 @@ import docker
 
 from gemma3build.build import CACHE_VARIABLE, Builder, Request, cache_dir, prepare
 from gemma3build.core.codec import encode
-from gemma3build.engine.container import PACKAGE_DIR
+from gemma3build.core.units import GIBIBYTE
+from gemma3build.engine.container import PACKAGE_DIR, WORK
 from gemma3build.engine.docker import connect
 from gemma3build.engine.images import Images
 from gemma3build.engine.store import Store
@@ -32,7 +33,6 @@ from gemma3build.pins.intent import find_model, load_images
 BENCH_DIR = Path(__file__).parent
 PAGE = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block128")
 ALL = ("none", *PAGE, "weight_only_int8", "fp16")
-GIBIBYTE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,18 +77,23 @@ CASES = {
 
 
 def run_container(
-    client: docker.DockerClient, image: str, command: list[str], mounts: Mapping[str, str]
+    client: docker.DockerClient,
+    image: str,
+    command: list[str],
+    work: Path,
+    inputs: Mapping[Path, str],
 ) -> None:
-    """Run a command with the package at /src and this folder at /bench, without a network."""
+    """Run a command that writes to WORK, with the package and this folder, without a network."""
     volumes = {
         str(PACKAGE_DIR): {"bind": "/src/gemma3build", "mode": "ro"},
         str(BENCH_DIR): {"bind": "/bench", "mode": "ro"},
-        **{source: {"bind": target, "mode": "rw"} for source, target in mounts.items()},
+        str(work): {"bind": WORK, "mode": "rw"},
+        **{str(path): {"bind": target, "mode": "ro"} for path, target in inputs.items()},
     }
     client.containers.run(
         image,
         command,
-        environment={"PYTHONPATH": "/src", "TMPDIR": "/work"},
+        environment={"PYTHONPATH": "/src", "TMPDIR": WORK},
         network_mode="none",
         remove=True,
         user=f"{os.getuid()}:{os.getgid()}",
@@ -112,16 +117,16 @@ def upstream(
     command = [
         "python",
         "/bench/upstream.py",
-        "/work/result.json",
+        f"{WORK}/result.json",
         f"--quantize={scheme}",
         "--checkpoint_path=/checkpoint",
-        "--output_path=/work",
+        f"--output_path={WORK}",
         f"--output_name_prefix={case.model}",
         f"--prefill_seq_lens={case.prefill}",
         f"--kv_cache_max_len={case.kv_cache}",
         f"--model_size={case.size}",
     ]
-    run_container(client, image, command, {str(checkpoint): "/checkpoint", str(output): "/work"})
+    run_container(client, image, command, output, {checkpoint: "/checkpoint"})
     found: dict[str, Any] = json.loads((output / "result.json").read_text())
     for path in output.glob("*.tflite"):
         found["size"] = path.stat().st_size
@@ -175,8 +180,9 @@ def checkpoint_of(client: docker.DockerClient, images: Images, case: Case, work:
     folder = work / "checkpoint"
     folder.mkdir()
     (work / "shape.json").write_text(json.dumps(encode(find_model(case.model).shape)))
-    command = ["python", "/bench/random_checkpoint.py", "/work/shape.json", "/work/checkpoint"]
-    run_container(client, images.ensure("fetch").image_id, command, {str(work): "/work"})
+    script = "/bench/random_checkpoint.py"
+    command = ["python", script, f"{WORK}/shape.json", f"{WORK}/checkpoint"]
+    run_container(client, images.ensure("fetch").image_id, command, work, {})
     return folder
 
 

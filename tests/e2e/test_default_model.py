@@ -10,18 +10,18 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.build import Builder, Request, cache_dir, prepare, source_digests
+from gemma3build.build import Builder, Request, cache_dir, prepare
 from gemma3build.core.digests import sha256_file
-from gemma3build.engine.container import PACKAGE_DIR, Containers
-from gemma3build.engine.executor import Done, Executor
+from gemma3build.engine.container import PACKAGE_DIR
+from gemma3build.engine.executor import Done
 from gemma3build.engine.images import Images
 from gemma3build.engine.materials import LocalCheckpoint
 from gemma3build.engine.store import Store
 from gemma3build.pins.intent import find_model, load_images, load_schemes
 from gemma3build.plan.planner import plan_build
 from gemma3build.plan.step import Parameters, Source
-from tests.bench.bench import CASES, Quiet, upstream
-from tests.conftest import Command
+from tests.bench.bench import CASES, upstream
+from tests.conftest import Command, run_plan
 
 pytestmark = pytest.mark.e2e
 
@@ -130,7 +130,6 @@ def normal(
 ) -> tuple[Store, Mapping[str, Done]]:
     """The same checkpoint exported the normal way and quantized to int8, by the same steps."""
     local = LocalCheckpoint(checkpoint)
-    intent = load_images()
     store = Store(tmp_path_factory.mktemp("normal"))
     plan = plan_build(
         model=NAME,
@@ -142,15 +141,7 @@ def normal(
         parameters=Parameters(prefill_seq_lens=(128,), kv_cache_max_len=1024, lean=False),
         schemes=(load_schemes()["dynamic_int8"],),
     )
-    executor = Executor(
-        store=store,
-        images=Images(client, Store(cache_dir()), intent, print),
-        containers=Containers(client, epoch=intent.source_date_epoch),
-        materials=local,
-        sources=source_digests(),
-        reporter=Quiet(),
-    )
-    return store, executor.run(plan, jobs=1)
+    return store, run_plan(client, plan, store.root, local)
 
 
 def test_a_normal_export_quantizes_to_the_bytes_of_the_upstream_script(

@@ -8,33 +8,21 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.build import cache_dir, source_digests
+from gemma3build.build import cache_dir
 from gemma3build.core.digests import FileDigest, sha256_bytes
-from gemma3build.engine.container import Containers
-from gemma3build.engine.executor import Done, Executor
-from gemma3build.engine.images import Images
 from gemma3build.engine.materials import LocalCheckpoint, PackagedModel
-from gemma3build.engine.store import Entry, Store
+from gemma3build.engine.store import Store
 from gemma3build.errors import NoMemoryError, StepFailedError
 from gemma3build.pins.intent import find_model, load_images, load_schemes
 from gemma3build.pins.lock import LockedModel, read_models_lock
 from gemma3build.plan.planner import plan_build, plan_fetch, plan_import
 from gemma3build.plan.step import Parameters, Plan, Source, Step
+from tests.conftest import run_plan
 from tests.hub import Hub
 
 pytestmark = pytest.mark.integration
 
 PARAMETERS = Parameters(prefill_seq_lens=(8,), kv_cache_max_len=64)
-
-
-class Quiet:
-    """A reporter that says nothing."""
-
-    def say(self, text: str) -> None: ...
-    def started(self, step: Step) -> None: ...
-    def running(self, step: Step, memory: int) -> None: ...
-    def finished(self, step: Step, entry: Entry, *, cached: bool) -> None: ...
-    def failed(self, step: Step) -> None: ...
 
 
 def plan_of(source: Source, *steps: Step) -> Plan:
@@ -52,28 +40,13 @@ def plan_of(source: Source, *steps: Step) -> Plan:
     return Plan(**{**chosen, "steps": steps or plan.steps})
 
 
-def run(
-    client: docker.DockerClient, plan: Plan, cache: Path, materials: Any = None, **limits: Any
-) -> Mapping[str, Done]:
-    intent = load_images()
-    return Executor(
-        store=Store(cache),
-        # Wheels come from the user's own cache: the images are there already.
-        images=Images(client, Store(cache_dir()), intent, print),
-        containers=Containers(client, epoch=intent.source_date_epoch, **limits),
-        materials=materials,
-        sources=source_digests(),
-        reporter=Quiet(),
-    ).run(plan, jobs=1)
-
-
 def test_a_step_that_outgrows_its_limit_is_ended_with_a_clear_message(
     client: docker.DockerClient, images: None, tiny: Path, tmp_path: Path
 ) -> None:
     local = LocalCheckpoint(tiny)
     plan = plan_of(Source(checkpoint=local.material))
     with pytest.raises(NoMemoryError, match=r"its limit of 0\.1 GiB"):
-        run(client, plan, tmp_path / "cache", local, memory_limit=150 << 20)
+        run_plan(client, plan, tmp_path / "cache", local, memory_limit=150 << 20)
     assert [path.name for path in (tmp_path / "cache" / "staging").iterdir()] == []
 
 
@@ -93,7 +66,7 @@ def test_the_hub_is_asked_for_the_pinned_revision_with_the_token(
     client: docker.DockerClient, images: None, tmp_path: Path
 ) -> None:
     with Hub(CONTENT, token="hf_secret") as hub:
-        done = run(
+        done = run_plan(
             client, hub_plan(CONTENT), tmp_path / "cache", token="hf_secret", endpoint=hub.address
         )
     store = Store(tmp_path / "cache")
@@ -128,7 +101,7 @@ def test_what_the_hub_refuses_or_changes_is_told(
     message: str,
 ) -> None:
     with Hub(CONTENT, token="hf_secret") as hub, pytest.raises(StepFailedError) as caught:
-        run(
+        run_plan(
             client,
             hub_plan({**CONTENT, **change}),
             tmp_path / "cache",
@@ -149,6 +122,6 @@ def test_a_model_with_another_digest_than_the_locked_one_is_refused(
     # The wheels are those of the lock, from the user's own cache.
     packaged = PackagedModel(Store(cache_dir()), locked, load_images(), print)
     with pytest.raises(StepFailedError, match="The GGUF file is not the pinned one") as caught:
-        run(client, plan, tmp_path / "cache", packaged)
+        run_plan(client, plan, tmp_path / "cache", packaged)
     assert caught.value.exit_code == 30
     assert not (tmp_path / "cache" / "steps").exists()
