@@ -4,6 +4,7 @@ nox                      lint, types and unit tests
 nox -s engine build      make sure that Docker answers, then build the default model
 nox -s engine tests      all tests
 nox -s build -- ARGS     the same as `gemma3build build ARGS`
+nox -s evaluate          measure PIQA, speed and memory of what was built
 """
 
 import hashlib
@@ -81,6 +82,13 @@ def build(session: nox.Session) -> None:
     """Build a release; arguments after -- go to `gemma3build build`."""
     install(session)
     run(session, "gemma3build", "build", *session.posargs)
+
+
+@nox.session
+def evaluate(session: nox.Session) -> None:
+    """Measure a release; arguments after -- go to `gemma3build evaluate`."""
+    install(session)
+    run(session, "gemma3build", "evaluate", *session.posargs)
 
 
 @nox.session

@@ -14,9 +14,11 @@ from rich.table import Table
 
 from gemma3build import __version__
 from gemma3build.core.codec import encode
+from gemma3build.core.evaluation import REPORT
 from gemma3build.core.units import GIBIBYTE, MEBIBYTE, MEGABYTE
 from gemma3build.errors import (
     BuildError,
+    GateError,
     InterruptedBuildError,
     StepFailedError,
     UnknownNameError,
@@ -118,7 +120,7 @@ def build(
     * `gemma3build build --checkpoint ./my-finetune --scheme all --output ./release`
     * `gemma3build build --dry-run` shows what would run, and touches nothing
     """
-    from gemma3build.build import Request, prepare
+    from gemma3build.request import Request, prepare
 
     prepared = prepare(
         Request(
@@ -146,15 +148,17 @@ def build(
 
 def run_build(prepared: Any, *, folder: Path, jobs: int, memory: int | None, as_json: bool) -> None:
     """Build a prepared plan and show the outcome."""
-    from gemma3build.build import Builder, cache_dir
+    from gemma3build.build import Builder
     from gemma3build.engine.docker import connect
+    from gemma3build.engine.runner import Runner, cache_dir
     from gemma3build.engine.store import Store
     from gemma3build.progress import Progress
 
     started = time.monotonic()
-    with Progress(err, len(prepared.plan.steps)) as progress:
+    with Progress(err) as progress:
+        progress.expect(len(prepared.plan.steps))
         store = Store(cache_dir())
-        builder = Builder(connect(), store, progress.say, memory)
+        builder = Builder(Runner(connect(), store, progress.say, memory))
         outcome = builder.find(prepared, folder)
         if outcome is None:
             if store.once("terms-shown"):
@@ -162,8 +166,7 @@ def run_build(prepared: Any, *, folder: Path, jobs: int, memory: int | None, as_
             try:
                 outcome = builder.build(prepared, folder, jobs, progress)
             except KeyboardInterrupt as stopped:
-                why, hint = "it got a signal", "The same command goes on: finished steps are kept."
-                raise InterruptedBuildError("The build was stopped", why, hint) from stopped
+                raise stopped_error("The build") from stopped
     show_outcome(prepared.plan, outcome, time.monotonic() - started, as_json=as_json)
 
 
@@ -198,6 +201,60 @@ def plan(
         dry_run=True,
         as_json=as_json,
     )
+
+
+@app.command()
+def evaluate(
+    release: Annotated[Path, typer.Argument(help="A release.")] = ARTIFACTS / DEFAULT_MODEL,
+    *,
+    piqa: Annotated[
+        Path | None, typer.Option(help="A folder with PIQA's valid.jsonl and valid-labels.lst.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Ask the first so many questions only: a quick look.")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    tokenizer: Tokenizer = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Set two releases side by side; run nothing.")
+    ] = None,
+    memory: Memory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure PIQA, speed and memory of a release, into its evaluation.json and report.html.
+
+    Examples:
+    * `gemma3build evaluate` measures the release of the default model
+    * `gemma3build evaluate artifacts/gemma3-1b-it --limit 100`
+    * `gemma3build evaluate --compare artifacts/a artifacts/b`
+    """
+    from gemma3build.engine.docker import connect
+    from gemma3build.engine.runner import Runner, cache_dir
+    from gemma3build.engine.store import Store
+    from gemma3build.evaluate import (
+        EvaluationRequest,
+        prepare_evaluation,
+        read_release,
+    )
+    from gemma3build.evaluate import evaluate as run_evaluation
+    from gemma3build.progress import Progress
+
+    if compare is not None:
+        show_evaluations([read_release(folder.absolute()) for folder in compare], as_json=as_json)
+        return
+    found = read_release(release.absolute())
+    request = EvaluationRequest(checkpoint=checkpoint, tokenizer=tokenizer, piqa=piqa, limit=limit)
+    with Progress(err) as progress:
+        runner = Runner(connect(), Store(cache_dir()), progress.say, parse_size(memory))
+        prepared = prepare_evaluation(found, request, runner)
+        progress.expect(len(prepared.steps))
+        try:
+            found = run_evaluation(found, prepared, runner, progress)
+        except KeyboardInterrupt as stopped:
+            raise stopped_error("The evaluation") from stopped
+    show_evaluations([found], as_json=as_json)
+    if not as_json:
+        out.print(f"{found.folder / REPORT} has the whole of it.")
 
 
 @app.command()
@@ -252,9 +309,9 @@ def images(
     * `gemma3build images` shows which are there
     * `gemma3build images --build` makes the others
     """
-    from gemma3build.build import cache_dir
     from gemma3build.engine.docker import connect
     from gemma3build.engine.images import Images
+    from gemma3build.engine.runner import cache_dir
     from gemma3build.engine.store import Store
 
     all_images = Images(connect(), Store(cache_dir()), load_images(), err.print)
@@ -328,7 +385,7 @@ def lock(
 @cache_app.command("size")
 def cache_size(*, as_json: AsJson = False) -> None:
     """Show where the cache is and what it holds."""
-    from gemma3build.build import cache_dir
+    from gemma3build.engine.runner import cache_dir
     from gemma3build.engine.store import Store, tree_size
 
     root = cache_dir()
@@ -350,11 +407,51 @@ def cache_prune(
     ] = False,
 ) -> None:
     """Remove what killed builds left; with --all, everything. Releases stay."""
-    from gemma3build.build import cache_dir
+    from gemma3build.engine.runner import cache_dir
     from gemma3build.engine.store import Store
 
     freed = Store(cache_dir()).prune(everything=everything)
     out.print(f"{freed / MEGABYTE:,.1f} MB were removed.")
+
+
+def stopped_error(what: str) -> InterruptedBuildError:
+    """Return the error of something that a signal stopped."""
+    why, hint = "it got a signal", "The same command goes on: finished steps are kept."
+    return InterruptedBuildError(f"{what} was stopped", why, hint)
+
+
+def show_evaluations(releases: Any, *, as_json: bool) -> None:
+    """Print the table of the converter's page for releases, scheme by scheme, or JSON."""
+    if as_json:
+        found = {str(item.folder): encode(item.evaluation) for item in releases}
+        print_json(found)
+        return
+    columns = ("size", "PIQA", "prefill", "decode", "peak memory", "KL")
+    table = make_table("scheme", *(("release",) if len(releases) > 1 else ()), *columns)
+    names = dict.fromkeys(
+        scheme.scheme for release in releases for scheme in release.evaluation.schemes
+    )
+    for name in names:
+        for release in releases:
+            for scheme in release.evaluation.schemes:
+                if scheme.scheme == name:
+                    folder = (str(release.folder),) if len(releases) > 1 else ()
+                    table.add_row(name, *folder, *figures(scheme))
+    out.print(table)
+
+
+def figures(scheme: Any) -> tuple[str, ...]:
+    """Return what is known about a scheme, one text a column."""
+    piqa, speed = scheme.piqa, scheme.speed
+    quick = f" (first {piqa.questions} of {piqa.of:,})" if piqa and piqa.questions < piqa.of else ""
+    return (
+        f"{scheme.model.size / MEGABYTE:,.1f} MB",
+        f"{100 * piqa.acc:.1f} ± {100 * piqa.acc_stderr:.1f}{quick}" if piqa else "—",
+        f"{speed.prefill:,.0f} tk/s" if speed else "—",
+        f"{speed.decode:,.1f} tk/s" if speed else "—",
+        f"{speed.peak_memory / MEGABYTE:,.0f} MB" if speed else "—",
+        f"{scheme.gate.agreement.kl:.3g}" if scheme.gate.agreement else "—",
+    )
 
 
 def show_plan(plan: Any, *, as_json: bool) -> None:
@@ -432,6 +529,16 @@ def show_outcome(plan: Any, outcome: Any, seconds: float, *, as_json: bool) -> N
         out.print(f"{outcome.folder} is ready: {ran} steps ran, {seconds:.1f} s.")
 
 
+def checks_table(checks: Any) -> Table:
+    """Return the table of checks, given by scheme."""
+    table = make_table("scheme", "check", "measured", "allowed", "")
+    for scheme, items in checks.items():
+        for check in items:
+            verdict = "" if check.passed else "refused"
+            table.add_row(scheme, check.name, check.measured, check.allowed, verdict)
+    return table
+
+
 def make_table(*columns: str) -> Table:
     """Return an empty table in the style of this command."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -477,6 +584,8 @@ def show_error(error: BuildError) -> None:
     """Print an error: what failed, why, what to do, and the end of the log where it helps."""
     if isinstance(error, StepFailedError) and error.log:
         err.print(error.log, style="dim", markup=False)
+    if isinstance(error, GateError):
+        err.print(checks_table(error.checks))
     err.print(f"{error.what}.", style="bold red", markup=False)
     err.print(f"  Why: {error.why}", markup=False)
     if error.hint:

@@ -1,8 +1,10 @@
 """One tree of errors. Each says what failed, why, and what to do next, and has its own exit code."""
 
 import errno
+from collections.abc import Mapping
 from pathlib import Path
 
+from gemma3build.core.evaluation import Check
 from gemma3build.core.step import Refusal, StepFailure
 
 
@@ -108,6 +110,25 @@ def from_os_error(what: str, error: OSError) -> BuildError:
     kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else OutputError
     why = ": ".join(filter(None, (error.filename, error.strerror))) or str(error)
     return kind(what, why, "Mend the cause and run the build again; finished steps are kept.")
+
+
+class GateError(BuildError):
+    """An artifact is not faithful to its checkpoint.
+
+    Attributes:
+        checks: those that failed, by scheme.
+    """
+
+    exit_code = 43
+
+    def __init__(self, checks: Mapping[str, tuple[Check, ...]], folder: Path) -> None:
+        super().__init__(
+            f"The release was refused: {', '.join(checks)} differ from the checkpoint",
+            "the table above has what was measured and what is allowed",
+            f"The files are in {folder} to look at. Use another scheme, or one of your own with "
+            "wider limits if you know what you lose.",
+        )
+        self.checks = checks
 
 
 # What each refusal of a step becomes.

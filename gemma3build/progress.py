@@ -18,9 +18,9 @@ from gemma3build.plan.step import Step
 class Progress:
     """Reports the steps of a build on a console; a context manager around the build."""
 
-    def __init__(self, console: Console, total: int) -> None:
-        """Report on ``console`` about ``total`` steps."""
-        self._console, self._total = console, total
+    def __init__(self, console: Console) -> None:
+        """Report on ``console``."""
+        self._console, self._total = console, 0
         self._lock = threading.Lock()
         self._done = 0
         self._running: dict[str, tuple[float, int]] = {}
@@ -42,6 +42,10 @@ class Progress:
     ) -> None:
         """Stop the live display."""
         self._live.stop()
+
+    def expect(self, total: int) -> None:
+        """Note how many steps there will be."""
+        self._total = total
 
     def say(self, text: str) -> None:
         """Show a line."""

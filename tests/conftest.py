@@ -13,11 +13,11 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.build import CACHE_VARIABLE, cache_dir, source_digests
 from gemma3build.engine.container import Containers
 from gemma3build.engine.docker import connect
 from gemma3build.engine.executor import Done, Executor
 from gemma3build.engine.images import Images
+from gemma3build.engine.runner import CACHE_VARIABLE, cache_dir, source_digests
 from gemma3build.engine.store import Store
 from gemma3build.pins.intent import load_images
 from gemma3build.plan.step import Plan
@@ -133,4 +133,4 @@ def run_plan(
         materials=materials,
         sources=source_digests(),
         reporter=Quiet(),
-    ).run(plan, jobs=1)
+    ).run(plan.steps, jobs=1)

@@ -1,8 +1,11 @@
 """Quantization schemes as data: what each group of weights becomes."""
 
 import re
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from gemma3build.core.codec import decode
 
 GroupName: TypeAlias = Literal["embedding", "attention", "feed_forward"]
 GROUPS: tuple[GroupName, ...] = ("embedding", "attention", "feed_forward")
@@ -51,6 +54,25 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How far an artifact may be from its checkpoint; what each figure is, ``Agreement`` says.
+
+    The defaults, for schemes of one's own, let any usable artifact pass and no broken one.
+
+    Attributes:
+        top1: least share of equal first tokens, 0 to 1.
+        kl: largest mean divergence, in nats per token.
+        nll_increase: largest increase of the mean negative log-likelihood, in nats per token.
+        deviation: largest difference of a log-probability, in nats; None allows any.
+    """
+
+    top1: float = 0.5
+    kl: float = 0.7
+    nll_increase: float = 0.7
+    deviation: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
     """A named recipe; groups that are left out stay in float32.
 
@@ -61,6 +83,7 @@ class Scheme:
         embedding: the embedding table, which is also the LM head.
         attention: query, key, value and output projections.
         feed_forward: gate, up and down projections.
+        limits: what the gate allows.
     """
 
     name: str
@@ -69,6 +92,7 @@ class Scheme:
     embedding: Group | None = None
     attention: Group | None = None
     feed_forward: Group | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         """Refuse names that cannot be part of a file's."""
@@ -87,3 +111,12 @@ class Scheme:
     def quantized(self) -> bool:
         """Whether any group differs from the float export."""
         return bool(self.groups)
+
+
+def decode_groups(value: Mapping[str, Any]) -> dict[GroupName, Group]:
+    """Return the groups of a step's parameters, which are JSON values by name.
+
+    Raises:
+        DecodeError: naming what is wrong.
+    """
+    return {name: decode(Group, value[name], name) for name in GROUPS if name in value}

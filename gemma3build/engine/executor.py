@@ -13,7 +13,7 @@ from gemma3build.engine.container import Containers, Mount
 from gemma3build.engine.images import Image, Images
 from gemma3build.engine.store import Entry, Store
 from gemma3build.errors import BuildError, ChangedError, DamagedError
-from gemma3build.plan.step import Input, Material, Plan, Step, StepOutput
+from gemma3build.plan.step import Input, Material, Step, StepOutput
 
 
 class Reporter(Protocol):
@@ -77,17 +77,17 @@ class Executor:
         self._store, self._images, self._containers = store, images, containers
         self._materials, self._sources, self._reporter = materials, sources, reporter
 
-    def run(self, plan: Plan, jobs: int) -> dict[str, Done]:
-        """Run all steps of the plan, at most ``jobs`` at a time; return their results by name.
+    def run(self, steps: tuple[Step, ...], jobs: int) -> dict[str, Done]:
+        """Run all steps, at most ``jobs`` at a time; return their results by name.
 
         Raises:
             BuildError: the first step that failed; the others are stopped.
             KeyboardInterrupt: the containers are stopped and removed first.
         """
         # Here and not in a worker: making an image takes minutes, and Ctrl-C reaches this thread only.
-        images = {name: self._images.ensure(name) for name in image_names(plan)}
+        images = {name: self._images.ensure(name) for name in image_names(steps)}
         done: dict[str, Done] = {}
-        pending = list(plan.steps)
+        pending = list(steps)
         running: dict[Future[Done], Step] = {}
         pool = ThreadPoolExecutor(max_workers=jobs)
         try:
@@ -111,7 +111,7 @@ class Executor:
         key = step_key(step, image, self._sources, done)
         with self._store.lock(key, self._containers.check_stopped):
             entry = self._store.find(key)
-            if entry is not None:
+            if entry is not None and not step.fresh:
                 self._reporter.finished(step, entry, cached=True)
                 return Done(key=key, entry=entry, cached=True)
             self._containers.check_stopped()
@@ -210,11 +210,11 @@ def step_key(step: Step, image: Image, sources: Mapping[str, str], done: Mapping
 
 
 def find_results(
-    plan: Plan, store: Store, images: Mapping[str, Image], sources: Mapping[str, str]
+    steps: tuple[Step, ...], store: Store, images: Mapping[str, Image], sources: Mapping[str, str]
 ) -> dict[str, Done]:
-    """Return those results of a plan that the store has; starts nothing."""
+    """Return those results that the store has; starts nothing."""
     done: dict[str, Done] = {}
-    for step in plan.steps:
+    for step in steps:
         if step.needs <= done.keys():
             key = step_key(step, images[step.image], sources, done)
             entry = store.find(key)
@@ -223,6 +223,6 @@ def find_results(
     return done
 
 
-def image_names(plan: Plan) -> tuple[str, ...]:
-    """Return the names of the images that a plan's steps run in, ordered."""
-    return tuple(sorted({step.image for step in plan.steps}))
+def image_names(steps: tuple[Step, ...]) -> tuple[str, ...]:
+    """Return the names of the images that steps run in, ordered."""
+    return tuple(sorted({step.image for step in steps}))

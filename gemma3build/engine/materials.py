@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gemma3build.core.checkpoint import TOKENIZER, checkpoint_files
 from gemma3build.core.digests import digest_file
+from gemma3build.engine.executor import Materials
 from gemma3build.engine.store import Store
 from gemma3build.engine.wheels import package_files
 from gemma3build.pins.intent import ImagesIntent
@@ -23,24 +24,25 @@ class LocalFile:
     state: tuple[int, int, int]
 
 
-class LocalCheckpoint:
-    """A user's checkpoint, hashed where it lies; nothing is copied."""
+class LocalFiles:
+    """Files of the user, hashed where they lie; nothing is copied."""
 
-    def __init__(self, folder: Path, tokenizer: Path | None = None) -> None:
-        """Find and hash the files; ``tokenizer`` takes the place of the folder's own.
+    def __init__(self, name: str, paths: Mapping[str, Path]) -> None:
+        """Hash the files.
+
+        Args:
+            name: of the material that they are.
+            paths: where each file lies, by its name in the material.
 
         Raises:
-            StepError: the folder holds no safetensors.
             OSError: a file cannot be read.
         """
-        paths = {path.name: path.resolve() for path in checkpoint_files(folder)}
-        if tokenizer is not None:
-            paths[TOKENIZER] = tokenizer.resolve()
         self._files = {
-            name: LocalFile(path=path, state=_state(path)) for name, path in sorted(paths.items())
+            name: LocalFile(path=path.resolve(), state=_state(path))
+            for name, path in sorted(paths.items())
         }
         digests = tuple(digest_file(file.path, name) for name, file in self._files.items())
-        self.material = Material(name=CHECKPOINT, files=digests)
+        self.material = Material(name=name, files=digests)
 
     def paths(self, material: Material) -> Mapping[str, Path]:
         """Return where each file of the material lies."""
@@ -50,6 +52,22 @@ class LocalCheckpoint:
         """Return whether size, time of change and inode of each file are what they were."""
         files = (self._files[file.path] for file in material.files)
         return all(_state(file.path) == file.state for file in files)
+
+
+class LocalCheckpoint(LocalFiles):
+    """A user's checkpoint."""
+
+    def __init__(self, folder: Path, tokenizer: Path | None = None) -> None:
+        """Find and hash the files; ``tokenizer`` takes the place of the folder's own.
+
+        Raises:
+            StepError: the folder holds no safetensors.
+            OSError: a file cannot be read.
+        """
+        paths = {path.name: path for path in checkpoint_files(folder)}
+        if tokenizer is not None:
+            paths[TOKENIZER] = tokenizer
+        super().__init__(CHECKPOINT, paths)
 
 
 class PackagedModel:
@@ -70,6 +88,25 @@ class PackagedModel:
     def unchanged(self, material: Material) -> bool:  # noqa: ARG002 - the digests were just checked
         """Return True: the wheels belong to the cache, and were checked before they were given."""
         return True
+
+
+class Several:
+    """Materials from several places."""
+
+    def __init__(self, places: Mapping[str, Materials], otherwise: Materials) -> None:
+        """Take the places of materials by name, and that of all others."""
+        self._places, self._otherwise = places, otherwise
+
+    def paths(self, material: Material) -> Mapping[str, Path]:
+        """Return where each file of the material lies."""
+        return self._place(material).paths(material)
+
+    def unchanged(self, material: Material) -> bool:
+        """Return whether those files are still what they were."""
+        return self._place(material).unchanged(material)
+
+    def _place(self, material: Material) -> Materials:
+        return self._places.get(material.name, self._otherwise)
 
 
 def _state(path: Path) -> tuple[int, int, int]:

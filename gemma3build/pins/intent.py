@@ -113,6 +113,23 @@ class ImagesIntent:
     parent: Parent
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Data that an evaluation asks questions from.
+
+    Attributes:
+        summary: one line for people.
+        licence: its SPDX identifier.
+        base: address that file names are appended to.
+        sha256: digest of each file, by name.
+    """
+
+    summary: str
+    licence: str
+    base: str
+    sha256: Mapping[str, str]
+
+
 def load_models(path: Path = PINS_DIR / "models.toml") -> dict[str, Model]:
     """Return all models by name.
 
@@ -125,6 +142,13 @@ def load_models(path: Path = PINS_DIR / "models.toml") -> dict[str, Model]:
 def load_images(path: Path = PINS_DIR / "images.toml") -> ImagesIntent:
     """Return what images.toml says; raises ConfigError."""
     return parse(ImagesIntent, toml(path), path.name)
+
+
+def load_datasets(path: Path = PINS_DIR / "datasets.toml") -> dict[str, Dataset]:
+    """Return all datasets by name; raises ConfigError."""
+    return {
+        name: parse(Dataset, value, f"{path.name}: {name}") for name, value in toml(path).items()
+    }
 
 
 def load_schemes() -> dict[str, Scheme]:

@@ -10,6 +10,7 @@ from gemma3build.core.scheme import Scheme
 from gemma3build.core.units import GIBIBYTE
 
 FLOAT32 = 4  # bytes
+SCORED = 224  # positions, at most, that the reference keeps logits for
 BFLOAT16 = 2  # bytes
 
 
@@ -54,3 +55,26 @@ def quantize_need(shape: Shape, scheme: Scheme) -> Need:
 def bundle_need(model_size: int) -> Need:
     """The bundler holds the model; the archive is written twice, before and after stabilizing."""
     return Need(memory=2 * model_size + GIBIBYTE // 4, disk=2 * model_size)
+
+
+def reference_need(shape: Shape) -> Need:
+    """The float weights, the logits twice, and the libraries."""
+    logits = SCORED * shape.vocab_size * FLOAT32
+    size = shape.parameters * FLOAT32
+    return Need(memory=size * 5 // 4 + 2 * logits + GIBIBYTE, disk=logits)
+
+
+def gate_need(model_size: int) -> Need:
+    """Two runtimes, each with the file and its repacked weights, one after the other."""
+    return Need(memory=5 * model_size // 2 + 3 * GIBIBYTE // 2, disk=model_size)
+
+
+def piqa_need(shape: Shape, model_size: int, length: int) -> Need:
+    """The file and its repacked weights, and the logits of two calls."""
+    logits = length * shape.vocab_size * FLOAT32
+    return Need(memory=5 * model_size // 2 + 3 * logits + GIBIBYTE, disk=GIBIBYTE // 100)
+
+
+def speed_need(bundle_size: int) -> Need:
+    """The bundle and its repacked weights; the runtime's weight cache on disk."""
+    return Need(memory=5 * bundle_size // 2 + GIBIBYTE, disk=2 * bundle_size)

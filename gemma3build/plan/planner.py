@@ -6,6 +6,7 @@ from gemma3build.core.architecture import Shape
 from gemma3build.core.checkpoint import TOKENIZER
 from gemma3build.core.codec import encode
 from gemma3build.core.export import FLOAT_MODEL
+from gemma3build.core.prompts import LONGEST
 from gemma3build.core.scheme import NAME, Scheme
 from gemma3build.core.units import GIBIBYTE
 from gemma3build.errors import RequestError
@@ -24,6 +25,7 @@ from gemma3build.plan.step import (
 )
 
 CHECK, EXPORT, FETCH, IMPORT = "check", "export", "fetch", "import"
+REFERENCE_STEP = "reference"
 
 
 def plan_build(
@@ -76,16 +78,28 @@ def plan_build(
         memory=need.memory,
         disk=need.disk,
     )
-    steps = [*arrival, check, export]
+    need = estimate.reference_need(shape)
+    reference = Step(
+        name=REFERENCE_STEP,
+        module="reference",
+        image="convert",
+        parameters={"longest": longest_prompt(parameters)},
+        inputs={"checkpoint": checkpoint},
+        after=(CHECK,),
+        memory=need.memory,
+        disk=need.disk,
+    )
+    steps = [*arrival, check, export, reference]
     artifacts: list[Artifact] = []
     for scheme in schemes:
         stem = f"{model}_{scheme.suffix}_ekv{parameters.kv_cache_max_len}"
-        new_steps, outputs = plan_scheme(scheme, stem, shape, tokenizer)
+        new_steps, outputs = plan_scheme(scheme, stem, shape, tokenizer, parameters)
         steps += new_steps
         artifacts += outputs
     return Plan(
         model=model,
         base_model=base_model,
+        shape=shape,
         source=source,
         checkpoint=checkpoint,
         tokenizer=tokenizer,
@@ -195,7 +209,7 @@ def plan_fetch(locked: LockedModel) -> Step:
 
 
 def plan_scheme(
-    scheme: Scheme, stem: str, shape: Shape, tokenizer: Input
+    scheme: Scheme, stem: str, shape: Shape, tokenizer: Input, parameters: Parameters
 ) -> tuple[list[Step], list[Artifact]]:
     """Return the steps and artifacts of one scheme; the float one is the export itself."""
     steps = []
@@ -208,7 +222,7 @@ def plan_scheme(
             name=f"quantize-{scheme.name}",
             module="quantize",
             image="convert",
-            parameters={"scheme": encode(scheme), "file_name": tflite},
+            parameters={"groups": encode(scheme.groups), "file_name": tflite},
             inputs={"model": StepOutput(step=EXPORT)},
             memory=need.memory,
             disk=need.disk,
@@ -225,11 +239,39 @@ def plan_scheme(
         memory=need.memory,
         disk=need.disk,
     )
-    steps.append(bundle)
+    task_output = StepOutput(step=bundle.name, path=task)
+    need = estimate.gate_need(size)
+    gate = Step(
+        name=gate_step(scheme.name),
+        module="gate",
+        image="evaluate",
+        parameters={
+            "groups": encode(scheme.groups),
+            "limits": encode(scheme.limits),
+            "longest": longest_prompt(parameters),
+        },
+        inputs={
+            "model": model,
+            "bundle": task_output,
+            "tokenizer": tokenizer,
+            "reference": StepOutput(step=REFERENCE_STEP),
+        },
+        memory=need.memory,
+        disk=need.disk,
+    )
+    steps += [bundle, gate]
     artifacts = [
         Artifact(file_name=tflite, scheme=scheme.name, source=model),
-        Artifact(
-            file_name=task, scheme=scheme.name, source=StepOutput(step=bundle.name, path=task)
-        ),
+        Artifact(file_name=task, scheme=scheme.name, source=task_output),
     ]
     return steps, artifacts
+
+
+def gate_step(scheme: str) -> str:
+    """Return the name of the step that compares a scheme's files with the checkpoint."""
+    return f"gate-{scheme}"
+
+
+def longest_prompt(parameters: Parameters) -> int:
+    """Return how many tokens the prompts of the gate may have, so that the cache holds them."""
+    return min(LONGEST, parameters.kv_cache_max_len)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from gemma3build.core.architecture import Shape
 from gemma3build.core.digests import FileDigest
 from gemma3build.core.scheme import Scheme
 from gemma3build.pins.lock import LockedModel
@@ -53,6 +54,7 @@ class Step:
         inputs: what the module's docstring lists, to where it comes from.
         after: names of steps that must have succeeded, beside those whose output it reads.
         network: whether the container has one.
+        fresh: whether it runs although the store has a result, because it measures this machine now.
         memory: estimated peak, in bytes.
         disk: estimated size of what it writes, in bytes.
     """
@@ -64,6 +66,7 @@ class Step:
     inputs: Mapping[str, Input]
     after: tuple[str, ...] = ()
     network: bool = False
+    fresh: bool = False
     memory: int
     disk: int
 
@@ -126,6 +129,7 @@ class Plan:
     Attributes:
         model: name of the release, and first part of its file names.
         base_model: name on the Hub of what it derives from; empty for a user's own checkpoint.
+        shape: sizes of its tensors.
         source: where the checkpoint comes from.
         checkpoint: the input that is the checkpoint's directory.
         tokenizer: the input that is tokenizer.model.
@@ -137,6 +141,7 @@ class Plan:
 
     model: str
     base_model: str
+    shape: Shape
     source: Source
     checkpoint: Input
     tokenizer: Input

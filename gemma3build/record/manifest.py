@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from gemma3build.core.codec import encode
+from gemma3build.core.codec import DecodeError, decode_json, encode
 from gemma3build.core.digests import FileDigest, sha256_file
 from gemma3build.core.manifest import (
     FORMAT,
+    MANIFEST,
     ArtifactRecord,
     CheckpointRecord,
     ImageRecord,
@@ -15,6 +16,7 @@ from gemma3build.core.manifest import (
 )
 from gemma3build.engine.executor import Done, files
 from gemma3build.engine.images import Image
+from gemma3build.errors import RequestError
 from gemma3build.pins.intent import CONTAINERS_DIR
 from gemma3build.plan.planner import CHECK
 from gemma3build.plan.step import Plan
@@ -62,6 +64,27 @@ def make_manifest(
         artifacts=artifact_records(plan, done),
         terms=terms(),
     )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a release.
+
+    Raises:
+        RequestError: there is none, or it is of another format.
+    """
+    path = folder / MANIFEST
+    hint = "Name the directory of a release, or make one: nox -s build"
+    try:
+        manifest = decode_json(Manifest, path.read_bytes(), str(path))
+    except OSError as error:
+        why = f"{path} cannot be read: {error.strerror}"
+        raise RequestError(f"{folder} is not a release", why, hint) from error
+    except DecodeError as error:
+        raise RequestError(f"{folder} is not a release", str(error), hint) from error
+    if manifest.format != FORMAT:
+        why = f"its manifest has the format {manifest.format!r}, not {FORMAT!r}"
+        raise RequestError(f"{folder} cannot be read", why, hint)
+    return manifest
 
 
 def image_record(image: Image) -> ImageRecord:

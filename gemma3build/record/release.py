@@ -12,6 +12,7 @@ from pathlib import Path
 from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import encode
 from gemma3build.core.digests import FileDigest, sha256_bytes
+from gemma3build.core.evaluation import EVALUATION, REPORT, Evaluation
 from gemma3build.core.manifest import MANIFEST, Manifest
 from gemma3build.errors import from_os_error
 from gemma3build.record.checksums import CHECKSUMS, checksums
@@ -27,15 +28,17 @@ class Release:
 
     Attributes:
         manifest: the record.
+        evaluation: what was measured.
         artifacts: name in the release to where the file lies in the store.
     """
 
     manifest: Manifest
+    evaluation: Evaluation
     artifacts: Mapping[str, Path]
 
     @property
     def texts(self) -> dict[str, bytes]:
-        """The small files by name; SHA256SUMS covers every other file of the release."""
+        """The small files that are the same for everyone; SHA256SUMS covers them and the artifacts."""
         legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
         texts = {MANIFEST: pretty_json(encode(self.manifest)), **legal}
         digests = (
@@ -46,10 +49,22 @@ class Release:
         return {**texts, CHECKSUMS: sums.encode()}
 
 
+def measured_files(manifest: Manifest, evaluation: Evaluation) -> dict[str, bytes]:
+    """Return the files that depend on the machine, by name; no checksum covers them."""
+    from gemma3build.record.report import render
+
+    return {EVALUATION: evaluation_text(evaluation), REPORT: render(manifest, evaluation)}
+
+
+def evaluation_text(evaluation: Evaluation) -> bytes:
+    """Return the content of ``evaluation.json``."""
+    return pretty_json(encode(evaluation))
+
+
 def is_written(release: Release, folder: Path) -> bool:
     """Return whether ``folder`` already is this release, by names, sizes and times of change."""
-    texts = release.texts
-    expected = {*texts, *release.artifacts}
+    texts = {**release.texts, EVALUATION: evaluation_text(release.evaluation)}
+    expected = {*texts, *release.artifacts, REPORT}
     try:
         if {path.name for path in folder.iterdir()} != expected:
             return False
@@ -70,6 +85,7 @@ def write(release: Release, folder: Path) -> None:
         NoSpaceError: the disk is full.
         OutputError: the directory cannot be written.
     """
+    measured = measured_files(release.manifest, release.evaluation)
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}.partial-"
     for left in folder.parent.glob(f"{prefix}*"):  # by a killed build; the caller holds the lock
@@ -79,13 +95,29 @@ def write(release: Release, folder: Path) -> None:
         staged.chmod(0o755)
         for name, path in release.artifacts.items():
             _place(path, staged / name)
-        for name, text in release.texts.items():
+        for name, text in {**release.texts, **measured}.items():
             (staged / name).write_bytes(text)
         _replace(staged, folder)
     except OSError as error:
         raise from_os_error(f"The release cannot be written to {folder}", error) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def write_measured(manifest: Manifest, evaluation: Evaluation, folder: Path) -> None:
+    """Replace the measured files of a release, each whole or not at all.
+
+    Raises:
+        NoSpaceError: the disk is full.
+        OutputError: the directory cannot be written.
+    """
+    try:
+        for name, text in measured_files(manifest, evaluation).items():
+            staged = folder.with_name(f".{folder.name}.{name}.partial")
+            staged.write_bytes(text)
+            staged.replace(folder / name)
+    except OSError as error:
+        raise from_os_error(f"{folder} cannot be written", error) from error
 
 
 def _place(source: Path, target: Path) -> None:

@@ -20,12 +20,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from gemma3build.core.prompts import PROMPT_PREFIX, PROMPT_SUFFIX, START_TOKEN, STOP_TOKENS
 from gemma3build.core.step import StepRequest
-
-START_TOKEN = "<bos>"  # noqa: S105 - not a password
-STOP_TOKENS = ("<eos>", "<end_of_turn>")
-PROMPT_PREFIX = "<start_of_turn>user\n"
-PROMPT_SUFFIX = "<end_of_turn>\n<start_of_turn>model\n"
 
 # Offsets of the two-byte time and two-byte date in the headers of a zip member, and the size of a
 # central header before its variable part: APPNOTE.TXT, 4.3.7 and 4.3.12.

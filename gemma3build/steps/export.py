@@ -91,13 +91,16 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
 
 
 def load_model(
-    checkpoint: Path, architecture: Architecture, mask_cache_size: int
+    checkpoint: Path,
+    architecture: Architecture,
+    mask_cache_size: int,
+    kind: type[decoder.Decoder] = decoder.Decoder,
 ) -> decoder.Decoder:
     """Return upstream's Gemma 3 decoder with the weights of the checkpoint, in float32."""
     # Made without storage, then given some: initializing weights that are about to be replaced
     # takes seconds for each hundred million of them.
     with torch.device("meta"):
-        model = decoder.Decoder(decoder_config(architecture))
+        model = kind(decoder_config(architecture))
     model.to_empty(device="cpu")
     model.lm_head.weight.data = model.tok_embedding.weight.data
     model.build_mask_cache(mask_cache_size)

@@ -21,14 +21,16 @@ from typing import Any
 
 import docker
 
-from gemma3build.build import CACHE_VARIABLE, Builder, Request, cache_dir, prepare
+from gemma3build.build import Builder
 from gemma3build.core.codec import encode
 from gemma3build.core.units import GIBIBYTE
 from gemma3build.engine.container import PACKAGE_DIR, WORK
 from gemma3build.engine.docker import connect
 from gemma3build.engine.images import Images
+from gemma3build.engine.runner import CACHE_VARIABLE, Runner, cache_dir
 from gemma3build.engine.store import Store
 from gemma3build.pins.intent import find_model, load_images
+from gemma3build.request import Request, prepare
 
 BENCH_DIR = Path(__file__).parent
 PAGE = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block128")
@@ -169,7 +171,9 @@ def default_checkpoint(client: docker.DockerClient) -> Path:
     store = Store(cache_dir())
     prepared = prepare(Request(model="gemma3-270m", schemes=("none",)))
     with tempfile.TemporaryDirectory() as folder:
-        outcome = Builder(client, store, print).build(prepared, Path(folder, "r"), 1, Quiet())
+        outcome = Builder(Runner(client, store, print)).build(
+            prepared, Path(folder, "r"), 1, Quiet()
+        )
     return store.output(outcome.done["import"].key)
 
 

@@ -10,16 +10,18 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.build import Builder, Request, cache_dir, prepare
+from gemma3build.build import Builder
 from gemma3build.core.digests import sha256_file
 from gemma3build.engine.container import PACKAGE_DIR
 from gemma3build.engine.executor import Done
 from gemma3build.engine.images import Images
 from gemma3build.engine.materials import LocalCheckpoint
+from gemma3build.engine.runner import Runner, cache_dir
 from gemma3build.engine.store import Store
 from gemma3build.pins.intent import find_model, load_images, load_schemes
 from gemma3build.plan.planner import plan_build
 from gemma3build.plan.step import Parameters, Source
+from gemma3build.request import Request, prepare
 from tests.bench.bench import CASES, upstream
 from tests.conftest import Command, run_plan
 
@@ -46,7 +48,7 @@ def checkpoint(release: Path, client: docker.DockerClient) -> Path:
     """Where the store has the imported checkpoint; the release shows that it is there."""
     store = Store(cache_dir())
     prepared = prepare(Request(model=NAME))
-    outcome = Builder(client, store, print).find(prepared, release)
+    outcome = Builder(Runner(client, store, print)).find(prepared, release)
     assert outcome is not None
     return store.output(outcome.done["import"].key)
 

@@ -8,9 +8,9 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.build import cache_dir
 from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.engine.materials import LocalCheckpoint, PackagedModel
+from gemma3build.engine.runner import cache_dir
 from gemma3build.engine.store import Store
 from gemma3build.errors import NoMemoryError, StepFailedError
 from gemma3build.pins.intent import find_model, load_images, load_schemes

@@ -3,14 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from gemma3build.build import Request, prepare, source_digests
 from gemma3build.core.digests import FileDigest
+from gemma3build.engine.runner import source_digests
 from gemma3build.errors import RequestError
 from gemma3build.pins.intent import find_model, load_schemes
 from gemma3build.pins.lock import LockedModel, read_models_lock
 from gemma3build.plan.planner import plan_build
 from gemma3build.plan.sources import imports, step_sources
 from gemma3build.plan.step import Material, Parameters, Plan, Source, StepOutput
+from gemma3build.request import Request, prepare
 
 SCHEMES = load_schemes()
 SHAPE = find_model("gemma3-270m").shape
@@ -30,6 +31,7 @@ def plan(source: Source, *names: str, parameters: Parameters = PARAMETERS) -> Pl
     )
 
 
+MEASURING = {"export_score", "piqa", "speed"}
 PACKAGES = Source(locked=read_models_lock().models["gemma3-270m"])
 
 
@@ -39,12 +41,16 @@ def test_the_default_plan_exports_once_and_quantizes_three_times() -> None:
         ("import", "fetch", False),
         ("check", "fetch", False),
         ("export", "convert", False),
+        ("reference", "convert", False),
         ("quantize-dynamic_int8", "convert", False),
         ("bundle-dynamic_int8", "bundle", False),
+        ("gate-dynamic_int8", "evaluate", False),
         ("quantize-dynamic_int4_block32", "convert", False),
         ("bundle-dynamic_int4_block32", "bundle", False),
+        ("gate-dynamic_int4_block32", "evaluate", False),
         ("quantize-dynamic_int4_block128", "convert", False),
         ("bundle-dynamic_int4_block128", "bundle", False),
+        ("gate-dynamic_int4_block128", "evaluate", False),
     ]
     assert [artifact.file_name for artifact in found.artifacts] == [
         f"gemma3-270m_{suffix}_ekv1024.{kind}"
@@ -59,7 +65,8 @@ def test_a_plan_is_a_function_of_its_arguments() -> None:
 
 def test_the_float_scheme_is_the_export_itself() -> None:
     found = plan(PACKAGES, "none")
-    assert [step.name for step in found.steps] == ["import", "check", "export", "bundle-none"]
+    names = [step.name for step in found.steps]
+    assert names == ["import", "check", "export", "reference", "bundle-none", "gate-none"]
     assert found.artifacts[0].source == StepOutput(step="export", path="model_f32.tflite")
     assert found.artifacts[0].file_name == "m_f32_ekv1024.tflite"
 
@@ -171,5 +178,5 @@ def test_a_step_depends_on_the_source_that_it_imports_and_no_other() -> None:
 def test_every_step_of_a_plan_has_a_source_digest() -> None:
     digests = source_digests()
     modules = {step.module for step in plan(PACKAGES, *SCHEMES).steps} | {"fetch"}
-    assert modules == set(digests)
+    assert modules | MEASURING == set(digests)
     assert len(set(digests.values())) == len(digests)

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from gemma3build.core.digests import sha256_bytes
+from gemma3build.core.evaluation import FORMAT as EVALUATION_FORMAT
+from gemma3build.core.evaluation import Evaluation
 from gemma3build.core.manifest import FORMAT, ArtifactRecord, CheckpointRecord, Manifest
 from gemma3build.errors import OutputError
+from gemma3build.record.evaluation import manifest_digest
 from gemma3build.record.release import Release, is_written, write
 
 
@@ -31,7 +34,17 @@ def release(store: Path, **contents: bytes) -> Release:
         artifacts=artifacts,
         terms=(),
     )
-    return Release(manifest=manifest, artifacts={name: store / name for name in contents})
+    return Release(
+        manifest=manifest,
+        evaluation=Evaluation(
+            format=EVALUATION_FORMAT,
+            model="m",
+            manifest=manifest_digest(manifest),
+            reference="transformers",
+            schemes=(),
+        ),
+        artifacts={name: store / name for name in contents},
+    )
 
 
 def test_a_release_is_whole_and_its_checksums_hold(tmp_path: Path) -> None:

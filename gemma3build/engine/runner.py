@@ -1,0 +1,126 @@
+"""Runs steps: with what they need looked at first, in the images and the store of one machine."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import docker
+import platformdirs
+
+from gemma3build.core.canonical import canonical_json
+from gemma3build.core.digests import sha256_bytes
+from gemma3build.engine import preflight
+from gemma3build.engine.container import PACKAGE_DIR, Containers
+from gemma3build.engine.executor import (
+    Done,
+    Executor,
+    Materials,
+    Reporter,
+    find_results,
+    image_names,
+)
+from gemma3build.engine.images import Image, Images
+from gemma3build.engine.store import Store
+from gemma3build.errors import from_os_error
+from gemma3build.pins.intent import load_images
+from gemma3build.plan.sources import step_sources
+from gemma3build.plan.step import Step
+
+CACHE_VARIABLE = "GEMMA3BUILD_CACHE"
+RUN = "\ndef run(request: StepRequest"  # what a module of steps has if it is a step itself
+
+
+def cache_dir() -> Path:
+    """Return where results and downloads are kept: GEMMA3BUILD_CACHE, or the user's cache."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).resolve() if chosen else platformdirs.user_cache_path("gemma3build")
+
+
+class Runner:
+    """One engine, one store, and the images of this checkout.
+
+    Attributes:
+        store: where results are.
+        intent: what images.toml says.
+        sources: digest of the source of each module of ``gemma3build.steps``.
+        say: is told what takes long.
+    """
+
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        store: Store,
+        say: Callable[[str], None],
+        memory_limit: int | None = None,
+    ) -> None:
+        """Take an engine, a store, somewhere to say what takes long, and a limit in bytes."""
+        self._client, self._memory_limit = client, memory_limit
+        self.store, self.say = store, say
+        self.intent = load_images()
+        self.sources = source_digests()
+        self._images = Images(client, store, self.intent, say)
+
+    def images(self, steps: tuple[Step, ...]) -> dict[str, Image]:
+        """Return the images of some steps by name, making those that are missing."""
+        return {name: self._images.ensure(name) for name in image_names(steps)}
+
+    def found(self, steps: tuple[Step, ...]) -> dict[str, Done]:
+        """Return the results that are there already; without its images, none counts."""
+        images = {name: self._images.find(name) for name in image_names(steps)}
+        there = {name: image for name, image in images.items() if image is not None}
+        if len(there) < len(images):
+            return {}
+        return find_results(steps, self.store, there, self.sources)
+
+    def run(
+        self, steps: tuple[Step, ...], materials: Materials, jobs: int, reporter: Reporter
+    ) -> dict[str, Done]:
+        """Run what has to run; return all results by name of step.
+
+        Raises:
+            BuildError: something failed; what was finished is kept.
+        """
+        try:
+            self.store.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise from_os_error("The cache cannot be used", error) from error
+        found = self.found(steps)
+        missing = tuple(step for step in steps if step.fresh or step.name not in found)
+        available = preflight.available_memory()
+        preflight.check_memory(missing, min(self._memory_limit or available, available))
+        preflight.check_disk(missing, self.store.root)
+        executor = Executor(
+            store=self.store,
+            images=self._images,
+            containers=Containers(
+                self._client,
+                epoch=self.intent.source_date_epoch,
+                memory_limit=self._memory_limit,
+                token=os.environ.get("HF_TOKEN"),
+                endpoint=os.environ.get("HF_ENDPOINT"),
+            ),
+            materials=materials,
+            sources=self.sources,
+            reporter=reporter,
+        )
+        try:
+            return executor.run(steps, jobs)
+        except OSError as error:
+            raise from_os_error("The build stopped", error) from error
+
+
+def source_digests() -> dict[str, str]:
+    """Return the digest of all source that each step runs, by module of ``gemma3build.steps``."""
+    paths = [*(PACKAGE_DIR / "core").glob("*.py"), *(PACKAGE_DIR / "steps").glob("*.py")]
+    texts = {
+        f"gemma3build.{path.parent.name}.{path.stem}": path.read_text(encoding="utf-8")
+        for path in paths
+    }
+    steps = {name for name, text in texts.items() if ".steps." in name and RUN in text}
+    modules = sorted(name.rpartition(".")[2] for name in steps)
+    return {
+        module: sha256_bytes(
+            canonical_json({name: texts[name] for name in step_sources(module, texts)})
+        )
+        for module in modules
+    }

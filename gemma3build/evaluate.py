@@ -1,0 +1,208 @@
+"""Measure a release: PIQA and speed of its files, into its evaluation and its report."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma3build.build import origin, release_lock
+from gemma3build.core.codec import decode, decode_json
+from gemma3build.core.digests import FileDigest
+from gemma3build.core.evaluation import (
+    PIQA_FILE,
+    SPEED_FILE,
+    Evaluation,
+    Piqa,
+    SchemeEvaluation,
+    Speed,
+)
+from gemma3build.core.manifest import Manifest
+from gemma3build.core.scheme import Scheme
+from gemma3build.engine.dataset import dataset_files
+from gemma3build.engine.executor import Done, Reporter
+from gemma3build.engine.materials import LocalCheckpoint, LocalFiles, Several
+from gemma3build.engine.runner import Runner
+from gemma3build.errors import DamagedError, RequestError
+from gemma3build.pins.intent import load_datasets
+from gemma3build.pins.lock import read_models_lock
+from gemma3build.plan.evaluation import piqa_step, plan_evaluation, speed_step
+from gemma3build.plan.step import Parameters, Step
+from gemma3build.record.evaluation import manifest_digest, read_evaluation
+from gemma3build.record.manifest import LOCAL, read_manifest
+from gemma3build.record.release import write_measured
+from gemma3build.request import Prepared, Request, prepare
+
+PIQA = "piqa"
+REFUSAL = "The release cannot be evaluated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A release and what is known about it."""
+
+    folder: Path
+    manifest: Manifest
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRequest:
+    """What a person asks for.
+
+    Attributes:
+        checkpoint: the user's own, for a release of one.
+        tokenizer: the user's own, where the release was built with one.
+        piqa: a folder with the files of PIQA; None fetches them.
+        limit: how many questions are asked; None asks all.
+    """
+
+    checkpoint: Path | None = None
+    tokenizer: Path | None = None
+    piqa: Path | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedEvaluation:
+    """What an evaluation will run, and where its files come from."""
+
+    steps: tuple[Step, ...]
+    materials: Several
+
+
+def read_release(folder: Path) -> Measured:
+    """Return a release with its evaluation.
+
+    Raises:
+        RequestError: it is none, or its evaluation goes with another manifest.
+    """
+    manifest = read_manifest(folder)
+    evaluation = read_evaluation(folder)
+    if evaluation is None or evaluation.manifest != manifest_digest(manifest):
+        why = f"{folder} has no evaluation.json that goes with its manifest"
+        raise RequestError(REFUSAL, why, "Build it again: nox -s build")
+    return Measured(folder=folder, manifest=manifest, evaluation=evaluation)
+
+
+def prepare_evaluation(
+    release: Measured, request: EvaluationRequest, runner: Runner
+) -> PreparedEvaluation:
+    """Return the steps that measure a release.
+
+    Raises:
+        BuildError: a file is not there, or is not what the manifest says.
+    """
+    prepared = find_checkpoint(release.manifest, request)
+    questions = local_files(PIQA, piqa_files(request.piqa, runner))
+    bundles = {
+        item.scheme: intact_file(release.folder, item.bundle) for item in release.evaluation.schemes
+    }
+    steps = plan_evaluation(
+        prepared.plan,
+        schemes=tuple(
+            decode(Scheme, release.manifest.schemes[item.scheme], item.scheme)
+            for item in release.evaluation.schemes
+        ),
+        bundles={scheme: files.material for scheme, files in bundles.items()},
+        questions=questions.material,
+        limit=request.limit,
+    )
+    places = {files.material.name: files for files in (questions, *bundles.values())}
+    return PreparedEvaluation(
+        steps=steps, materials=Several(places, otherwise=origin(runner, prepared))
+    )
+
+
+def evaluate(
+    release: Measured, prepared: PreparedEvaluation, runner: Runner, reporter: Reporter
+) -> Measured:
+    """Run the steps, one at a time, and write what they measured into the release.
+
+    Raises:
+        BuildError: something failed; what was finished is kept.
+    """
+    done = runner.run(prepared.steps, prepared.materials, 1, reporter)
+    schemes = tuple(measured_scheme(item, done, runner) for item in release.evaluation.schemes)
+    evaluation = dataclasses.replace(release.evaluation, schemes=schemes)
+    with release_lock(runner, release.folder):
+        if read_release(release.folder).manifest != release.manifest:
+            why = f"another build replaced {release.folder} while it was measured"
+            raise RequestError(REFUSAL, why, "Run the same command again.")
+        write_measured(release.manifest, evaluation, release.folder)
+    return dataclasses.replace(release, evaluation=evaluation)
+
+
+def measured_scheme(
+    item: SchemeEvaluation, done: Mapping[str, Done], runner: Runner
+) -> SchemeEvaluation:
+    """Return a scheme's evaluation with the new figures."""
+    piqa = runner.store.output(done[piqa_step(item.scheme)].key) / PIQA_FILE
+    speed = runner.store.output(done[speed_step(item.scheme)].key) / SPEED_FILE
+    return dataclasses.replace(
+        item,
+        piqa=decode_json(Piqa, piqa.read_bytes(), PIQA_FILE),
+        speed=decode_json(Speed, speed.read_bytes(), SPEED_FILE),
+    )
+
+
+def find_checkpoint(manifest: Manifest, request: EvaluationRequest) -> Prepared:
+    """Return a plan for the checkpoint that a release was made from.
+
+    Raises:
+        RequestError: it is not at hand, or is another one.
+    """
+    record = manifest.checkpoint
+    parameters = decode(Parameters, manifest.parameters, "parameters")
+    wanted = Request(
+        model=record.model,
+        prefill_seq_lens=parameters.prefill_seq_lens,
+        kv_cache_max_len=parameters.kv_cache_max_len,
+    )
+    if record.source == LOCAL:
+        if request.checkpoint is None:
+            why = "it was made from a checkpoint of somebody's own"
+            raise RequestError(REFUSAL, why, "Give the same directory: --checkpoint DIR")
+        prepared = prepare(
+            dataclasses.replace(
+                wanted,
+                name=record.model,
+                checkpoint=request.checkpoint,
+                tokenizer=request.tokenizer,
+            )
+        )
+        assert isinstance(prepared.origin, LocalCheckpoint)  # noqa: S101 - of a directory
+        if prepared.origin.material.files != record.files:
+            why = f"{request.checkpoint} is not the checkpoint that the manifest names"
+            raise RequestError(REFUSAL, why, "Give the directory that it was built from.")
+        return prepared
+    for name, locked in read_models_lock().models.items():
+        if (locked.source, locked.revision) == (record.source, record.revision):
+            return prepare(dataclasses.replace(wanted, model=name))
+    why = f"no pinned model comes from {record.source} at {record.revision}"
+    raise RequestError(REFUSAL, why, "Use the version of gemma3build that built the release.")
+
+
+def piqa_files(folder: Path | None, runner: Runner) -> Mapping[str, Path]:
+    """Return where the files of PIQA lie, by name; a user's folder is taken as it is."""
+    dataset = load_datasets()[PIQA]
+    if folder is not None:
+        return {name: folder / name for name in dataset.sha256}
+    return dataset_files(runner.store, PIQA, dataset, runner.say)
+
+
+def intact_file(folder: Path, digest: FileDigest) -> LocalFiles:
+    """Return a file of a release, compared with its digest; raises DamagedError."""
+    found = local_files(digest.path, {digest.path: folder / digest.path})
+    if found.material.files != (digest,):
+        why = f"{digest.path} is not the file that the manifest names"
+        raise DamagedError(REFUSAL, why, "Build it again: nox -s build")
+    return found
+
+
+def local_files(name: str, paths: Mapping[str, Path]) -> LocalFiles:
+    """Return files where they lie; raises RequestError for one that cannot be read."""
+    try:
+        return LocalFiles(name, paths)
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}"
+        raise RequestError(REFUSAL, why, "Check the path.") from error

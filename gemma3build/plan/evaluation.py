@@ -1,0 +1,114 @@
+"""The plan of an evaluation: PIQA and speed of the files of a release."""
+
+from collections.abc import Mapping
+
+from gemma3build.core.architecture import Shape
+from gemma3build.core.codec import encode
+from gemma3build.core.export import FLOAT_MODEL
+from gemma3build.core.scheme import Scheme
+from gemma3build.plan import estimate
+from gemma3build.plan.planner import FETCH, IMPORT, without_tokenizer
+from gemma3build.plan.step import Input, Material, Plan, Step, StepOutput
+
+SCORE_EXPORT = "export-score"
+# Questions are packed into calls of this many tokens; the longest of PIQA's fits into one.
+SCORE_LENGTH = 256
+SPEED_RUNS = 5
+
+
+def plan_evaluation(
+    plan: Plan,
+    *,
+    schemes: tuple[Scheme, ...],
+    bundles: Mapping[str, Material],
+    questions: Material,
+    limit: int | None,
+) -> tuple[Step, ...]:
+    """Return the steps that measure a release, in an order in which they can run.
+
+    PIQA is scored by an export of the same checkpoint whose one signature returns the logits after
+    every token; quantized by the scheme, its weights are those of the artifact. Speed is measured on
+    the bundle itself, anew each time.
+
+    Args:
+        plan: of a build of the same checkpoint.
+        schemes: of the release.
+        bundles: the ``.task`` of each scheme, by its name.
+        questions: the files of PIQA.
+        limit: how many questions are asked; None asks all.
+    """
+    arrival = [step for step in plan.steps if step.name in (FETCH, IMPORT)]
+    need = estimate.export_need(plan.shape, lean=True)
+    export = Step(
+        name=SCORE_EXPORT,
+        module="export_score",
+        image="convert",
+        parameters={"length": SCORE_LENGTH},
+        inputs={"checkpoint": without_tokenizer(plan.checkpoint)},
+        memory=need.memory,
+        disk=need.disk,
+    )
+    steps = [*arrival, export]
+    for scheme in schemes:
+        steps += plan_piqa(scheme, plan.shape, plan.tokenizer, questions, limit)
+    steps += [plan_speed(scheme.name, bundles[scheme.name]) for scheme in schemes]
+    return tuple(steps)
+
+
+def plan_piqa(
+    scheme: Scheme, shape: Shape, tokenizer: Input, questions: Material, limit: int | None
+) -> list[Step]:
+    """Return the steps that ask one scheme."""
+    steps = []
+    model = StepOutput(step=SCORE_EXPORT, path=FLOAT_MODEL)
+    size = shape.parameters * estimate.FLOAT32
+    if scheme.quantized:
+        need = estimate.quantize_need(shape, scheme)
+        quantize = Step(
+            name=f"quantize-score-{scheme.name}",
+            module="quantize",
+            image="convert",
+            parameters={"groups": encode(scheme.groups), "file_name": "score.tflite"},
+            inputs={"model": StepOutput(step=SCORE_EXPORT)},
+            memory=need.memory,
+            disk=need.disk,
+        )
+        steps.append(quantize)
+        model, size = StepOutput(step=quantize.name), need.disk
+    need = estimate.piqa_need(shape, size, SCORE_LENGTH)
+    piqa = Step(
+        name=piqa_step(scheme.name),
+        module="piqa",
+        image="harness",
+        parameters={"limit": limit},
+        inputs={"model": model, "tokenizer": tokenizer, "data": questions},
+        memory=need.memory,
+        disk=need.disk,
+    )
+    return [*steps, piqa]
+
+
+def plan_speed(scheme: str, bundle: Material) -> Step:
+    """Return the step that measures the speed of one bundle."""
+    (file,) = bundle.files
+    need = estimate.speed_need(file.size)
+    return Step(
+        name=speed_step(scheme),
+        module="speed",
+        image="evaluate",
+        parameters={"runs": SPEED_RUNS},
+        inputs={"bundle": bundle},
+        fresh=True,
+        memory=need.memory,
+        disk=need.disk,
+    )
+
+
+def piqa_step(scheme: str) -> str:
+    """Return the name of the step that asks a scheme."""
+    return f"piqa-{scheme}"
+
+
+def speed_step(scheme: str) -> str:
+    """Return the name of the step that measures the speed of a scheme."""
+    return f"speed-{scheme}"

@@ -1,0 +1,297 @@
+"""The page of a release: ``report.html``, one file that needs no network, script or font.
+
+Jinja and matplotlib are imported when a page is made, and not before: a build with nothing to do
+should start as fast as it can.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gemma3build.core.evaluation import (
+    EVALUATION,
+    Evaluation,
+    Machine,
+    Piqa,
+    Sample,
+    SchemeEvaluation,
+    Speed,
+)
+from gemma3build.core.manifest import MANIFEST, Manifest
+from gemma3build.core.units import GIBIBYTE, MEGABYTE
+from gemma3build.record.checksums import CHECKSUMS
+from gemma3build.record.readable import (
+    decimal,
+    megabytes,
+    pieces,
+    shared_start,
+    significant,
+    visible,
+)
+
+if TYPE_CHECKING:
+    from gemma3build.record.charts import Chart
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+NOTICE = Path(__file__).parent / "legal" / "Notice"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Measurement:
+    """How, on what and with what something was measured.
+
+    Attributes:
+        what: such as ``PIQA``.
+        how: the conditions.
+        machine: in words.
+        versions: of what measured.
+    """
+
+    what: str
+    how: str
+    machine: str
+    versions: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A measurement and the schemes that it goes for; none named where it goes for all."""
+
+    measurement: Measurement
+    schemes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The samples of one prompt that share what the checkpoint says to it, by scheme."""
+
+    name: str
+    prompt: str
+    source: str
+    samples: tuple[tuple[str, Sample], ...]
+
+    @property
+    def same(self) -> int:
+        """For how many schemes the ``.tflite`` and the ``.task`` say what the checkpoint says."""
+        return sum(s.source == s.artifact == s.bundle for _, s in self.samples)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template asks of a manifest and an evaluation."""
+
+    manifest: Manifest
+    evaluation: Evaluation
+
+    @property
+    def schemes(self) -> tuple[SchemeEvaluation, ...]:
+        """The schemes in the order of the build."""
+        return self.evaluation.schemes
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the schemes that the gate does not let through."""
+        return tuple(item.scheme for item in self.schemes if not item.gate.passed)
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether a figure of the first table is missing."""
+        return any(item.piqa is None or item.speed is None for item in self.schemes)
+
+    @property
+    def quick_looks(self) -> str:
+        """How many questions were asked of which schemes, where that is not all of them."""
+        found: dict[str, list[str]] = {}
+        for item in self.schemes:
+            if is_quick_look(item.piqa):
+                found.setdefault(questions(item.piqa), []).append(item.scheme)
+        return "; ".join(f"{some} questions ({', '.join(names)})" for some, names in found.items())
+
+    @cached_property
+    def measured(self) -> tuple[Measured, ...]:
+        """How everything was measured, each way once, in the order of the page."""
+        schemes: dict[Measurement, list[str]] = {}
+        for measurements in (self._piqa(), self._speed(), self._gate()):
+            for scheme, measurement in measurements:
+                schemes.setdefault(measurement, []).append(scheme)
+        ways = [measurement.what for measurement in schemes]
+        return tuple(
+            Measured(key, tuple(names) if ways.count(key.what) > 1 else ())
+            for key, names in schemes.items()
+        )
+
+    @property
+    def piqa_data(self) -> tuple[str, ...]:
+        """Digests of the questions that were asked."""
+        return tuple(dict.fromkeys(item.piqa.data for item in self.schemes if item.piqa))
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """Names of the prompts of the gate."""
+        return tuple(dict.fromkeys(p.name for item in self.schemes for p in item.gate.prompts))
+
+    def kl(self, item: SchemeEvaluation, prompt: str) -> float | None:
+        """Return a scheme's divergence on a prompt, in nats per token, if it was measured."""
+        found = (p.agreement.kl for p in item.gate.prompts if p.name == prompt)
+        return next(found, None)
+
+    @cached_property
+    def texts(self) -> tuple[Texts, ...]:
+        """The samples by prompt; what the checkpoint says stands once."""
+        found: dict[tuple[str, str, str], list[tuple[str, Sample]]] = {}
+        for item in self.schemes:
+            for sample in item.gate.samples:
+                key = sample.name, sample.prompt, sample.source
+                found.setdefault(key, []).append((item.scheme, sample))
+        return tuple(Texts(*key, tuple(samples)) for key, samples in found.items())
+
+    @cached_property
+    def charts(self) -> "tuple[Chart, ...]":
+        """Charts of what ``gemma3build evaluate`` measured."""
+        from gemma3build.record.charts import bars_chart, quality_chart
+
+        names = [item.scheme for item in self.schemes]
+        speeds = [item.speed for item in self.schemes]
+        looks = self.quick_looks
+        note = "Up and to the left is better. Bars are one standard error."
+        note += f" A quick look, not a result: {looks}." if looks else ""
+        found = []
+        if any(item.piqa for item in self.schemes):
+            found.append(quality_chart(note, self.schemes))
+        if any(speeds):
+            memory = [s.peak_memory / MEGABYTE if s else None for s in speeds]
+            prefill = [s.prefill if s else None for s in speeds]
+            decode = [s.decode if s else None for s in speeds]
+            found += [
+                bars_chart("CPU prefill, tokens/s", "Longer is better.", names, prefill),
+                bars_chart("CPU decode, tokens/s", "Longer is better.", names, decode),
+                bars_chart("Peak memory, MB", "Shorter is better.", names, memory),
+            ]
+        return tuple(found)
+
+    @cached_property
+    def parity(self) -> "Chart":
+        """The chart of the divergence on each prompt."""
+        from gemma3build.record.charts import parity_chart
+
+        return parity_chart(self.schemes)
+
+    def _piqa(self) -> Iterable[tuple[str, Measurement]]:
+        for item in self.schemes:
+            if (piqa := item.piqa) is not None:
+                look = ": a quick look, not a result" if is_quick_look(piqa) else ""
+                how = f"{questions(piqa)} questions{look}"
+                yield item.scheme, measurement("PIQA", how, piqa)
+
+    def _speed(self) -> Iterable[tuple[str, Measurement]]:
+        for item in self.schemes:
+            if (speed := item.speed) is not None:
+                how = (
+                    f"prefill of {speed.prefill_tokens:,} tokens, decode of"
+                    f" {speed.decode_tokens:,}, {counted(speed.threads, 'thread')};"
+                    f" medians of {counted(speed.runs, 'run')}, each in a process of its own"
+                )
+                yield item.scheme, measurement("Speed and memory", how, speed)
+
+    def _gate(self) -> Iterable[tuple[str, Measurement]]:
+        how = f"against the checkpoint in {self.evaluation.reference}"
+        for item in self.schemes:
+            where, versions = machine(item.gate.machine), runtime(item.gate.runtime.items())
+            yield item.scheme, Measurement("Gate", how, where, versions)
+
+
+def render(manifest: Manifest, evaluation: Evaluation) -> bytes:
+    """Return ``report.html`` in UTF-8: the same bytes for the same arguments.
+
+    Everything in the arguments is taken for text that anybody may have written, and escaped.
+
+    Args:
+        manifest: what was built from what.
+        evaluation: what was measured; PIQA and speed may be missing.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    def clean(value: object) -> object:
+        plain = isinstance(value, str) and not isinstance(value, Markup)
+        return visible(str(value)) if plain else value
+
+    environment = Environment(
+        autoescape=True,
+        finalize=clean,
+        keep_trailing_newline=True,
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    filters: dict[str, Callable[..., object]] = {
+        "counted": counted,
+        "decimal": decimal,
+        "megabytes": megabytes,
+        "pieces": pieces,
+        "questions": questions,
+        "safe_svg": Markup,  # of record.charts, which escapes what it is given
+        "shared_start": shared_start,
+        "significant": significant,
+        "stored": stored,
+    }
+    environment.filters.update(filters)
+    environment.tests["quick_look"] = is_quick_look
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    text = template.render(
+        page=Page(manifest, evaluation),
+        manifest=manifest,
+        checkpoint=manifest.checkpoint,
+        evaluation=evaluation,
+        files={"manifest": MANIFEST, "evaluation": EVALUATION, "checksums": CHECKSUMS},
+        notice=NOTICE.read_text(encoding="utf-8").split("\n\n"),
+    )
+    return text.encode()
+
+
+def measurement(what: str, how: str, figures: Piqa | Speed) -> Measurement:
+    """Return the conditions of figures that say where and with what they were measured."""
+    return Measurement(what, how, machine(figures.machine), runtime(figures.runtime.items()))
+
+
+def machine(found: Machine) -> str:
+    """Return a machine in words."""
+    memory = f"{found.memory / GIBIBYTE:.1f} GiB of memory"
+    return f"{found.cpu}, {counted(found.cores, 'core')}, {memory}"
+
+
+def runtime(versions: Iterable[tuple[str, str]]) -> str:
+    """Return versions by package in one line."""
+    return ", ".join(f"{package} {version}" for package, version in sorted(versions))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 run``, ``1,838 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def stored(weights: Mapping[str, Any]) -> str:
+    """Return how each group of weights is stored, in words."""
+
+    def one(found: Any) -> str:
+        if not isinstance(found, Mapping):
+            return str(found)
+        block = found.get("block_size")
+        return f"{found.get('type', '?')}".lower() + (f" in blocks of {block}" if block else "")
+
+    return "; ".join(f"{group.replace('_', ' ')} {one(weights[group])}" for group in weights)
+
+
+def is_quick_look(piqa: Piqa | None) -> bool:
+    """Return whether only some of the questions were asked."""
+    return piqa is not None and piqa.questions < piqa.of
+
+
+def questions(piqa: Piqa | None) -> str:
+    """Return how many questions were asked: ``all 1,838``, or ``first 100 of 1,838``."""
+    if piqa is None:
+        return ""
+    some = f"first {piqa.questions:,} of {piqa.of:,}"
+    return some if is_quick_look(piqa) else f"all {piqa.of:,}"

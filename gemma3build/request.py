@@ -1,0 +1,113 @@
+"""From what a person asks for to a plan, by way of the pins; nothing is written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma3build.core.checkpoint import checkpoint_architecture
+from gemma3build.core.step import StepError
+from gemma3build.engine.materials import LocalCheckpoint
+from gemma3build.errors import RequestError, StepFailedError
+from gemma3build.pins.drift import model_drift, refuse_drift
+from gemma3build.pins.intent import find_model, find_schemes
+from gemma3build.pins.lock import LockedModel, read_models_lock
+from gemma3build.plan.planner import CHECK, plan_build
+from gemma3build.plan.step import Parameters, Plan, Source
+
+# For a user's own checkpoint: what the converter's page uses for its smallest model.
+DEFAULT_PREFILL_SEQ_LENS = (128,)
+DEFAULT_KV_CACHE_MAX_LEN = 1024
+DEFAULT_SCHEMES = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block128")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a person asks for; None stands for the model's default.
+
+    Attributes:
+        model: name of a pinned model.
+        schemes: names of schemes, ``all``, or paths of scheme files.
+        checkpoint: a directory of the user's own, instead of a pinned model.
+        tokenizer: a tokenizer.model, instead of the checkpoint's.
+        name: name of the release, instead of the model's or the directory's.
+        prefill_seq_lens: lengths of the prefill signatures, in tokens.
+        kv_cache_max_len: length of the key-value cache, in tokens.
+        mask_as_input: whether the caller passes the attention mask.
+    """
+
+    model: str
+    schemes: tuple[str, ...] = ()
+    checkpoint: Path | None = None
+    tokenizer: Path | None = None
+    name: str | None = None
+    prefill_seq_lens: tuple[int, ...] = ()
+    kv_cache_max_len: int | None = None
+    mask_as_input: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A plan, and where its files from outside come from."""
+
+    plan: Plan
+    origin: LocalCheckpoint | LockedModel
+
+
+def prepare(request: Request) -> Prepared:
+    """Return the plan of a request; reads pins and the user's checkpoint, writes nothing.
+
+    Raises:
+        BuildError: the request is about nothing that can be built.
+    """
+    if request.checkpoint is not None:
+        return prepare_local(request, request.checkpoint)
+    if request.tokenizer is not None:
+        why = "--tokenizer goes with --checkpoint"
+        raise RequestError("The request makes no sense", why, "Give both or neither.")
+    model = find_model(request.model)
+    locked = read_models_lock().models.get(request.model)
+    refuse_drift(model_drift(request.model, model, locked), f"gemma3build lock {request.model}")
+    assert locked is not None  # noqa: S101 - else it had drifted
+    plan = plan_build(
+        model=request.name or request.model,
+        base_model=model.base_model,
+        shape=model.shape,
+        context=model.context,
+        pinned=True,
+        source=Source(locked=locked),
+        parameters=Parameters(
+            prefill_seq_lens=request.prefill_seq_lens or model.prefill_seq_lens,
+            kv_cache_max_len=request.kv_cache_max_len or model.kv_cache_max_len,
+            mask_as_input=request.mask_as_input,
+        ),
+        schemes=find_schemes(request.schemes or model.schemes),
+    )
+    return Prepared(plan=plan, origin=locked)
+
+
+def prepare_local(request: Request, folder: Path) -> Prepared:
+    """Return the plan of a user's own checkpoint."""
+    schemes = find_schemes(request.schemes or DEFAULT_SCHEMES)
+    parameters = Parameters(
+        prefill_seq_lens=request.prefill_seq_lens or DEFAULT_PREFILL_SEQ_LENS,
+        kv_cache_max_len=request.kv_cache_max_len or DEFAULT_KV_CACHE_MAX_LEN,
+        mask_as_input=request.mask_as_input,
+    )
+    try:
+        architecture = checkpoint_architecture(folder)
+        local = LocalCheckpoint(folder, request.tokenizer)
+    except StepError as error:
+        raise StepFailedError(CHECK, error.failure) from error
+    except OSError as error:
+        what = f"The checkpoint {folder} cannot be read"
+        raise RequestError(what, error.strerror or str(error), "Check the path.") from error
+    plan = plan_build(
+        model=request.name or folder.resolve().name,
+        base_model="",
+        shape=architecture.shape,
+        context=architecture.context,
+        pinned=False,
+        source=Source(checkpoint=local.material),
+        parameters=parameters,
+        schemes=schemes,
+    )
+    return Prepared(plan=plan, origin=local)

@@ -1,0 +1,379 @@
+"""Compare the files of one scheme with the checkpoint that they were made from.
+
+Inputs:
+    model: a directory with the ``.tflite`` alone.
+    bundle: a directory with the ``.task`` alone.
+    tokenizer: a directory with ``tokenizer.model`` alone.
+    reference: the output of ``reference``.
+Parameters:
+    groups: each ``Group`` of the scheme as JSON, by name.
+    limits: the scheme's ``Limits`` as JSON.
+    longest: tokens that a prompt was cut to.
+Outputs:
+    ``gate.json``: a ``Gate``. The step succeeds whatever it says: figures of a bad file are worth
+    keeping, and the host decides.
+
+The figures come from the file's own prefill and decode signatures, never from a copy that was made for
+measuring. LiteRT-LM must then say the same from the bundle.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import litert_lm
+import numpy as np
+import sentencepiece
+
+from gemma3build.core.canonical import pretty_json
+from gemma3build.core.checkpoint import TOKENIZER
+from gemma3build.core.codec import decode, decode_json, encode
+from gemma3build.core.evaluation import (
+    GATE_FILE,
+    Agreement,
+    Check,
+    Gate,
+    PromptAgreement,
+    Sample,
+)
+from gemma3build.core.prompts import (
+    LOGITS,
+    REFERENCE,
+    SAMPLES,
+    STOP_TOKENS,
+    Continuation,
+    Reference,
+    make_prompt,
+    sample_room,
+)
+from gemma3build.core.scheme import Limits, decode_groups
+from gemma3build.core.step import StepError, StepRequest
+from gemma3build.steps.interpreter import Model, log_softmax
+from gemma3build.steps.machine import here, versions
+from gemma3build.steps.weights import check_weights
+
+# Two runtimes may round differently, and so take either of two tokens that are as likely: a
+# difference of logits below this is no difference.
+NEAR_TIE = 0.05
+BIGGEST = 1e9  # nats: stands for what is infinite or not a number
+# A model that keeps opening turns has lost its template.
+TEMPLATE_TOKENS = ("<start_of_turn>", "<end_of_turn>")
+RUNTIME = ("ai-edge-litert", "litert-lm-api")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distances:
+    """One prompt, position by position; each array is float64, ``[scored]``.
+
+    Attributes:
+        same: whether both put the same token first.
+        kl: divergence, in nats.
+        nll: of the text's next token, by the artifact, in nats.
+        reference_nll: the same by the checkpoint.
+    """
+
+    same: np.ndarray
+    kl: np.ndarray
+    nll: np.ndarray
+    reference_nll: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greedy:
+    """A greedy continuation by the interpreter.
+
+    Attributes:
+        tokens: new ids, without the stop token.
+        margins: how far the taken token was ahead of the next one, in logits; one for each step.
+        stopped: whether a stop token ended it.
+    """
+
+    tokens: tuple[int, ...]
+    margins: tuple[float, ...]
+    stopped: bool
+
+
+def run(request: StepRequest, output: Path) -> dict[str, Any]:
+    """Measure; return whether every check passed."""
+    folder = Path(request.inputs["reference"])
+    reference = decode_json(Reference, (folder / REFERENCE).read_bytes(), REFERENCE)
+    path = only_file(request.inputs["model"])
+    limits = decode(Limits, request.parameters["limits"], "limits")
+    tokenizer = sentencepiece.SentencePieceProcessor(
+        model_file=str(Path(request.inputs["tokenizer"], TOKENIZER))
+    )
+    weights, check = look_at_weights(path, request.parameters["groups"])
+    try:
+        model = Model(path)
+        measured = dict(measure(model, reference, folder / LOGITS))
+        samples, sample_checks = run_samples(
+            model, only_file(request.inputs["bundle"]), tokenizer, reference, request.parameters
+        )
+    except (RuntimeError, ValueError) as error:  # the interpreter's ways to say no
+        broken = Check(name="interpreter", measured=str(error), allowed="it runs", passed=False)
+        gate = Gate(
+            checks=(check, broken), weights=weights, runtime=versions(*RUNTIME), machine=here()
+        )
+    else:
+        total = summarize(list(measured.values()))
+        gate = Gate(
+            checks=(check, *compare(total, limits), *sample_checks),
+            agreement=total,
+            prompts=tuple(
+                PromptAgreement(
+                    name=prompt.name,
+                    tokens=len(prompt.tokens),
+                    agreement=summarize([measured[prompt.name]]),
+                )
+                for prompt in reference.prompts
+            ),
+            samples=samples,
+            weights=weights,
+            runtime=versions(*RUNTIME),
+            machine=here(),
+        )
+    (output / GATE_FILE).write_bytes(pretty_json(encode(gate)))
+    return {"passed": gate.passed}
+
+
+def only_file(folder: str) -> Path:
+    """Return the one file of an input."""
+    (path,) = Path(folder).iterdir()
+    return path
+
+
+def look_at_weights(path: Path, groups: Mapping[str, Any]) -> tuple[dict[str, Any], Check]:
+    """Return how the weights in the file are stored, and whether the scheme says so."""
+    allowed = "types, blocks and scales of the scheme"
+    try:
+        found = check_weights(path, decode_groups(groups))
+    except StepError as error:
+        return {}, Check(name="weights", measured=error.failure.why, allowed=allowed, passed=False)
+    return found, Check(name="weights", measured="as the scheme says", allowed=allowed, passed=True)
+
+
+def measure(model: Model, reference: Reference, path: Path) -> Iterator[tuple[str, Distances]]:
+    """Yield the name and the distances of each prompt.
+
+    Each prompt goes through one of the prefill signatures, in turn, so that all are run.
+    """
+    rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    first = 0
+    for number, prompt in enumerate(reference.prompts):
+        length = model.prefill_lengths[number % len(model.prefill_lengths)]
+        found = model.score(prompt.tokens[:-1], prompt.scored, length)
+        expected = rows[first : first + prompt.scored]
+        first += prompt.scored
+        yield prompt.name, distances(found, expected, prompt.tokens[-prompt.scored :])
+
+
+def distances(found: np.ndarray, expected: np.ndarray, targets: tuple[int, ...]) -> Distances:
+    """Compare logits.
+
+    Args:
+        found: of the artifact, ``[scored, vocabulary]``.
+        expected: of the checkpoint, the same shape.
+        targets: the token that follows in the text, for each row.
+    """
+    ours, theirs = log_softmax(found), log_softmax(expected)
+    rows = np.arange(len(targets))
+    return Distances(
+        same=(found.argmax(axis=-1) == expected.argmax(axis=-1)).astype(np.float64),
+        kl=(np.exp(theirs) * (theirs - ours)).sum(axis=-1),
+        nll=-ours[rows, targets],
+        reference_nll=-theirs[rows, targets],
+    )
+
+
+def summarize(parts: list[Distances]) -> Agreement:
+    """Return the means over all positions of some prompts.
+
+    A logit that is not a number has no place in JSON, and an artifact that gives one agrees with
+    nothing: it counts as very far.
+    """
+
+    def joined(name: str) -> np.ndarray:
+        values = np.concatenate([getattr(part, name) for part in parts])
+        finite: np.ndarray = np.nan_to_num(values, nan=BIGGEST, posinf=BIGGEST, neginf=-BIGGEST)
+        return finite
+
+    nll, reference_nll = joined("nll"), joined("reference_nll")
+    return Agreement(
+        positions=len(nll),
+        top1=float(joined("same").mean()),
+        kl=max(0.0, float(joined("kl").mean())),  # rounding can make it -1e-17
+        nll=float(nll.mean()),
+        reference_nll=float(reference_nll.mean()),
+        deviation=float(np.abs(nll - reference_nll).max()),
+    )
+
+
+def compare(found: Agreement, limits: Limits) -> Iterator[Check]:
+    """Yield a check for each limit."""
+
+    def check(name: str, value: float, limit: float, *, least: bool = False) -> Check:
+        passed = value >= limit if least else value <= limit
+        allowed = f"{'≥' if least else '≤'} {limit:g}"
+        return Check(name=name, measured=f"{value:.6g}", allowed=allowed, passed=passed)
+
+    yield check("top-1 agreement", found.top1, limits.top1, least=True)
+    yield check("KL divergence", found.kl, limits.kl)
+    yield check("NLL increase", found.nll - found.reference_nll, limits.nll_increase)
+    if limits.deviation is not None:
+        yield check("largest log-probability difference", found.deviation, limits.deviation)
+
+
+def run_samples(
+    model: Model,
+    bundle: Path,
+    tokenizer: sentencepiece.SentencePieceProcessor,
+    reference: Reference,
+    parameters: Mapping[str, Any],
+) -> tuple[tuple[Sample, ...], tuple[Check, ...]]:
+    """Continue the sample prompts in both runtimes; return what they said, and the checks."""
+    stop_ids = frozenset(tokenizer.PieceToId(piece) for piece in STOP_TOKENS)
+    room, new = sample_room(parameters["longest"])
+    prompts = {
+        name: make_prompt(name, tokenizer.EncodeAsIds(text), tokenizer.bos_id(), room).tokens
+        for name, text in SAMPLES.items()
+    }
+    ours = {name: greedy(model, tokens, new, stop_ids) for name, tokens in prompts.items()}
+    texts = {name: tokenizer.DecodeIds(list(tokens[1:])) for name, tokens in prompts.items()}
+    try:
+        theirs, known_stops = bundle_texts(bundle, texts, new)
+    except RuntimeError as error:
+        failed = Check(
+            name="bundle in LiteRT-LM", measured=str(error), allowed="it loads", passed=False
+        )
+        return (), (failed,)
+    sources = {item.name: item for item in reference.continuations}
+    samples = tuple(
+        Sample(
+            name=name,
+            prompt=texts[name],
+            source=tokenizer.DecodeIds(list(sources[name].tokens)),
+            artifact=tokenizer.DecodeIds(list(ours[name].tokens)),
+            bundle=theirs[name],
+            stopped=ours[name].stopped,
+        )
+        for name in prompts
+    )
+    return samples, (
+        same_text(samples, ours, tokenizer),
+        stops(stop_ids, known_stops),
+        ends(ours, sources),
+        template(ours, sources, tokenizer),
+    )
+
+
+def greedy(model: Model, prompt: tuple[int, ...], new: int, stop_ids: frozenset[int]) -> Greedy:
+    """Continue a prompt by the likeliest token each time."""
+    tokens: list[int] = []
+    margins = []
+    for logits in model.generate(prompt, new, model.prefill_lengths[0]):
+        second, first = np.partition(logits, -2)[-2:]
+        margins.append(float(first - second))
+        token = int(logits.argmax())
+        if token in stop_ids:
+            return Greedy(tokens=tuple(tokens), margins=tuple(margins), stopped=True)
+        tokens.append(token)
+    return Greedy(tokens=tuple(tokens), margins=tuple(margins), stopped=False)
+
+
+def bundle_texts(
+    bundle: Path, prompts: Mapping[str, str], new: int
+) -> tuple[dict[str, str], set[int]]:
+    """Return LiteRT-LM's greedy continuation of each prompt, and the stop tokens that it knows.
+
+    Raises:
+        RuntimeError: it cannot load the bundle.
+    """
+    litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
+    scratch = os.environ["TMPDIR"]  # else it writes beside the bundle
+    texts = {}
+    with litert_lm.Engine(
+        str(bundle), backend=litert_lm.Backend.CPU(), cache_dir=scratch
+    ) as engine:
+        stop_ids = {token for tokens in engine.eos_token_ids for token in tokens}
+        for name, prompt in prompts.items():
+            with engine.create_session(
+                apply_prompt_template=False,
+                sampler_config=litert_lm.SamplerConfig(top_k=1),
+                max_output_tokens=new,
+            ) as session:
+                session.run_prefill([prompt])
+                (texts[name],) = session.run_decode().texts
+    return texts, stop_ids
+
+
+def same_text(
+    samples: tuple[Sample, ...],
+    ours: Mapping[str, Greedy],
+    tokenizer: sentencepiece.SentencePieceProcessor,
+) -> Check:
+    """Check that both runtimes say the same, up to where two tokens are as likely."""
+    for sample in samples:
+        found = ours[sample.name]
+        sure = next(
+            (number for number, margin in enumerate(found.margins) if margin < NEAR_TIE),
+            len(found.tokens),
+        )
+        text = tokenizer.DecodeIds(list(found.tokens[:sure])).rstrip("\ufffd")
+        if not sample.bundle.startswith(text):
+            return Check(
+                name="bundle in LiteRT-LM",
+                measured=f"{sample.name}: {sample.bundle!r}",
+                allowed=f"{text!r}, as the model in it",
+                passed=False,
+            )
+    return Check(
+        name="bundle in LiteRT-LM",
+        measured=f"{len(samples)} continuations",
+        allowed="equal to the model in it",
+        passed=True,
+    )
+
+
+def stops(expected: frozenset[int], found: set[int]) -> Check:
+    """Check that LiteRT-LM reads the stop tokens from the bundle."""
+    return Check(
+        name="stop tokens",
+        measured=" ".join(map(str, sorted(found))),
+        allowed=" ".join(map(str, sorted(expected))),
+        passed=found >= expected,
+    )
+
+
+def ends(ours: Mapping[str, Greedy], sources: Mapping[str, Continuation]) -> Check:
+    """Check that the artifact stops where the checkpoint does."""
+    stopping = [name for name, source in sources.items() if source.stopped]
+    missed = [name for name in stopping if not ours[name].stopped]
+    return Check(
+        name="stops",
+        measured=f"{len(stopping) - len(missed)} of {len(stopping)}",
+        allowed="where the checkpoint stops",
+        passed=not missed,
+    )
+
+
+def template(
+    ours: Mapping[str, Greedy],
+    sources: Mapping[str, Continuation],
+    tokenizer: sentencepiece.SentencePieceProcessor,
+) -> Check:
+    """Check that the artifact does not say template tokens that the checkpoint does not say."""
+    ids = {tokenizer.PieceToId(piece) for piece in TEMPLATE_TOKENS}
+
+    def count(tokens: tuple[int, ...]) -> int:
+        return sum(token in ids for token in tokens)
+
+    found = {name: count(ours[name].tokens) for name in sources}
+    allowed = {name: count(source.tokens) for name, source in sources.items()}
+    return Check(
+        name="template tokens in answers",
+        measured=str(sum(found.values())),
+        allowed=f"≤ {sum(allowed.values())} in each as in the checkpoint's",
+        passed=all(found[name] <= allowed[name] for name in sources),
+    )
