@@ -20,7 +20,7 @@ from gemma3build.engine.images import Images
 from gemma3build.engine.runner import CACHE_VARIABLE, cache_dir, source_digests
 from gemma3build.engine.store import Store
 from gemma3build.pins.intent import load_images
-from gemma3build.plan.step import Plan
+from gemma3build.plan.step import Plan, Step
 from tests.bench.bench import Quiet
 from tests.tiny import write_checkpoint
 
@@ -124,7 +124,18 @@ def run_plan(
     materials: Any = None,
     **limits: Any,
 ) -> dict[str, Done]:
-    """Run a plan with a store of its own; images and wheels are those of the user's cache."""
+    """Run a plan as ``run_steps`` does."""
+    return run_steps(client, plan.steps, cache, materials, **limits)
+
+
+def run_steps(
+    client: docker.DockerClient,
+    steps: tuple[Step, ...],
+    cache: Path,
+    materials: Any = None,
+    **limits: Any,
+) -> dict[str, Done]:
+    """Run steps with a store of its own; images and wheels are those of the user's cache."""
     intent = load_images()
     return Executor(
         store=Store(cache),
@@ -133,4 +144,4 @@ def run_plan(
         materials=materials,
         sources=source_digests(),
         reporter=Quiet(),
-    ).run(plan.steps, jobs=1)
+    ).run(steps, jobs=1)

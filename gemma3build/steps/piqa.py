@@ -1,7 +1,7 @@
 """PIQA on a score export, by lm-eval's own task: its prompt, its metrics, its standard errors.
 
 Inputs:
-    model: a directory with a score export alone, quantized as the artifact is: see ``export``.
+    model: a directory with a score export alone, quantized as the artifact is.
     tokenizer: a directory with ``tokenizer.model``.
     data: a directory with ``valid.jsonl`` and ``valid-labels.lst``, as PIQA publishes them.
 Parameters:
@@ -10,8 +10,8 @@ Outputs:
     ``piqa.json``: a ``Piqa``.
     ``answers.jsonl``: for each question the log-likelihoods of its solutions and whether the model
     was right, by which two runs can be compared question by question.
-    ``requests.json``: the tokens of every solution and how many of them are scored, from which
-    another implementation can make the same.
+    ``requests.json``: the tokens of every prompt with its solution and how many of the last ones are
+    scored, which another implementation can score too.
 
 A prompt is ``<bos>``, then ``Question: … Answer:``; the task adds no examples.
 """
@@ -19,6 +19,7 @@ A prompt is ``<bos>``, then ``Question: … Answer:``; the task adds no examples
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ from gemma3build.steps.machine import here, versions
 # Before the import below, which reads them: nothing is fetched, and notes go to scratch space.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
-os.environ["HF_HOME"] = str(Path(os.environ.get("TMPDIR", "/tmp"), "hub"))  # noqa: S108 - a default
+os.environ["HF_HOME"] = str(Path(tempfile.gettempdir(), "hub"))
 
 import sentencepiece
 from datasets import Dataset
@@ -98,8 +99,11 @@ def read_data(folder: Path) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: there is not one label for each question.
     """
-    lines = (folder / QUESTIONS).read_text(encoding="utf-8").splitlines()
-    labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
+    lines, labels = (
+        # Not splitlines, for which some characters of JSON texts end a line.
+        (folder / name).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        for name in (QUESTIONS, LABELS)
+    )
     if len(lines) != len(labels):
         message = f"{QUESTIONS} has {len(lines)} questions, {LABELS} has {len(labels)} labels"
         raise ValueError(message)

@@ -10,7 +10,7 @@ Outputs:
 Every run is a process of its own, as an app is. One more goes first and is not counted: it packs the
 weights for this processor and keeps them beside the model, as an app does when it is first opened.
 The figures are those of every time after, which is what a user lives with: the packed weights are
-mapped from the disk, where the first process holds them twice.
+then mapped from the disk, where the first process makes them in memory.
 """
 
 import json
@@ -20,6 +20,7 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         CalledProcessError: it failed; the log says why.
     """
     (bundle,) = Path(request.inputs["bundle"]).iterdir()
-    scratch = Path(os.environ["TMPDIR"])
+    scratch = Path(tempfile.gettempdir())
     prefill, decode = lengths(cache_length(bundle))
     job = Job(
         bundle=str(bundle),

@@ -147,7 +147,7 @@ def tokenizer(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("models", "near"), [("float_models", 1e-3), ("int8_models", 0.2)])
+@pytest.mark.parametrize("models", ["float_models", "int8_models"])
 def test_packed_questions_score_as_in_the_artifact_one_token_at_a_time(
     lab: Lab,
     data: Path,
@@ -155,7 +155,6 @@ def test_packed_questions_score_as_in_the_artifact_one_token_at_a_time(
     tmp_path: Path,
     request: pytest.FixtureRequest,
     models: str,
-    near: float,
 ) -> None:
     artifact, score = request.getfixturevalue(models)
     output, facts = lab.run(
@@ -168,7 +167,8 @@ def test_packed_questions_score_as_in_the_artifact_one_token_at_a_time(
     reference.write_text(lab.decode(artifact / FLOAT_MODEL, output / "requests.json"))
     found = compare(str(output / "answers.jsonl"), str(reference))
     assert found["questions"] == len(SOLUTIONS)
-    assert found["largest_difference"] < near
+    # Logits are equal to the bit, but the harness sums their exponentials in float32.
+    assert found["largest_difference"] < 1e-4
     assert found["acc"] == facts["acc"]
 
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from gemma3build.steps import machine, packing
 
-LENGTH = 16
+LENGTH = 64
 VOCABULARY = 7
 BOS = 2
 
 requests = st.builds(
     lambda tokens, scored, group: packing.cut([BOS, *tokens], scored, LENGTH, group),
-    st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=20),
-    st.integers(1, 20),
+    st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=70),
+    st.integers(1, 70),
     st.integers(0, 3),
 )
 
@@ -32,11 +32,12 @@ def logits_after(tokens: Sequence[int]) -> np.ndarray:
 
 
 def seen(call: packing.Call, place: int) -> list[int]:
-    """The tokens that one place of a call sees, in the order of their positions."""
+    """The tokens that one place of a call sees, in the order of their places."""
     (places,) = np.nonzero(call.mask[0, 0, place] == 0)
-    ordered = sorted(places, key=lambda index: int(call.positions[index]))
-    assert [int(call.positions[index]) for index in ordered] == list(range(len(ordered)))
-    return [int(call.tokens[0, index]) for index in ordered]
+    # In the order of the sequence, each in the lane of its position: sums come out to the bit.
+    assert call.positions[places].tolist() == list(range(len(places)))
+    assert (places % packing.LANES == call.positions[places] % packing.LANES).all()
+    return [int(token) for token in call.tokens[0, places]]
 
 
 def alone(item: packing.Request) -> packing.Score:
@@ -78,16 +79,17 @@ def test_what_choices_share_stands_once_and_their_last_tokens_nowhere() -> None:
 
 
 def test_a_branch_has_positions_of_its_own() -> None:
-    (tree,) = packing.plant([request(2, 5, 6, 1), request(2, 4, 3, 1)], 16)
+    (tree,) = packing.plant([request(2, 5, 6, 1), request(2, 4, 3, 1)], 64)
     assert tree.tokens == (2, 5, 6, 4, 3)
     assert tree.parents == (-1, 0, 1, 0, 3)
     assert tree.depths == (0, 1, 2, 1, 2)
 
 
 def test_a_tree_that_does_not_fit_becomes_one_for_each_choice() -> None:
-    first, second = request(2, 5, 6, 1), request(2, 4, 3, 1)
-    assert [len(tree.tokens) for tree in packing.plant([first, second], 5)] == [5]
-    assert [len(tree.tokens) for tree in packing.plant([first, second], 4)] == [3, 3]
+    first, second = request(*range(40)), request(*range(20), *range(50, 70))
+    # Both branches need places in the lanes of positions 32 to 38, each after those before it.
+    assert [len(tree.tokens) for tree in packing.plant([first, second], 96)] == [58]
+    assert [len(tree.tokens) for tree in packing.plant([first, second], 64)] == [39, 39]
 
 
 def test_a_long_sequence_loses_its_beginning() -> None:
@@ -97,13 +99,14 @@ def test_a_long_sequence_loses_its_beginning() -> None:
     assert packing.cut(list(range(17)), 3, 16, 0).tokens == tuple(range(17))
 
 
-def test_the_longest_trees_go_first_each_where_it_fits() -> None:
-    sizes = (3, 9, 6, 7, 5)
+def test_the_longest_trees_go_first_each_where_its_lanes_are_free() -> None:
+    sizes = (20, 40, 10, 30)
     trees = [packing.grow([(0, request(*range(size + 1)))]) for size in sizes]
-    bins = [[len(tree.tokens) for tree in trees] for trees in packing.pack(trees, 12)]
-    assert bins == [[9, 3], [7, 5], [6]]
-    with pytest.raises(ValueError, match="a tree of 9 tokens does not fit into 8"):
-        packing.pack(trees, 8)
+    calls = packing.pack(trees, 64)
+    assert [[len(item.tree.tokens) for item in call] for call in calls] == [[40], [30, 20], [10]]
+    assert [item.places[0] for call in calls for item in call] == [0, 0, 32, 0]
+    with pytest.raises(ValueError, match="a tree of 40 tokens does not fit into 32"):
+        packing.pack(trees, 32)
 
 
 def test_places_that_nothing_uses_see_themselves_alone() -> None:
