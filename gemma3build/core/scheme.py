@@ -7,9 +7,10 @@ from typing import Any, Literal, TypeAlias
 
 from gemma3build.core.codec import decode
 
-GroupName: TypeAlias = Literal["embedding", "attention", "feed_forward"]
-GROUPS: tuple[GroupName, ...] = ("embedding", "attention", "feed_forward")
+GroupName: TypeAlias = Literal["embedding", "attention", "feed_forward", "qkv"]
+GROUPS: tuple[GroupName, ...] = ("embedding", "attention", "feed_forward", "qkv")
 FLOAT16 = 16  # bits
+IMPORTANCE = "importance"
 # What may stand in a file name that this project makes.
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 BLOCK_SIZES = {"blockwise_32": 32, "blockwise_64": 64, "blockwise_128": 128, "blockwise_256": 256}
@@ -22,7 +23,9 @@ class Group:
     Attributes:
         bits: 4 or 8 for integers, 16 for float16.
         granularity: what shares a scale: the tensor, an output channel, or a block along a channel.
-        algorithm: how scales are chosen, by its name in ai-edge-quantizer.
+        algorithm: how scales are chosen: ``importance`` by ``steps.rounding``, others by
+            ai-edge-quantizer.
+        layers: how many layers, from the first one, this is for; None means all of them.
         compute: ``integer`` quantizes activations at run time, ``float`` expands the weights.
     """
 
@@ -35,13 +38,17 @@ class Group:
         "blockwise_128",
         "blockwise_256",
     ] = "channelwise"
-    algorithm: Literal["min_max", "octav", "float_casting"] = "min_max"
+    algorithm: Literal["min_max", "importance", "octav", "float_casting"] = "min_max"
+    layers: int | None = None
     compute: Literal["integer", "float"] = "integer"
 
     def __post_init__(self) -> None:
         """Refuse what the quantizer would take and misread."""
         if (self.bits == FLOAT16) != (self.algorithm == "float_casting"):
             message = "16 bits go with the algorithm float_casting, and it with nothing else"
+            raise ValueError(message)
+        if self.algorithm == IMPORTANCE and (self.bits != 4 or not self.block_size):  # noqa: PLR2004
+            message = "the algorithm importance is for 4 bits in blocks"
             raise ValueError(message)
         if self.bits == FLOAT16 and self.compute != "float":
             message = 'float16 weights need compute = "float"'
@@ -83,6 +90,7 @@ class Scheme:
         embedding: the embedding table, which is also the LM head.
         attention: query, key, value and output projections.
         feed_forward: gate, up and down projections.
+        qkv: query, key and value projections, where they are not as ``attention`` says.
         limits: what the gate allows.
     """
 
@@ -92,10 +100,15 @@ class Scheme:
     embedding: Group | None = None
     attention: Group | None = None
     feed_forward: Group | None = None
+    qkv: Group | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        """Refuse names that cannot be part of a file's."""
+        """Refuse names that cannot be part of a file's, and layers where they mean nothing."""
+        for name, group in self.groups.items():
+            if group.layers is not None and name != "qkv":
+                message = f"{name}.layers: only qkv can be of some layers"
+                raise ValueError(message)
         for value in (self.name, self.suffix):
             if not re.fullmatch(NAME, value):
                 message = f"{value!r} must be of letters, digits, dots, dashes and underscores"
@@ -111,6 +124,11 @@ class Scheme:
     def quantized(self) -> bool:
         """Whether any group differs from the float export."""
         return bool(self.groups)
+
+
+def needs_importance(groups: Mapping[GroupName, Group]) -> bool:
+    """Return whether any group's scales are chosen by how strong its inputs are."""
+    return any(group.algorithm == IMPORTANCE for group in groups.values())
 
 
 def decode_groups(value: Mapping[str, Any]) -> dict[GroupName, Group]:

@@ -12,6 +12,7 @@ from gemma3build.core.units import GIBIBYTE
 FLOAT32 = 4  # bytes
 SCORED = 224  # positions, at most, that the reference keeps logits for
 BFLOAT16 = 2  # bytes
+FLOAT64 = 8  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,3 +79,10 @@ def piqa_need(shape: Shape, model_size: int, length: int) -> Need:
 def speed_need(bundle_size: int) -> Need:
     """The bundle and its repacked weights; the runtime's weight cache on disk."""
     return Need(memory=5 * bundle_size // 2 + GIBIBYTE, disk=2 * bundle_size)
+
+
+def calibrate_need(shape: Shape) -> Need:
+    """The embedding table as it is stored, one layer in float64, and the activations of the texts."""
+    table = shape.vocab_size * shape.hidden_size * BFLOAT16
+    layer = (shape.parameters - shape.vocab_size * shape.hidden_size) // shape.layers * FLOAT64
+    return Need(memory=table + 2 * layer + GIBIBYTE, disk=GIBIBYTE // 1000)

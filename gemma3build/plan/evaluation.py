@@ -5,9 +5,15 @@ from collections.abc import Mapping
 from gemma3build.core.architecture import Shape
 from gemma3build.core.codec import encode
 from gemma3build.core.export import FLOAT_MODEL
-from gemma3build.core.scheme import Scheme
+from gemma3build.core.scheme import Scheme, needs_importance
 from gemma3build.plan import estimate
-from gemma3build.plan.planner import FETCH, IMPORT, without_tokenizer
+from gemma3build.plan.planner import (
+    FETCH,
+    IMPORT,
+    plan_calibration,
+    quantize_inputs,
+    without_tokenizer,
+)
 from gemma3build.plan.step import Input, Material, Plan, Step, StepOutput
 
 SCORE_EXPORT = "export-score"
@@ -49,6 +55,8 @@ def plan_evaluation(
         disk=need.disk,
     )
     steps = [*arrival, export]
+    if any(needs_importance(scheme.groups) for scheme in schemes):
+        steps.append(plan_calibration(plan.checkpoint, plan.shape))
     for scheme in schemes:
         steps += plan_piqa(scheme, plan.shape, plan.tokenizer, questions, limit)
     steps += [plan_speed(scheme.name, bundles[scheme.name]) for scheme in schemes]
@@ -69,7 +77,7 @@ def plan_piqa(
             module="quantize",
             image="convert",
             parameters={"groups": encode(scheme.groups), "file_name": "score.tflite"},
-            inputs={"model": StepOutput(step=SCORE_EXPORT)},
+            inputs=quantize_inputs(scheme, SCORE_EXPORT),
             memory=need.memory,
             disk=need.disk,
         )

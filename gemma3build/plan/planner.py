@@ -7,7 +7,7 @@ from gemma3build.core.checkpoint import TOKENIZER
 from gemma3build.core.codec import encode
 from gemma3build.core.export import FLOAT_MODEL
 from gemma3build.core.prompts import LONGEST
-from gemma3build.core.scheme import NAME, Scheme
+from gemma3build.core.scheme import NAME, Scheme, needs_importance
 from gemma3build.core.units import GIBIBYTE
 from gemma3build.errors import RequestError
 from gemma3build.pins.drift import PACKAGES
@@ -25,7 +25,7 @@ from gemma3build.plan.step import (
 )
 
 CHECK, EXPORT, FETCH, IMPORT = "check", "export", "fetch", "import"
-REFERENCE_STEP = "reference"
+REFERENCE_STEP, CALIBRATE = "reference", "calibrate"
 
 
 def plan_build(
@@ -90,6 +90,8 @@ def plan_build(
         disk=need.disk,
     )
     steps = [*arrival, check, export, reference]
+    if any(needs_importance(scheme.groups) for scheme in schemes):
+        steps.append(plan_calibration(checkpoint, shape))
     artifacts: list[Artifact] = []
     for scheme in schemes:
         stem = f"{model}_{scheme.suffix}_ekv{parameters.kv_cache_max_len}"
@@ -208,6 +210,29 @@ def plan_fetch(locked: LockedModel) -> Step:
     )
 
 
+def plan_calibration(checkpoint: Input, shape: Shape) -> Step:
+    """Return the step that finds out how strong the inputs of each matrix are."""
+    need = estimate.calibrate_need(shape)
+    return Step(
+        name=CALIBRATE,
+        module="calibrate",
+        image="convert",
+        parameters={},
+        inputs={"checkpoint": checkpoint},
+        after=(CHECK,),
+        memory=need.memory,
+        disk=need.disk,
+    )
+
+
+def quantize_inputs(scheme: Scheme, export: str) -> dict[str, Input]:
+    """Return what a scheme quantizes, and by what, from the step that exported."""
+    inputs: dict[str, Input] = {"model": StepOutput(step=export)}
+    if needs_importance(scheme.groups):
+        inputs["importance"] = StepOutput(step=CALIBRATE)
+    return inputs
+
+
 def plan_scheme(
     scheme: Scheme, stem: str, shape: Shape, tokenizer: Input, parameters: Parameters
 ) -> tuple[list[Step], list[Artifact]]:
@@ -223,7 +248,7 @@ def plan_scheme(
             module="quantize",
             image="convert",
             parameters={"groups": encode(scheme.groups), "file_name": tflite},
-            inputs={"model": StepOutput(step=EXPORT)},
+            inputs=quantize_inputs(scheme, EXPORT),
             memory=need.memory,
             disk=need.disk,
         )

@@ -20,6 +20,7 @@ SCOPES: dict[GroupName, tuple[str, ...]] = {
     "attention": (r"CausalSelfAttention_atten_func.*Linear_(qkv|output)_projection",),
     "feed_forward": (r"GatedFeedForward_ff.*Linear_w[123]",),
 }
+QKV = r"DecoderBlock_(?:{layers})/.*CausalSelfAttention_atten_func.*Linear_qkv_projection"
 WEIGHT_OPS = (schema.BuiltinOperator.EMBEDDING_LOOKUP, schema.BuiltinOperator.FULLY_CONNECTED)
 WEIGHT_INPUT = 1  # both ops: input 0 is ids or activations, input 1 the weights
 TENSOR_TYPES = {
@@ -56,7 +57,7 @@ def check_weights(path: Path, groups: Mapping[GroupName, Group]) -> dict[str, An
     Raises:
         StepError: naming the first weight that differs.
     """
-    found = list(weights(path))
+    found = list(weights(path, groups))
     for weight in found:
         check_weight(weight, groups.get(weight.group))
     if missing := sorted(set(SCOPES) - {weight.group for weight in found}):
@@ -71,6 +72,14 @@ def check_weights(path: Path, groups: Mapping[GroupName, Group]) -> dict[str, An
         }
         for weight in found
     }
+
+
+def scopes(name: GroupName, group: Group) -> tuple[str, ...]:
+    """Return the patterns of a group's ops; those of ``qkv`` are among those of ``attention``."""
+    if name != "qkv":
+        return SCOPES[name]
+    layers = r"\d+" if group.layers is None else "|".join(map(str, range(group.layers)))
+    return (QKV.format(layers=layers),)
 
 
 def check_weight(weight: Weight, group: Group | None) -> None:
@@ -88,7 +97,7 @@ def check_weight(weight: Weight, group: Group | None) -> None:
         refuse(f"{weight.name} has a scale that is zero, negative, infinite or not a number")
 
 
-def weights(path: Path) -> Iterator[Weight]:
+def weights(path: Path, groups: Mapping[GroupName, Group]) -> Iterator[Weight]:
     """Yield the weights of every op that has some, in all signatures of the file."""
     model = flatbuffer_utils.read_model(str(path))
     opcodes = [code.builtinCode for code in model.operatorCodes]
@@ -104,7 +113,7 @@ def weights(path: Path) -> Iterator[Weight]:
                 tensor_index = int(producers[tensor_index].inputs[0])
             tensor = subgraph.tensors[tensor_index]
             yield Weight(
-                group=group_of(scope),
+                group=group_of(scope, groups),
                 name=scope,
                 buffer=tensor.buffer,
                 kind=tensor.type,
@@ -113,12 +122,19 @@ def weights(path: Path) -> Iterator[Weight]:
             )
 
 
-def group_of(scope: str) -> GroupName:
+def group_of(scope: str, groups: Mapping[GroupName, Group]) -> GroupName:
     """Return the group whose op this is; an op of no group would stay out of every scheme."""
+    if "qkv" in groups and matches(scopes("qkv", groups["qkv"]), scope):
+        return "qkv"
     for name, patterns in SCOPES.items():
-        if any(re.search(pattern, scope) for pattern in patterns):
+        if matches(patterns, scope):
             return name
     return refuse(f"{scope} belongs to no group of weights")
+
+
+def matches(patterns: tuple[str, ...], scope: str) -> bool:
+    """Return whether any of the patterns is in an op's scope."""
+    return any(re.search(pattern, scope) for pattern in patterns)
 
 
 def block_size_of(tensor: Any) -> int:

@@ -42,6 +42,7 @@ def test_the_default_plan_exports_once_and_quantizes_three_times() -> None:
         ("check", "fetch", False),
         ("export", "convert", False),
         ("reference", "convert", False),
+        ("calibrate", "convert", False),
         ("quantize-dynamic_int8", "convert", False),
         ("bundle-dynamic_int8", "bundle", False),
         ("gate-dynamic_int8", "evaluate", False),
