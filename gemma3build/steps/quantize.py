@@ -142,11 +142,17 @@ class Rounding:
         )
 
     def _materialize(
-        self, op_info: qtyping.OpInfo, graph_info: qtyping.GraphInfo, *arguments: Any
+        self,
+        op_info: qtyping.OpInfo,
+        graph_info: qtyping.GraphInfo,
+        *arguments: Any,
+        **keywords: Any,
     ) -> Any:
         scope = flatbuffers.get_op_scope(op_info.op, graph_info.subgraph_tensors)
         params = functools.partial(quant_params, self._of(scope))
-        return common_quantize.materialize_fc_conv(params, op_info, graph_info, *arguments)
+        return common_quantize.materialize_fc_conv(
+            params, op_info, graph_info, *arguments, **keywords
+        )
 
     def _of(self, scope: str) -> np.ndarray:
         """Return the strengths of the inputs of the op of this scope."""
