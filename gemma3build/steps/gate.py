@@ -105,13 +105,15 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(Path(request.inputs["tokenizer"], TOKENIZER))
     )
+    stop_ids = frozenset(tokenizer.PieceToId(piece) for piece in STOP_TOKENS)
+    room, new = sample_room(request.parameters["longest"])
+    prompts = {
+        name: make_prompt(name, tokenizer.EncodeAsIds(text), tokenizer.bos_id(), room).tokens
+        for name, text in SAMPLES.items()
+    }
     weights, check = look_at_weights(path, request.parameters["groups"])
     try:
-        model = Model(path)
-        measured = dict(measure(model, reference, folder / LOGITS))
-        samples, sample_checks = run_samples(
-            model, only_file(request.inputs["bundle"]), tokenizer, reference, request.parameters
-        )
+        measured, ours = run_model(path, reference, folder / LOGITS, prompts, new, stop_ids)
     except (RuntimeError, ValueError) as error:  # the interpreter's ways to say no
         broken = Check(name="interpreter", measured=str(error), allowed="it runs", passed=False)
         gate = Gate(
@@ -119,6 +121,9 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         )
     else:
         total = summarize(list(measured.values()))
+        samples, sample_checks = run_bundle(
+            only_file(request.inputs["bundle"]), prompts, new, ours, reference, tokenizer
+        )
         gate = Gate(
             checks=(check, *compare(total, limits), *sample_checks),
             agreement=total,
@@ -153,6 +158,24 @@ def look_at_weights(path: Path, groups: Mapping[str, Any]) -> tuple[dict[str, An
     except StepError as error:
         return {}, Check(name="weights", measured=error.failure.why, allowed=allowed, passed=False)
     return found, Check(name="weights", measured="as the scheme says", allowed=allowed, passed=True)
+
+
+def run_model(
+    path: Path,
+    reference: Reference,
+    logits: Path,
+    prompts: Mapping[str, tuple[int, ...]],
+    new: int,
+    stop_ids: frozenset[int],
+) -> tuple[dict[str, Distances], dict[str, Greedy]]:
+    """Return the distances of each text, and what the model says after each sample prompt.
+
+    The interpreter is gone afterwards: with weights that it expands to float it can hold gigabytes,
+    and the other runtime is about to.
+    """
+    model = Model(path)
+    measured = dict(measure(model, reference, logits))
+    return measured, {name: greedy(model, item, new, stop_ids) for name, item in prompts.items()}
 
 
 def measure(model: Model, reference: Reference, path: Path) -> Iterator[tuple[str, Distances]]:
@@ -226,21 +249,15 @@ def compare(found: Agreement, limits: Limits) -> Iterator[Check]:
         yield check("largest log-probability difference", found.deviation, limits.deviation)
 
 
-def run_samples(
-    model: Model,
+def run_bundle(
     bundle: Path,
-    tokenizer: sentencepiece.SentencePieceProcessor,
+    prompts: Mapping[str, tuple[int, ...]],
+    new: int,
+    ours: Mapping[str, Greedy],
     reference: Reference,
-    parameters: Mapping[str, Any],
+    tokenizer: sentencepiece.SentencePieceProcessor,
 ) -> tuple[tuple[Sample, ...], tuple[Check, ...]]:
-    """Continue the sample prompts in both runtimes; return what they said, and the checks."""
-    stop_ids = frozenset(tokenizer.PieceToId(piece) for piece in STOP_TOKENS)
-    room, new = sample_room(parameters["longest"])
-    prompts = {
-        name: make_prompt(name, tokenizer.EncodeAsIds(text), tokenizer.bos_id(), room).tokens
-        for name, text in SAMPLES.items()
-    }
-    ours = {name: greedy(model, tokens, new, stop_ids) for name, tokens in prompts.items()}
+    """Continue the sample prompts in LiteRT-LM; return all continuations, and the checks."""
     texts = {name: tokenizer.DecodeIds(list(tokens[1:])) for name, tokens in prompts.items()}
     try:
         theirs, known_stops = bundle_texts(bundle, texts, new)
@@ -263,7 +280,7 @@ def run_samples(
     )
     return samples, (
         same_text(samples, ours, tokenizer),
-        stops(stop_ids, known_stops),
+        stops({tokenizer.PieceToId(piece) for piece in STOP_TOKENS}, known_stops),
         ends(ours, theirs, tokenizer),
         template(ours, sources, tokenizer),
     )
@@ -337,7 +354,7 @@ def same_text(
     )
 
 
-def stops(expected: frozenset[int], found: set[int]) -> Check:
+def stops(expected: set[int], found: set[int]) -> Check:
     """Check that LiteRT-LM reads the stop tokens from the bundle."""
     return Check(
         name="stop tokens",
