@@ -1,5 +1,6 @@
 """The plan of an evaluation: PIQA and speed of the files of a release."""
 
+import dataclasses
 from collections.abc import Mapping
 
 from gemma3build.core.architecture import Shape
@@ -56,7 +57,9 @@ def plan_evaluation(
     )
     steps = [*arrival, export]
     if any(needs_importance(scheme.groups) for scheme in schemes):
-        steps.append(plan_calibration(plan.checkpoint, plan.shape))
+        # The build looked at this checkpoint: there is no step for it here to come after.
+        calibration = plan_calibration(plan.checkpoint, plan.shape)
+        steps.append(dataclasses.replace(calibration, after=()))
     for scheme in schemes:
         steps += plan_piqa(scheme, plan.shape, plan.tokenizer, questions, limit)
     steps += [plan_speed(scheme.name, bundles[scheme.name]) for scheme in schemes]

@@ -8,6 +8,7 @@ from gemma3build.engine.runner import source_digests
 from gemma3build.errors import RequestError
 from gemma3build.pins.intent import find_model, load_schemes
 from gemma3build.pins.lock import LockedModel, read_models_lock
+from gemma3build.plan.evaluation import plan_evaluation
 from gemma3build.plan.planner import plan_build
 from gemma3build.plan.sources import imports, step_sources
 from gemma3build.plan.step import Material, Parameters, Plan, Source, StepOutput
@@ -181,3 +182,31 @@ def test_every_step_of_a_plan_has_a_source_digest() -> None:
     modules = {step.module for step in plan(PACKAGES, *SCHEMES).steps} | {"fetch"}
     assert modules | MEASURING == set(digests)
     assert len(set(digests.values())) == len(digests)
+
+
+def test_an_evaluation_asks_every_scheme_and_measures_each_bundle_anew() -> None:
+    schemes = tuple(SCHEMES[name] for name in ("none", "dynamic_int4_block32"))
+    bundles = {
+        scheme.name: Material(
+            name=scheme.name, files=(FileDigest(path="m.task", size=9, sha256="0" * 64),)
+        )
+        for scheme in schemes
+    }
+    questions = Material(name="piqa", files=())
+    steps = plan_evaluation(
+        plan(PACKAGES, "none"), schemes=schemes, bundles=bundles, questions=questions, limit=5
+    )
+    assert [(step.name, step.fresh) for step in steps] == [
+        ("import", False),
+        ("export-score", False),
+        ("calibrate", False),
+        ("piqa-none", False),
+        ("quantize-score-dynamic_int4_block32", False),
+        ("piqa-dynamic_int4_block32", False),
+        ("speed-none", True),
+        ("speed-dynamic_int4_block32", True),
+    ]
+    done: set[str] = set()
+    for step in steps:
+        assert step.needs <= done
+        done.add(step.name)
