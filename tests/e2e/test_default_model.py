@@ -23,11 +23,13 @@ from gemma3build.plan.planner import plan_build
 from gemma3build.plan.step import Parameters, Source
 from gemma3build.request import Request, prepare
 from tests.bench.bench import CASES, upstream
-from tests.conftest import Command, run_plan
+from tests.conftest import Command, run_steps
 
 pytestmark = pytest.mark.e2e
 
 NAME = "gemma3-270m"
+# Our schemes that are upstream's own recipes, and upstream's names of them.
+UPSTREAM = {"dynamic_int8": "dynamic_int8", "upstream_int4_block32": "dynamic_int4_block32"}
 PROMPT = "Water boils at"
 ANSWER = " 100 degrees Celsius"
 
@@ -130,7 +132,7 @@ def test_the_bundle_answers_as_transformers_does_on_the_source(
 def normal(
     client: docker.DockerClient, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Store, Mapping[str, Done]]:
-    """The same checkpoint exported the normal way and quantized to int8, by the same steps."""
+    """The same checkpoint exported the normal way and quantized by upstream's recipes."""
     local = LocalCheckpoint(checkpoint)
     store = Store(tmp_path_factory.mktemp("normal"))
     plan = plan_build(
@@ -141,27 +143,29 @@ def normal(
         pinned=True,
         source=Source(checkpoint=local.material),
         parameters=Parameters(prefill_seq_lens=(128,), kv_cache_max_len=1024, lean=False),
-        schemes=(load_schemes()["dynamic_int8"],),
+        schemes=tuple(load_schemes()[ours] for ours in UPSTREAM),
     )
-    return store, run_plan(client, plan, store.root, local)
+    steps = tuple(step for step in plan.steps if step.module in ("check", "export", "quantize"))
+    return store, run_steps(client, steps, store.root, local)
 
 
+@pytest.mark.parametrize("ours", UPSTREAM)
 def test_a_normal_export_quantizes_to_the_bytes_of_the_upstream_script(
     normal: tuple[Store, Mapping[str, Done]],
     client: docker.DockerClient,
     image: str,
     checkpoint: Path,
     tmp_path: Path,
+    ours: str,
 ) -> None:
+    theirs = UPSTREAM[ours]
     shutil.copytree(checkpoint, tmp_path / "checkpoint", copy_function=os.link)
-    upstream(
-        client, image, CASES["270m"], "dynamic_int8", tmp_path / "checkpoint", tmp_path, keep=True
-    )
-    (theirs,) = (tmp_path / "upstream-dynamic_int8").glob("*.tflite")
+    upstream(client, image, CASES["270m"], theirs, tmp_path / "checkpoint", tmp_path, keep=True)
+    (expected,) = (tmp_path / f"upstream-{theirs}").glob("*.tflite")
     store, done = normal
-    ours = store.output(done["quantize-dynamic_int8"].key) / f"{NAME}_q8_ekv1024.tflite"
-    assert theirs.name == ours.name
-    assert sha256_file(theirs) == sha256_file(ours)
+    (found,) = store.output(done[f"quantize-{ours}"].key).iterdir()
+    assert found.name.replace("_upstream", "") == expected.name
+    assert sha256_file(expected) == sha256_file(found)
 
 
 def test_the_lean_export_has_the_logits_of_the_normal_one_to_the_bit(

@@ -1,3 +1,8 @@
+import importlib
+import os
+import subprocess
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -101,6 +106,34 @@ def test_values_on_the_grid_stay() -> None:
     quantized, scales = round_blockwise(grid, 32, EVEN[:32])
     assert (quantized * scales.repeat(32, axis=1) == grid).all()
     assert (levels(grid, np.full((1, 1), 0.25, np.float32)) == grid * 4).all()
+
+
+DIGEST = """
+import hashlib
+import numpy as np
+from gemma3build.steps.rounding import round_blockwise
+random = np.random.default_rng(5)
+weights = random.standard_normal((64, 1024)).astype(np.float32)
+found = round_blockwise(weights, 32, random.integers(-9, 3, 1024).astype(np.int8))
+print(hashlib.sha256(b"".join(part.tobytes() for part in found)).hexdigest())
+"""
+
+
+def test_vector_units_change_no_bit() -> None:
+    umath = importlib.import_module("numpy._core._multiarray_umath")
+
+    wide = [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__[name]]
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", DIGEST],
+            env={**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(disabled)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for disabled in ([], wide)
+    }
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 32, 37, 128])

@@ -1,0 +1,87 @@
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gemma3build.core.digests import sha256_bytes
+from gemma3build.engine.dataset import dataset_files
+from gemma3build.engine.store import Store
+from gemma3build.errors import DownloadError
+from gemma3build.pins.intent import Dataset, load_datasets
+
+FILES = {"/valid.jsonl": b"questions\n" * 1000, "/valid-labels.lst": b"0\n1\n"}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        content = FILES.get(self.path)
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def address(asked: list[str]) -> Iterator[str]:
+    handler = type("Asked", (Handler,), {"asked": asked})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def dataset(address: str, **digests: str) -> Dataset:
+    sha256 = {name[1:]: sha256_bytes(content) for name, content in FILES.items()} | digests
+    return Dataset(summary="Questions", licence="AFL-3.0", base=address, sha256=sha256)
+
+
+def test_files_are_fetched_once_and_again_when_they_are_damaged(
+    tmp_path: Path, address: str, asked: list[str]
+) -> None:
+    store, said = Store(tmp_path), list[str]()
+    found = dataset_files(store, "piqa", dataset(address), said.append)
+    assert {f"/{name}": path.read_bytes() for name, path in found.items()} == FILES
+    assert dataset_files(store, "piqa", dataset(address), said.append) == found
+    assert len(asked) == len(said) == 2
+    found["valid.jsonl"].write_bytes(b"damaged")
+    dataset_files(store, "piqa", dataset(address), said.append)
+    assert found["valid.jsonl"].read_bytes() == FILES["/valid.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("digests", "why"),
+    [({"valid.jsonl": "0" * 64}, "the pin says 000"), ({"missing.txt": "0" * 64}, "404")],
+)
+def test_what_is_not_the_pinned_file_is_refused_and_not_kept(
+    tmp_path: Path, address: str, digests: dict[str, str], why: str
+) -> None:
+    with pytest.raises(DownloadError, match=why) as caught:
+        dataset_files(Store(tmp_path), "piqa", dataset(address, **digests), print)
+    assert "--piqa DIR" in caught.value.hint
+    left = {path.name for path in tmp_path.glob("datasets/*/*")}
+    assert not left & set(digests)
+    assert not any(name.endswith(".partial") for name in left)
+
+
+def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="cannot be fetched"):
+        dataset_files(Store(tmp_path), "piqa", dataset("http://127.0.0.1:1/"), print)
+
+
+def test_the_pinned_questions_are_two_files() -> None:
+    assert set(load_datasets()["piqa"].sha256) == {"valid.jsonl", "valid-labels.lst"}
