@@ -13,7 +13,16 @@ from tests.conftest import SHAPES, Command
 
 pytestmark = pytest.mark.integration
 
-SUFFIXES = ("f32", "q8", "q8_wo", "fp16", "q4_block32", "q4_block128")
+SUFFIXES = (
+    "f32",
+    "q8",
+    "q8_wo",
+    "fp16",
+    "q4_block32",
+    "q4_block128",
+    "upstream_q4_block32",
+    "upstream_q4_block128",
+)
 FILES = {f"tiny_{suffix}_ekv64.{kind}" for suffix in SUFFIXES for kind in ("tflite", "task")}
 
 
@@ -48,7 +57,8 @@ def test_the_manifest_fits_its_schema_and_tells_no_clock_host_or_path(
         assert task["facts"]["members"]["TF_LITE_PREFILL_DECODE"] == model["sha256"]
     weights = found["tiny_q4_block32_ekv64.tflite"]["facts"]["weights"]
     assert weights["embedding"] == {"block_size": 0, "tensors": 1, "type": "INT8"}
-    assert weights["attention"] == {"block_size": 32, "tensors": 4, "type": "INT4"}
+    assert weights["attention"] == {"block_size": 32, "tensors": 2, "type": "INT4"}
+    assert weights["qkv"] == {"block_size": 0, "tensors": 2, "type": "INT8"}
     assert weights["feed_forward"] == {"block_size": 32, "tensors": 6, "type": "INT4"}
 
 
@@ -112,4 +122,4 @@ def test_a_hub_cache_full_of_links_can_be_built(warm: Command, tiny: Path, tmp_p
         (snapshot / path.name).symlink_to(path)
     done = warm.run(*build(snapshot, "--scheme", "all"))
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("kept from before") == 20
+    assert done.stderr.count("kept from before") == 27
