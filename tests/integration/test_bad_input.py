@@ -146,6 +146,8 @@ def test_a_tied_head_that_was_saved_twice_is_fine(
     for part in sorted(set(index.values())):
         save_file({name: found[name] for name in names if index[name] == part}, folder / part)
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": index})
+    )
     done = cold.run("build", "--checkpoint", str(folder), *SHAPES, "--scheme", "dynamic_int8")
     assert done.returncode == 0, done.stderr
