@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from gemma3build import __version__
 from gemma3build.core.codec import encode
@@ -535,7 +536,9 @@ def checks_table(checks: Any) -> Table:
     for scheme, items in checks.items():
         for check in items:
             verdict = "" if check.passed else "refused"
-            table.add_row(scheme, check.name, check.measured, check.allowed, verdict)
+            # What a model said is no markup.
+            cells = (scheme, check.name, check.measured, check.allowed, verdict)
+            table.add_row(*map(Text, cells))
     return table
 
 

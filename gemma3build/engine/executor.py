@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from gemma3build.core.canonical import canonical_json
 from gemma3build.core.codec import encode
@@ -96,6 +96,8 @@ class Executor:
                 for step in ready[: jobs - len(running)]:
                     pending.remove(step)
                     running[pool.submit(self._step, step, images[step.image], dict(done))] = step
+                if not running:
+                    refuse_waiting(pending)
                 # A timeout lets Ctrl-C reach this thread.
                 finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in finished:
@@ -165,6 +167,13 @@ class Executor:
             mounts += [Mount(path, f"{target}/{file}") for file, path in paths.items()]
             inputs[name] = target
         return mounts, inputs
+
+
+def refuse_waiting(pending: list[Step]) -> NoReturn:
+    """Raise ValueError for steps that no other step of their plan can set free."""
+    names = ", ".join(step.name for step in pending)
+    message = f"steps wait for what no step of the plan gives: {names}"
+    raise ValueError(message)
 
 
 def intact_output(store: Store, step: str, done: Mapping[str, Done], what: str) -> Path:

@@ -4,9 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from gemma3build import __version__
-from gemma3build.cli import parse_size
+from gemma3build.cli import checks_table, parse_size
+from gemma3build.core.evaluation import Check
 from gemma3build.core.step import Refusal, StepFailure
 from gemma3build.engine.preflight import check_disk, check_memory, check_output
 from gemma3build.errors import (
@@ -170,3 +172,11 @@ def test_only_a_release_or_an_empty_directory_is_ever_replaced(tmp_path: Path) -
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(OutputError, match="it holds other things than a release"):
             check_output(tmp_path)
+
+
+def test_what_a_broken_model_said_is_no_markup() -> None:
+    check = Check(name="bundle", measured="[/b] [red]", allowed="text", passed=False)
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(checks_table({"dynamic_int8": (check,)}))
+    assert "[/b] [red]" in shown.get()
