@@ -147,7 +147,7 @@ def test_a_corrupt_result_is_made_anew_with_the_same_bytes(
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "none", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512m", "none", folder], check=True)
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 
@@ -155,7 +155,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_too_small_is_noticed_before_the_work(
     cold: Command, tiny: Path, small_disk: Path
 ) -> None:
-    (small_disk / "filler").write_bytes(bytes(200 << 20))
+    (small_disk / "filler").write_bytes(bytes(456 << 20))
     done = Command(small_disk / "cache", cold.folder).run(*build(tiny))
     assert done.returncode == NoSpaceError.exit_code
     assert "There is not enough disk space" in done.stderr
