@@ -1,5 +1,6 @@
 """The main job: from a plan to a release."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -55,7 +56,7 @@ class Builder:
         done = self._runner.found(plan.steps)
         if len(done) < len(plan.steps):
             return None
-        release = self._release(plan, done, folder)
+        release = carried(self._release(plan, done), folder)
         if failed_checks(release.evaluation) or not is_written(release, folder):
             return None
         return outcome(release, folder, done, idle=True)
@@ -74,18 +75,19 @@ class Builder:
             # What no later step read was not read since it was written, maybe weeks ago.
             what = "The release cannot be written"
             intact_output(self._runner.store, artifact.source.step, done, what)
-        failed = failed_checks(self._release(plan, done, folder).evaluation)
+        release = self._release(plan, done)
+        failed = failed_checks(release.evaluation)
         if failed:
             folder = folder.with_name(folder.name + REFUSED)
         with release_lock(self._runner, folder):
             preflight.check_replaceable(folder)
-            release = self._release(plan, done, folder)
+            release = carried(release, folder)
             write(release, folder)
         if failed:
             raise GateError(failed, folder)
         return outcome(release, folder, done, idle=False)
 
-    def _release(self, plan: Plan, done: Mapping[str, Done], folder: Path) -> Release:
+    def _release(self, plan: Plan, done: Mapping[str, Done]) -> Release:
         store = self._runner.store
         images = self._runner.images(plan.steps)
         manifest = make_manifest(plan, done, images, self._runner.sources)
@@ -94,11 +96,13 @@ class Builder:
             for artifact in plan.artifacts
         }
         evaluation = make_evaluation(plan, done, store, manifest)
-        return Release(
-            manifest=manifest,
-            evaluation=carry_over(evaluation, read_evaluation(folder)),
-            artifacts=artifacts,
-        )
+        return Release(manifest=manifest, evaluation=evaluation, artifacts=artifacts)
+
+
+def carried(release: Release, folder: Path) -> Release:
+    """Return a release with the figures that the one in ``folder`` has of the same files."""
+    evaluation = carry_over(release.evaluation, read_evaluation(folder))
+    return dataclasses.replace(release, evaluation=evaluation)
 
 
 def origin(runner: Runner, prepared: Prepared) -> Materials:

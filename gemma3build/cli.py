@@ -1,6 +1,5 @@
-"""The command: parse, plan, run. The only place that exits, and the only one that prints."""
+"""The command: parse, plan, run. The only place that exits."""
 
-import json
 import signal
 import sys
 import time
@@ -9,9 +8,6 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from gemma3build import __version__
 from gemma3build.core.codec import encode
@@ -19,10 +15,18 @@ from gemma3build.core.evaluation import REPORT
 from gemma3build.core.units import GIBIBYTE, MEBIBYTE, MEGABYTE
 from gemma3build.errors import (
     BuildError,
-    GateError,
     InterruptedBuildError,
-    StepFailedError,
     UnknownNameError,
+)
+from gemma3build.output import (
+    err,
+    make_table,
+    out,
+    print_json,
+    show_error,
+    show_evaluations,
+    show_outcome,
+    show_plan,
 )
 from gemma3build.pins.intent import find_model, load_images, load_models, load_schemes
 
@@ -43,12 +47,6 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(help="Look at and clean the cache.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
-
-# Progress and errors go to standard error, what was asked for to standard output.
-# Where no terminal gives a width, tables are as wide as they need.
-FILE_WIDTH = 200
-out = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
-err = Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else FILE_WIDTH)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A model that `models` lists.")]
 Schemes = Annotated[
@@ -421,141 +419,6 @@ def stopped_error(what: str) -> InterruptedBuildError:
     return InterruptedBuildError(f"{what} was stopped", why, hint)
 
 
-def show_evaluations(releases: Any, *, as_json: bool) -> None:
-    """Print the table of the converter's page for releases, scheme by scheme, or JSON."""
-    if as_json:
-        found = {str(item.folder): encode(item.evaluation) for item in releases}
-        print_json(found)
-        return
-    columns = ("size", "PIQA", "prefill", "decode", "peak memory", "KL")
-    table = make_table("scheme", *(("release",) if len(releases) > 1 else ()), *columns)
-    names = dict.fromkeys(
-        scheme.scheme for release in releases for scheme in release.evaluation.schemes
-    )
-    for name in names:
-        for release in releases:
-            for scheme in release.evaluation.schemes:
-                if scheme.scheme == name:
-                    folder = (str(release.folder),) if len(releases) > 1 else ()
-                    table.add_row(name, *folder, *figures(scheme))
-    out.print(table)
-
-
-def figures(scheme: Any) -> tuple[str, ...]:
-    """Return what is known about a scheme, one text a column."""
-    piqa, speed = scheme.piqa, scheme.speed
-    quick = f" (first {piqa.questions} of {piqa.of:,})" if piqa and piqa.questions < piqa.of else ""
-    return (
-        f"{scheme.model.size / MEGABYTE:,.1f} MB",
-        f"{100 * piqa.acc:.1f} ± {100 * piqa.acc_stderr:.1f}{quick}" if piqa else "—",
-        f"{speed.prefill:,.0f} tk/s" if speed else "—",
-        f"{speed.decode:,.1f} tk/s" if speed else "—",
-        f"{speed.peak_memory / MEGABYTE:,.0f} MB" if speed else "—",
-        f"{scheme.gate.agreement.kl:.3g}" if scheme.gate.agreement else "—",
-    )
-
-
-def show_plan(plan: Any, *, as_json: bool) -> None:
-    """Print a plan."""
-    if as_json:
-        print_json(encode(plan))
-        return
-    out.print(f"{plan.model}: {len(plan.steps)} steps, {len(plan.artifacts)} files")
-    table = make_table("step", "image", "reads", "memory", "disk")
-    for step in plan.steps:
-        reads = ", ".join(getattr(item, "step", None) or item.name for item in step.inputs.values())
-        table.add_row(
-            step.name,
-            step.image,
-            reads or "the Hub",
-            f"{step.memory / GIBIBYTE:.1f} GiB",
-            f"{step.disk / MEGABYTE:,.0f} MB",
-        )
-    out.print(table)
-    for artifact in plan.artifacts:
-        out.print(f"  {artifact.file_name}")
-
-
-def show_outcome(plan: Any, outcome: Any, seconds: float, *, as_json: bool) -> None:
-    """Print what a build did: a table of files, or JSON."""
-    entries = {
-        artifact.file_name: outcome.done[artifact.source.step] for artifact in plan.artifacts
-    }
-    if as_json:
-        files = [
-            {
-                "path": item.path,
-                "scheme": item.scheme,
-                "size": item.size,
-                "sha256": item.sha256,
-                "seconds": entries[item.path].entry.seconds,
-                "peak_memory": entries[item.path].entry.peak_memory,
-            }
-            for item in outcome.manifest.artifacts
-        ]
-        print_json(
-            {
-                "release": str(outcome.folder),
-                "idle": outcome.idle,
-                "seconds": round(seconds, 3),
-                "files": files,
-                "steps": [
-                    {
-                        "name": name,
-                        "ran": not done.cached,
-                        "seconds": done.entry.seconds,
-                        "peak_memory": done.entry.peak_memory,
-                    }
-                    for name, done in outcome.done.items()
-                ],
-            }
-        )
-        return
-    table = make_table("file", "scheme", "size", "sha256", "seconds", "peak memory")
-    for item in outcome.manifest.artifacts:
-        entry = entries[item.path].entry
-        table.add_row(
-            item.path,
-            item.scheme,
-            f"{item.size / MEGABYTE:,.1f} MB",
-            item.sha256[:16],
-            f"{entry.seconds:.1f}",
-            f"{entry.peak_memory / GIBIBYTE:.2f} GiB",
-        )
-    out.print(table)
-    if outcome.idle:
-        out.print(f"Nothing to do: {outcome.folder} is up to date ({seconds:.1f} s).")
-    else:
-        ran = sum(not done.cached for done in outcome.done.values())
-        out.print(f"{outcome.folder} is ready: {ran} steps ran, {seconds:.1f} s.")
-
-
-def checks_table(checks: Any) -> Table:
-    """Return the table of checks, given by scheme."""
-    table = make_table("scheme", "check", "measured", "allowed", "")
-    for scheme, items in checks.items():
-        for check in items:
-            verdict = "" if check.passed else "refused"
-            # What a model said is no markup.
-            cells = (scheme, check.name, check.measured, check.allowed, verdict)
-            table.add_row(*map(Text, cells))
-    return table
-
-
-def make_table(*columns: str) -> Table:
-    """Return an empty table in the style of this command."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    numbers = {"size", "seconds", "peak memory", "memory", "disk", "parameters"}
-    for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
-    return table
-
-
-def print_json(value: object) -> None:
-    """Print JSON as it is, whatever the width of the terminal."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
 def parse_size(text: str | None) -> int | None:
     """Return the bytes that a text such as 8G, 512M or 1000000 means; raises UnknownNameError."""
     if text is None:
@@ -581,17 +444,3 @@ def main() -> None:
     except BuildError as error:
         show_error(error)
         sys.exit(error.exit_code)
-
-
-def show_error(error: BuildError) -> None:
-    """Print an error: what failed, why, what to do, and the end of the log where it helps."""
-    if isinstance(error, StepFailedError) and error.log:
-        err.print(error.log, style="dim", markup=False)
-    if isinstance(error, GateError):
-        err.print(checks_table(error.checks))
-    err.print(f"{error.what}.", style="bold red", markup=False)
-    err.print(f"  Why: {error.why}", markup=False)
-    if error.hint:
-        err.print(f"  Next: {error.hint}", markup=False)
-    if error.log_file is not None:
-        err.print(f"  Log: {error.log_file}", markup=False)

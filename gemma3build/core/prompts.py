@@ -105,11 +105,13 @@ class Continuation:
 
     Attributes:
         name: of the prompt.
+        prompt: its ids, ``<bos>`` first.
         tokens: new ids, without the stop token.
         stopped: whether a stop token ended it.
     """
 
     name: str
+    prompt: tuple[int, ...]
     tokens: tuple[int, ...]
     stopped: bool
 

@@ -6,6 +6,7 @@ The host writes ``request.json``; the step writes ``result.json`` and its files 
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 REQUEST_FILE = "request.json"
@@ -64,6 +65,11 @@ class StepRequest:
     step: str
     parameters: Mapping[str, Any]
     inputs: Mapping[str, str]
+
+    def only_file(self, name: str) -> Path:
+        """Return the one file of an input."""
+        (path,) = Path(self.inputs[name]).iterdir()
+        return path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,11 @@ The coefficients are fits to measured runs, rounded up: docs/benchmarks.md has t
 from dataclasses import dataclass
 
 from gemma3build.core.architecture import Shape
+from gemma3build.core.prompts import SCORED, TEXTS
 from gemma3build.core.scheme import Scheme
 from gemma3build.core.units import GIBIBYTE
 
 FLOAT32 = 4  # bytes
-SCORED = 224  # positions, at most, that the reference keeps logits for
 BFLOAT16 = 2  # bytes
 FLOAT64 = 8  # bytes
 
@@ -60,7 +60,7 @@ def bundle_need(model_size: int) -> Need:
 
 def reference_need(shape: Shape) -> Need:
     """The float weights, the logits twice, and the libraries."""
-    logits = SCORED * shape.vocab_size * FLOAT32
+    logits = len(TEXTS) * SCORED * shape.vocab_size * FLOAT32
     size = shape.parameters * FLOAT32
     return Need(memory=size * 5 // 4 + 2 * logits + GIBIBYTE, disk=logits)
 

@@ -1,10 +1,8 @@
 """The plan of an evaluation: PIQA and speed of the files of a release."""
 
-import dataclasses
 from collections.abc import Mapping
 
 from gemma3build.core.architecture import Shape
-from gemma3build.core.codec import encode
 from gemma3build.core.export import FLOAT_MODEL
 from gemma3build.core.scheme import Scheme, needs_importance
 from gemma3build.plan import estimate
@@ -12,7 +10,7 @@ from gemma3build.plan.planner import (
     FETCH,
     IMPORT,
     plan_calibration,
-    quantize_inputs,
+    plan_quantization,
     without_tokenizer,
 )
 from gemma3build.plan.step import Input, Material, Plan, Step, StepOutput
@@ -57,9 +55,7 @@ def plan_evaluation(
     )
     steps = [*arrival, export]
     if any(needs_importance(scheme.groups) for scheme in schemes):
-        # The build looked at this checkpoint: there is no step for it here to come after.
-        calibration = plan_calibration(plan.checkpoint, plan.shape)
-        steps.append(dataclasses.replace(calibration, after=()))
+        steps.append(plan_calibration(plan.checkpoint, plan.shape))
     for scheme in schemes:
         steps += plan_piqa(scheme, plan.shape, plan.tokenizer, questions, limit)
     steps += [plan_speed(scheme.name, bundles[scheme.name]) for scheme in schemes]
@@ -74,18 +70,15 @@ def plan_piqa(
     model = StepOutput(step=SCORE_EXPORT, path=FLOAT_MODEL)
     size = shape.parameters * estimate.FLOAT32
     if scheme.quantized:
-        need = estimate.quantize_need(shape, scheme)
-        quantize = Step(
+        quantize = plan_quantization(
+            scheme,
+            shape,
             name=f"quantize-score-{scheme.name}",
-            module="quantize",
-            image="convert",
-            parameters={"groups": encode(scheme.groups), "file_name": "score.tflite"},
-            inputs=quantize_inputs(scheme, SCORE_EXPORT),
-            memory=need.memory,
-            disk=need.disk,
+            export=SCORE_EXPORT,
+            file_name="score.tflite",
         )
         steps.append(quantize)
-        model, size = StepOutput(step=quantize.name), need.disk
+        model, size = StepOutput(step=quantize.name), quantize.disk
     need = estimate.piqa_need(shape, size, SCORE_LENGTH)
     piqa = Step(
         name=piqa_step(scheme.name),

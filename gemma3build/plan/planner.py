@@ -91,7 +91,7 @@ def plan_build(
     )
     steps = [*arrival, check, export, reference]
     if any(needs_importance(scheme.groups) for scheme in schemes):
-        steps.append(plan_calibration(checkpoint, shape))
+        steps.append(plan_calibration(checkpoint, shape, after=(CHECK,)))
     artifacts: list[Artifact] = []
     for scheme in schemes:
         stem = f"{model}_{scheme.suffix}_ekv{parameters.kv_cache_max_len}"
@@ -210,7 +210,7 @@ def plan_fetch(locked: LockedModel) -> Step:
     )
 
 
-def plan_calibration(checkpoint: Input, shape: Shape) -> Step:
+def plan_calibration(checkpoint: Input, shape: Shape, after: tuple[str, ...] = ()) -> Step:
     """Return the step that finds out how strong the inputs of each matrix are."""
     need = estimate.calibrate_need(shape)
     return Step(
@@ -219,18 +219,37 @@ def plan_calibration(checkpoint: Input, shape: Shape) -> Step:
         image="convert",
         parameters={},
         inputs={"checkpoint": checkpoint},
-        after=(CHECK,),
+        after=after,
         memory=need.memory,
         disk=need.disk,
     )
 
 
-def quantize_inputs(scheme: Scheme, export: str) -> dict[str, Input]:
-    """Return what a scheme quantizes, and by what, from the step that exported."""
+def plan_quantization(
+    scheme: Scheme, shape: Shape, *, name: str, export: str, file_name: str
+) -> Step:
+    """Return the step of this name that quantizes an export by a scheme.
+
+    Args:
+        scheme: by which.
+        shape: for the estimates.
+        name: of the step.
+        export: name of the step whose output is quantized.
+        file_name: of the output.
+    """
     inputs: dict[str, Input] = {"model": StepOutput(step=export)}
     if needs_importance(scheme.groups):
         inputs["importance"] = StepOutput(step=CALIBRATE)
-    return inputs
+    need = estimate.quantize_need(shape, scheme)
+    return Step(
+        name=name,
+        module="quantize",
+        image="convert",
+        parameters={"groups": encode(scheme.groups), "file_name": file_name},
+        inputs=inputs,
+        memory=need.memory,
+        disk=need.disk,
+    )
 
 
 def plan_scheme(
@@ -242,18 +261,10 @@ def plan_scheme(
     model = StepOutput(step=EXPORT, path=FLOAT_MODEL)
     size = shape.parameters * estimate.FLOAT32
     if scheme.quantized:
-        need = estimate.quantize_need(shape, scheme)
-        quantize = Step(
-            name=f"quantize-{scheme.name}",
-            module="quantize",
-            image="convert",
-            parameters={"groups": encode(scheme.groups), "file_name": tflite},
-            inputs=quantize_inputs(scheme, EXPORT),
-            memory=need.memory,
-            disk=need.disk,
-        )
+        name = f"quantize-{scheme.name}"
+        quantize = plan_quantization(scheme, shape, name=name, export=EXPORT, file_name=tflite)
         steps.append(quantize)
-        model, size = StepOutput(step=quantize.name, path=tflite), need.disk
+        model, size = StepOutput(step=quantize.name, path=tflite), quantize.disk
     need = estimate.bundle_need(size)
     bundle = Step(
         name=f"bundle-{scheme.name}",

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from gemma3build.core.evaluation import Piqa
 from gemma3build.core.units import MEGABYTE
 
 # Gemma's own tokens, which a person should tell from text that looks like them only at a distance.
@@ -78,6 +79,19 @@ def significant(value: float) -> str:
     if -4 <= int(exponent) <= 2:  # noqa: PLR2004 - beyond these, zeros have to be counted
         return f"{float(f'{value:.1e}'):.{max(1 - int(exponent), 0)}f}"
     return f"{mantissa}·{power_of_ten(int(exponent))}"
+
+
+def is_quick_look(piqa: Piqa | None) -> bool:
+    """Return whether only some of the questions were asked."""
+    return piqa is not None and piqa.questions < piqa.of
+
+
+def questions(piqa: Piqa | None) -> str:
+    """Return how many questions were asked: ``all 1,838``, or ``first 100 of 1,838``."""
+    if piqa is None:
+        return ""
+    some = f"first {piqa.questions:,} of {piqa.of:,}"
+    return some if is_quick_look(piqa) else f"all {piqa.of:,}"
 
 
 def power_of_ten(exponent: int) -> str:

@@ -24,8 +24,10 @@ from gemma3build.core.units import GIBIBYTE, MEGABYTE
 from gemma3build.record.checksums import CHECKSUMS
 from gemma3build.record.readable import (
     decimal,
+    is_quick_look,
     megabytes,
     pieces,
+    questions,
     shared_start,
     significant,
     visible,
@@ -282,16 +284,3 @@ def stored(weights: Mapping[str, Any]) -> str:
         return f"{found.get('type', '?')}".lower() + (f" in blocks of {block}" if block else "")
 
     return "; ".join(f"{group.replace('_', ' ')} {one(weights[group])}" for group in weights)
-
-
-def is_quick_look(piqa: Piqa | None) -> bool:
-    """Return whether only some of the questions were asked."""
-    return piqa is not None and piqa.questions < piqa.of
-
-
-def questions(piqa: Piqa | None) -> str:
-    """Return how many questions were asked: ``all 1,838``, or ``first 100 of 1,838``."""
-    if piqa is None:
-        return ""
-    some = f"first {piqa.questions:,} of {piqa.of:,}"
-    return some if is_quick_look(piqa) else f"all {piqa.of:,}"

@@ -39,8 +39,8 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     llm_bundler = import_bundler()
     llm_bundler.create_bundle(
         llm_bundler.BundleConfig(
-            tflite_model=str(only_file(request.inputs["model"])),
-            tokenizer_model=str(only_file(request.inputs["tokenizer"])),
+            tflite_model=str(request.only_file("model")),
+            tokenizer_model=str(request.only_file("tokenizer")),
             start_token=START_TOKEN,
             stop_tokens=list(STOP_TOKENS),
             output_filename=str(target),
@@ -50,12 +50,6 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     )
     stabilize(target)
     return {"members": member_digests(target)}
-
-
-def only_file(folder: str) -> Path:
-    """Return the one file of an input."""
-    (path,) = Path(folder).iterdir()
-    return path
 
 
 def import_bundler() -> Any:

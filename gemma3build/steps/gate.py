@@ -17,7 +17,7 @@ The figures come from the file's own prefill and decode signatures, never from a
 measuring. LiteRT-LM must then say the same from the bundle.
 """
 
-import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +41,9 @@ from gemma3build.core.evaluation import (
 from gemma3build.core.prompts import (
     LOGITS,
     REFERENCE,
-    SAMPLES,
     STOP_TOKENS,
     Continuation,
     Reference,
-    make_prompt,
     sample_room,
 )
 from gemma3build.core.scheme import Limits, decode_groups
@@ -58,8 +56,8 @@ from gemma3build.steps.weights import check_weights
 # difference of logits below this is no difference.
 NEAR_TIE = 0.05
 BIGGEST = 1e9  # nats: stands for what is infinite or not a number
-# A model that keeps opening turns has lost its template.
-TEMPLATE_TOKENS = ("<start_of_turn>", "<end_of_turn>")
+# A model that keeps opening turns has lost its template. What ends a turn is a stop token.
+TURN = "<start_of_turn>"
 PARTIAL = "\ufffd"  # stands for a character whose bytes have not all been said
 RUNTIME = ("ai-edge-litert", "litert-lm-api")
 
@@ -100,20 +98,16 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     """Measure; return whether every check passed."""
     folder = Path(request.inputs["reference"])
     reference = decode_json(Reference, (folder / REFERENCE).read_bytes(), REFERENCE)
-    path = only_file(request.inputs["model"])
+    path = request.only_file("model")
     limits = decode(Limits, request.parameters["limits"], "limits")
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(Path(request.inputs["tokenizer"], TOKENIZER))
     )
     stop_ids = frozenset(tokenizer.PieceToId(piece) for piece in STOP_TOKENS)
-    room, new = sample_room(request.parameters["longest"])
-    prompts = {
-        name: make_prompt(name, tokenizer.EncodeAsIds(text), tokenizer.bos_id(), room).tokens
-        for name, text in SAMPLES.items()
-    }
+    _, new = sample_room(request.parameters["longest"])
     weights, check = look_at_weights(path, request.parameters["groups"])
     try:
-        measured, ours = run_model(path, reference, folder / LOGITS, prompts, new, stop_ids)
+        measured, ours = run_model(path, reference, folder / LOGITS, new, stop_ids)
     except (RuntimeError, ValueError) as error:  # the interpreter's ways to say no
         broken = Check(name="interpreter", measured=str(error), allowed="it runs", passed=False)
         gate = Gate(
@@ -122,7 +116,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     else:
         total = summarize(list(measured.values()))
         samples, sample_checks = run_bundle(
-            only_file(request.inputs["bundle"]), prompts, new, ours, reference, tokenizer
+            request.only_file("bundle"), new, stop_ids, ours, reference, tokenizer
         )
         gate = Gate(
             checks=(check, *compare(total, limits), *sample_checks),
@@ -144,12 +138,6 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     return {"passed": gate.passed}
 
 
-def only_file(folder: str) -> Path:
-    """Return the one file of an input."""
-    (path,) = Path(folder).iterdir()
-    return path
-
-
 def look_at_weights(path: Path, groups: Mapping[str, Any]) -> tuple[dict[str, Any], Check]:
     """Return how the weights in the file are stored, and whether the scheme says so."""
     allowed = "types, blocks and scales of the scheme"
@@ -164,7 +152,6 @@ def run_model(
     path: Path,
     reference: Reference,
     logits: Path,
-    prompts: Mapping[str, tuple[int, ...]],
     new: int,
     stop_ids: frozenset[int],
 ) -> tuple[dict[str, Distances], dict[str, Greedy]]:
@@ -175,7 +162,9 @@ def run_model(
     """
     model = Model(path)
     measured = dict(measure(model, reference, logits))
-    return measured, {name: greedy(model, item, new, stop_ids) for name, item in prompts.items()}
+    return measured, {
+        item.name: greedy(model, item.prompt, new, stop_ids) for item in reference.continuations
+    }
 
 
 def measure(model: Model, reference: Reference, path: Path) -> Iterator[tuple[str, Distances]]:
@@ -251,14 +240,15 @@ def compare(found: Agreement, limits: Limits) -> Iterator[Check]:
 
 def run_bundle(
     bundle: Path,
-    prompts: Mapping[str, tuple[int, ...]],
     new: int,
+    stop_ids: frozenset[int],
     ours: Mapping[str, Greedy],
     reference: Reference,
     tokenizer: sentencepiece.SentencePieceProcessor,
 ) -> tuple[tuple[Sample, ...], tuple[Check, ...]]:
     """Continue the sample prompts in LiteRT-LM; return all continuations, and the checks."""
-    texts = {name: tokenizer.DecodeIds(list(tokens[1:])) for name, tokens in prompts.items()}
+    sources = {item.name: item for item in reference.continuations}
+    texts = {name: tokenizer.DecodeIds(list(item.prompt[1:])) for name, item in sources.items()}
     try:
         theirs, known_stops = bundle_texts(bundle, texts, new)
     except RuntimeError as error:
@@ -266,21 +256,20 @@ def run_bundle(
             name="bundle in LiteRT-LM", measured=str(error), allowed="it loads", passed=False
         )
         return (), (failed,)
-    sources = {item.name: item for item in reference.continuations}
     samples = tuple(
         Sample(
             name=name,
             prompt=texts[name],
-            source=tokenizer.DecodeIds(list(sources[name].tokens)),
+            source=tokenizer.DecodeIds(list(source.tokens)),
             artifact=tokenizer.DecodeIds(list(ours[name].tokens)),
             bundle=theirs[name],
             stopped=ours[name].stopped,
         )
-        for name in prompts
+        for name, source in sources.items()
     )
     return samples, (
         same_text(samples, ours, tokenizer),
-        stops({tokenizer.PieceToId(piece) for piece in STOP_TOKENS}, known_stops),
+        stops(stop_ids, known_stops),
         ends(ours, theirs, tokenizer),
         template(ours, sources, tokenizer),
     )
@@ -309,7 +298,7 @@ def bundle_texts(
         RuntimeError: it cannot load the bundle.
     """
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
-    scratch = os.environ["TMPDIR"]  # else it writes beside the bundle
+    scratch = tempfile.gettempdir()  # else it writes beside the bundle
     texts = {}
     with litert_lm.Engine(
         str(bundle), backend=litert_lm.Backend.CPU(), cache_dir=scratch
@@ -354,7 +343,7 @@ def same_text(
     )
 
 
-def stops(expected: set[int], found: set[int]) -> Check:
+def stops(expected: frozenset[int], found: set[int]) -> Check:
     """Check that LiteRT-LM reads the stop tokens from the bundle."""
     return Check(
         name="stop tokens",
@@ -390,13 +379,12 @@ def template(
     sources: Mapping[str, Continuation],
     tokenizer: sentencepiece.SentencePieceProcessor,
 ) -> Check:
-    """Check that the artifact does not repeat template tokens that the checkpoint does not say."""
-    ids = {tokenizer.PieceToId(piece) for piece in TEMPLATE_TOKENS}
-
-    def count(tokens: tuple[int, ...]) -> int:
-        return sum(token in ids for token in tokens)
-
-    more = max(count(ours[name].tokens) - count(source.tokens) for name, source in sources.items())
+    """Check that the artifact does not open turns again and again where the checkpoint does not."""
+    turn = tokenizer.PieceToId(TURN)
+    more = max(
+        ours[name].tokens.count(turn) - source.tokens.count(turn)
+        for name, source in sources.items()
+    )
     return Check(
         name="turns opened in an answer",
         measured=f"{more:+d} of the checkpoint's",

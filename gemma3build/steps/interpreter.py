@@ -1,14 +1,14 @@
 """A ``.tflite`` through its own signatures, as an app calls them."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-HIDDEN = -1e9  # what the converter's own masks hold for a position that must not be seen
-CACHE = "kv_cache"
+from gemma3build.core.export import CACHE, HIDDEN
+from gemma3build.steps.machine import cores
+
 DECODE = "decode"
 PREFILL = "prefill"
 
@@ -23,7 +23,7 @@ class Model:
 
     def __init__(self, path: Path) -> None:
         """Load the file; all cores compute."""
-        interpreter = Interpreter(model_path=str(path), num_threads=len(os.sched_getaffinity(0)))
+        interpreter = Interpreter(model_path=str(path), num_threads=cores())
         names = interpreter.get_signature_list()
         self._decode = interpreter.get_signature_runner(DECODE)
         runners = [interpreter.get_signature_runner(name) for name in names if PREFILL in name]

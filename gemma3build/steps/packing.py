@@ -19,7 +19,8 @@ from itertools import groupby
 
 import numpy as np
 
-HIDDEN = -1e9  # what the converter's own masks hold for a position that must not be seen
+from gemma3build.core.export import HIDDEN
+
 PADDING = 0  # the token of a place that no sequence uses
 NO_PARENT = -1
 # A multiple of the lanes of the processor's softmax: 16 are enough for AVX2.

@@ -71,8 +71,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         message = "a standard error needs two questions"
         raise ValueError(message)
     questions = make_questions(lines[:asked], labels[:asked])
-    (model,) = Path(request.inputs["model"]).iterdir()
-    harness = Harness(model, Path(request.inputs["tokenizer"]) / TOKENIZER)
+    harness = Harness(request.only_file("model"), Path(request.inputs["tokenizer"]) / TOKENIZER)
     found = evaluate(harness, questions)
     figures = found["results"][TASK]
     result = Piqa(

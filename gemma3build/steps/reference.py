@@ -87,5 +87,8 @@ def continuation(model: Any, prompt: Prompt, new: int, stop_ids: list[int]) -> C
     said = answer[0, len(prompt.tokens) :].tolist()
     stopped = bool(said) and said[-1] in stop_ids
     return Continuation(
-        name=prompt.name, tokens=tuple(said[:-1] if stopped else said), stopped=stopped
+        name=prompt.name,
+        prompt=prompt.tokens,
+        tokens=tuple(said[:-1] if stopped else said),
+        stopped=stopped,
     )

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from gemma3build.core.export import CACHE
 from gemma3build.steps import packing
 from gemma3build.steps.machine import cores
 
 LOGITS = "logits"
-CACHE = "kv_cache"
 
 
 class Scorer:

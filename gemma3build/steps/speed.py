@@ -31,6 +31,7 @@ import litert_lm
 from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import decode_json, encode
 from gemma3build.core.evaluation import SPEED_FILE, Speed
+from gemma3build.core.export import CACHE
 from gemma3build.core.step import StepRequest
 from gemma3build.steps.machine import cores, here, versions
 
@@ -39,7 +40,7 @@ MODULE = "gemma3build.steps.speed"
 PREFILL_TOKENS = 256
 DECODE_TOKENS = 64
 MODEL_MEMBER = "TF_LITE_PREFILL_DECODE"
-KEYS = b"kv_cache_k_0"  # [1, heads, positions, head size]
+KEYS = f"{CACHE}_k_0".encode()  # [1, heads, positions, head size]
 POSITIONS = 2
 PACKAGES = ("litert-lm-api",)
 
@@ -78,7 +79,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         ValueError: the runtime did not do what was asked.
         CalledProcessError: it failed; the log says why.
     """
-    (bundle,) = Path(request.inputs["bundle"]).iterdir()
+    bundle = request.only_file("bundle")
     scratch = Path(tempfile.gettempdir())
     prefill, decode = lengths(cache_length(bundle))
     job = Job(

@@ -1,0 +1,168 @@
+"""What people and programs see: tables, errors and JSON. Nothing else prints."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gemma3build.core.codec import encode
+from gemma3build.core.units import GIBIBYTE, MEGABYTE
+from gemma3build.errors import BuildError, GateError, StepFailedError
+from gemma3build.record.readable import is_quick_look, questions
+
+# Progress and errors go to standard error, what was asked for to standard output.
+# Where no terminal gives a width, tables are as wide as they need.
+FILE_WIDTH = 200
+out = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
+err = Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else FILE_WIDTH)
+
+
+def show_evaluations(releases: Any, *, as_json: bool) -> None:
+    """Print the table of the converter's page for releases, scheme by scheme, or JSON."""
+    if as_json:
+        found = {str(item.folder): encode(item.evaluation) for item in releases}
+        print_json(found)
+        return
+    columns = ("size", "PIQA", "prefill", "decode", "peak memory", "KL")
+    table = make_table("scheme", *(("release",) if len(releases) > 1 else ()), *columns)
+    names = dict.fromkeys(
+        scheme.scheme for release in releases for scheme in release.evaluation.schemes
+    )
+    for name in names:
+        for release in releases:
+            for scheme in release.evaluation.schemes:
+                if scheme.scheme == name:
+                    folder = (str(release.folder),) if len(releases) > 1 else ()
+                    table.add_row(name, *folder, *figures(scheme))
+    out.print(table)
+
+
+def figures(scheme: Any) -> tuple[str, ...]:
+    """Return what is known about a scheme, one text a column."""
+    piqa, speed = scheme.piqa, scheme.speed
+    quick = f" ({questions(piqa)})" if is_quick_look(piqa) else ""
+    return (
+        f"{scheme.model.size / MEGABYTE:,.1f} MB",
+        f"{100 * piqa.acc:.1f} ± {100 * piqa.acc_stderr:.1f}{quick}" if piqa else "—",
+        f"{speed.prefill:,.0f} tk/s" if speed else "—",
+        f"{speed.decode:,.1f} tk/s" if speed else "—",
+        f"{speed.peak_memory / MEGABYTE:,.0f} MB" if speed else "—",
+        f"{scheme.gate.agreement.kl:.3g}" if scheme.gate.agreement else "—",
+    )
+
+
+def show_plan(plan: Any, *, as_json: bool) -> None:
+    """Print a plan."""
+    if as_json:
+        print_json(encode(plan))
+        return
+    out.print(f"{plan.model}: {len(plan.steps)} steps, {len(plan.artifacts)} files")
+    table = make_table("step", "image", "reads", "memory", "disk")
+    for step in plan.steps:
+        reads = ", ".join(getattr(item, "step", None) or item.name for item in step.inputs.values())
+        table.add_row(
+            step.name,
+            step.image,
+            reads or "the Hub",
+            f"{step.memory / GIBIBYTE:.1f} GiB",
+            f"{step.disk / MEGABYTE:,.0f} MB",
+        )
+    out.print(table)
+    for artifact in plan.artifacts:
+        out.print(f"  {artifact.file_name}")
+
+
+def show_outcome(plan: Any, outcome: Any, seconds: float, *, as_json: bool) -> None:
+    """Print what a build did: a table of files, or JSON."""
+    entries = {
+        artifact.file_name: outcome.done[artifact.source.step] for artifact in plan.artifacts
+    }
+    if as_json:
+        files = [
+            {
+                "path": item.path,
+                "scheme": item.scheme,
+                "size": item.size,
+                "sha256": item.sha256,
+                "seconds": entries[item.path].entry.seconds,
+                "peak_memory": entries[item.path].entry.peak_memory,
+            }
+            for item in outcome.manifest.artifacts
+        ]
+        print_json(
+            {
+                "release": str(outcome.folder),
+                "idle": outcome.idle,
+                "seconds": round(seconds, 3),
+                "files": files,
+                "steps": [
+                    {
+                        "name": name,
+                        "ran": not done.cached,
+                        "seconds": done.entry.seconds,
+                        "peak_memory": done.entry.peak_memory,
+                    }
+                    for name, done in outcome.done.items()
+                ],
+            }
+        )
+        return
+    table = make_table("file", "scheme", "size", "sha256", "seconds", "peak memory")
+    for item in outcome.manifest.artifacts:
+        entry = entries[item.path].entry
+        table.add_row(
+            item.path,
+            item.scheme,
+            f"{item.size / MEGABYTE:,.1f} MB",
+            item.sha256[:16],
+            f"{entry.seconds:.1f}",
+            f"{entry.peak_memory / GIBIBYTE:.2f} GiB",
+        )
+    out.print(table)
+    if outcome.idle:
+        out.print(f"Nothing to do: {outcome.folder} is up to date ({seconds:.1f} s).")
+    else:
+        ran = sum(not done.cached for done in outcome.done.values())
+        out.print(f"{outcome.folder} is ready: {ran} steps ran, {seconds:.1f} s.")
+
+
+def checks_table(checks: Any) -> Table:
+    """Return the table of checks that failed, given by scheme."""
+    table = make_table("scheme", "check", "measured", "allowed", "")
+    for scheme, items in checks.items():
+        for check in items:
+            # What a model said is no markup.
+            cells = (scheme, check.name, check.measured, check.allowed, "refused")
+            table.add_row(*map(Text, cells))
+    return table
+
+
+def make_table(*columns: str) -> Table:
+    """Return an empty table in the style of this command."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    numbers = {"size", "seconds", "peak memory", "memory", "disk", "parameters"}
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return table
+
+
+def print_json(value: object) -> None:
+    """Print JSON as it is, whatever the width of the terminal."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def show_error(error: BuildError) -> None:
+    """Print an error: what failed, why, what to do, and the end of the log where it helps."""
+    if isinstance(error, StepFailedError) and error.log:
+        err.print(error.log, style="dim", markup=False)
+    if isinstance(error, GateError):
+        err.print(checks_table(error.checks))
+    err.print(f"{error.what}.", style="bold red", markup=False)
+    err.print(f"  Why: {error.why}", markup=False)
+    if error.hint:
+        err.print(f"  Next: {error.hint}", markup=False)
+    if error.log_file is not None:
+        err.print(f"  Log: {error.log_file}", markup=False)
