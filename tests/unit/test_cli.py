@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from gemma3build import __version__
-from gemma3build.cli import parse_size
+from gemma3build.commands.options import parse_size
 from gemma3build.core.evaluation import Check
 from gemma3build.core.step import Refusal, StepFailure
 from gemma3build.engine.preflight import check_disk, check_memory, check_output

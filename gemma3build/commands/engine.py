@@ -1,0 +1,81 @@
+"""``engine``, ``images`` and ``cache``: what builds run on."""
+
+from typing import Annotated
+
+import typer
+
+from gemma3build.commands.options import AsJson
+from gemma3build.core.codec import encode
+from gemma3build.core.units import MEGABYTE
+from gemma3build.output import err, make_table, out, print_json
+from gemma3build.pins.intent import load_images
+
+
+def engine() -> None:
+    """Make sure that a Docker engine answers; on bare Debian, as root, install and start one."""
+    from gemma3build.engine.docker import ensure
+
+    out.print(f"Docker engine {ensure(err.print)} answers.")
+
+
+def images(
+    *,
+    make: Annotated[bool, typer.Option("--build", help="Make those that are missing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the images that steps run in, and make them if asked to.
+
+    Examples:
+    * `gemma3build images` shows which are there
+    * `gemma3build images --build` makes the others
+    """
+    from gemma3build.engine.docker import connect
+    from gemma3build.engine.images import Images
+    from gemma3build.engine.runner import cache_dir
+    from gemma3build.engine.store import Store
+
+    all_images = Images(connect(), Store(cache_dir()), load_images(), err.print)
+    found = {
+        name: all_images.ensure(name) if make else all_images.find(name)
+        for name in all_images.names()
+    }
+    if as_json:
+        print_json({name: encode(image) if image else None for name, image in found.items()})
+        return
+    table = make_table("image", "tag", "id", "made from")
+    for name, image in found.items():
+        if image is None:
+            table.add_row(name, "not there", "", "")
+        else:
+            table.add_row(name, image.tag, image.image_id[:19], image.parent[:26])
+    out.print(table)
+
+
+def cache_size(*, as_json: AsJson = False) -> None:
+    """Show where the cache is and what it holds."""
+    from gemma3build.engine.runner import cache_dir
+    from gemma3build.engine.store import Store, tree_size
+
+    root = cache_dir()
+    parts = {name: tree_size(root / name) for name in ("steps", "wheels", "staging", "images")}
+    entries = Store(root).entries()
+    if as_json:
+        print_json({"path": str(root), "bytes": parts, "entries": len(entries)})
+        return
+    out.print(f"{root}: {len(entries)} results")
+    for name, size in parts.items():
+        out.print(f"  {name:8} {size / MEGABYTE:10,.1f} MB")
+
+
+def cache_prune(
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also finished results and downloaded wheels.")
+    ] = False,
+) -> None:
+    """Remove what killed builds left; with --all, everything. Releases stay."""
+    from gemma3build.engine.runner import cache_dir
+    from gemma3build.engine.store import Store
+
+    freed = Store(cache_dir()).prune(everything=everything)
+    out.print(f"{freed / MEGABYTE:,.1f} MB were removed.")

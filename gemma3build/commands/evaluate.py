@@ -1,0 +1,72 @@
+"""``evaluate``: measure a release, or set two side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gemma3build.commands.options import (
+    ARTIFACTS,
+    DEFAULT_MODEL,
+    AsJson,
+    Checkpoint,
+    Memory,
+    Tokenizer,
+    parse_size,
+    stopped_error,
+)
+from gemma3build.core.evaluation import REPORT
+from gemma3build.output import err, out, show_evaluations
+
+
+def evaluate(
+    release: Annotated[Path, typer.Argument(help="A release.")] = ARTIFACTS / DEFAULT_MODEL,
+    *,
+    piqa: Annotated[
+        Path | None, typer.Option(help="A folder with PIQA's valid.jsonl and valid-labels.lst.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Ask the first so many questions only: a quick look.")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    tokenizer: Tokenizer = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Set two releases side by side; run nothing.")
+    ] = None,
+    memory: Memory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure PIQA, speed and memory of a release, into its evaluation.json and report.html.
+
+    Examples:
+    * `gemma3build evaluate` measures the release of the default model
+    * `gemma3build evaluate artifacts/gemma3-1b-it --limit 100`
+    * `gemma3build evaluate --compare artifacts/a artifacts/b`
+    """
+    from gemma3build.engine.docker import connect
+    from gemma3build.engine.runner import Runner, cache_dir
+    from gemma3build.engine.store import Store
+    from gemma3build.evaluate import (
+        EvaluationRequest,
+        prepare_evaluation,
+        read_release,
+    )
+    from gemma3build.evaluate import evaluate as run_evaluation
+    from gemma3build.progress import Progress
+
+    if compare is not None:
+        show_evaluations([read_release(folder.absolute()) for folder in compare], as_json=as_json)
+        return
+    found = read_release(release.absolute())
+    request = EvaluationRequest(checkpoint=checkpoint, tokenizer=tokenizer, piqa=piqa, limit=limit)
+    with Progress(err) as progress:
+        runner = Runner(connect(), Store(cache_dir()), progress.say, parse_size(memory))
+        prepared = prepare_evaluation(found, request, runner)
+        progress.expect(len(prepared.steps))
+        try:
+            found = run_evaluation(found, prepared, runner, progress)
+        except KeyboardInterrupt as stopped:
+            raise stopped_error("The evaluation") from stopped
+    show_evaluations([found], as_json=as_json)
+    if not as_json:
+        out.print(f"{found.folder / REPORT} has the whole of it.")

@@ -1,0 +1,59 @@
+"""Options that several commands have, and how their values are read."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gemma3build.core.units import GIBIBYTE, MEBIBYTE
+from gemma3build.errors import InterruptedBuildError, UnknownNameError
+
+DEFAULT_MODEL = "gemma3-270m"
+ARTIFACTS = Path("artifacts")
+UNITS = {"K": 1 << 10, "M": MEBIBYTE, "G": GIBIBYTE}
+
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A model that `models` lists.")]
+Schemes = Annotated[
+    list[str] | None,
+    typer.Option("--scheme", "-s", help="A scheme, a scheme file, or `all`; repeatable."),
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="A directory with config.json and safetensors of your own.")
+]
+Tokenizer = Annotated[Path | None, typer.Option(help="A tokenizer.model beside --checkpoint.")]
+Name = Annotated[str | None, typer.Option(help="Name of the release and of its files.")]
+Prefill = Annotated[
+    list[int] | None,
+    typer.Option(help="Length of a prefill signature, in tokens; repeatable."),
+]
+KvCache = Annotated[int | None, typer.Option(help="Length of the key-value cache, in tokens.")]
+Mask = Annotated[
+    bool, typer.Option("--mask-as-input/--no-mask-as-input", help="Whether the caller gives it.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Release directory. [artifacts/<name>]")
+]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Containers at a time.")]
+Memory = Annotated[
+    str | None, typer.Option(help="Limit of each container, such as 8G. [the machine's]")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def stopped_error(what: str) -> InterruptedBuildError:
+    """Return the error of something that a signal stopped."""
+    why, hint = "it got a signal", "The same command goes on: finished steps are kept."
+    return InterruptedBuildError(f"{what} was stopped", why, hint)
+
+
+def parse_size(text: str | None) -> int | None:
+    """Return the bytes that a text such as 8G, 512M or 1000000 means; raises UnknownNameError."""
+    if text is None:
+        return None
+    digits, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    if not digits.isdigit() or (unit and unit not in UNITS):
+        raise UnknownNameError(
+            f"{text!r} is no size", "it must be a number with K, M, G or nothing", "Try 8G."
+        )
+    return int(digits) * UNITS.get(unit, 1)
