@@ -94,20 +94,21 @@ def prepare_evaluation(
     """
     prepared = find_checkpoint(release.manifest, request)
     questions = local_files(PIQA, piqa_files(request.piqa, runner))
-    bundles = {
-        item.scheme: intact_file(release.folder, item.bundle) for item in release.evaluation.schemes
-    }
+    items = release.evaluation.schemes
+    models = {item.scheme: intact_file(release.folder, item.model) for item in items}
+    bundles = {item.scheme: intact_file(release.folder, item.bundle) for item in items}
     steps = plan_evaluation(
         prepared.plan,
         schemes=tuple(
-            decode(Scheme, release.manifest.schemes[item.scheme], item.scheme)
-            for item in release.evaluation.schemes
+            decode(Scheme, release.manifest.schemes[item.scheme], item.scheme) for item in items
         ),
+        models={scheme: files.material for scheme, files in models.items()},
         bundles={scheme: files.material for scheme, files in bundles.items()},
         questions=questions.material,
         limit=request.limit,
     )
-    places = {files.material.name: files for files in (questions, *bundles.values())}
+    local = (questions, *models.values(), *bundles.values())
+    places = {files.material.name: files for files in local}
     return PreparedEvaluation(
         steps=steps, materials=Several(places, otherwise=origin(runner, prepared))
     )

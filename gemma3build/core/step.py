@@ -27,6 +27,7 @@ class Refusal(enum.StrEnum):
     TOKENIZER = "tokenizer"
     TRUNCATED = "truncated"
     VALUES = "values"
+    OTHER_WEIGHTS = "other_weights"
     ACCESS = "access"
     QUANTIZATION = "quantization"
     NO_SPACE = "no_space"

@@ -25,6 +25,7 @@ def plan_evaluation(
     plan: Plan,
     *,
     schemes: tuple[Scheme, ...],
+    models: Mapping[str, Material],
     bundles: Mapping[str, Material],
     questions: Material,
     limit: int | None,
@@ -32,12 +33,13 @@ def plan_evaluation(
     """Return the steps that measure a release, in an order in which they can run.
 
     PIQA is scored by an export of the same checkpoint whose one signature returns the logits after
-    every token; quantized by the scheme, its weights are those of the artifact. Speed is measured on
+    every token; quantized by the scheme, its weights are those of the artifact, or the step refuses. Speed is measured on
     the bundle itself, anew each time.
 
     Args:
         plan: of a build of the same checkpoint.
         schemes: of the release.
+        models: the ``.tflite`` of each scheme, by its name.
         bundles: the ``.task`` of each scheme, by its name.
         questions: the files of PIQA.
         limit: how many questions are asked; None asks all.
@@ -57,13 +59,20 @@ def plan_evaluation(
     if any(needs_importance(scheme.groups) for scheme in schemes):
         steps.append(plan_calibration(plan.checkpoint, plan.shape))
     for scheme in schemes:
-        steps += plan_piqa(scheme, plan.shape, plan.tokenizer, questions, limit)
+        steps += plan_piqa(
+            scheme, plan.shape, models[scheme.name], plan.tokenizer, questions, limit
+        )
     steps += [plan_speed(scheme.name, bundles[scheme.name]) for scheme in schemes]
     return tuple(steps)
 
 
 def plan_piqa(
-    scheme: Scheme, shape: Shape, tokenizer: Input, questions: Material, limit: int | None
+    scheme: Scheme,
+    shape: Shape,
+    artifact: Material,
+    tokenizer: Input,
+    questions: Material,
+    limit: int | None,
 ) -> list[Step]:
     """Return the steps that ask one scheme."""
     steps = []
@@ -85,7 +94,12 @@ def plan_piqa(
         module="piqa",
         image="harness",
         parameters={"limit": limit},
-        inputs={"model": model, "tokenizer": tokenizer, "data": questions},
+        inputs={
+            "model": model,
+            "artifact": artifact,
+            "tokenizer": tokenizer,
+            "data": questions,
+        },
         memory=need.memory,
         disk=need.disk,
     )

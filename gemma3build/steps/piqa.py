@@ -2,6 +2,7 @@
 
 Inputs:
     model: a directory with a score export alone, quantized as the artifact is.
+    artifact: a directory with the artifact alone, the ``.tflite`` of the release.
     tokenizer: a directory with ``tokenizer.model``.
     data: a directory with ``valid.jsonl`` and ``valid-labels.lst``, as PIQA publishes them.
 Parameters:
@@ -45,6 +46,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from gemma3build.steps import packing
+from gemma3build.steps.fingerprint import refuse_other_weights
 from gemma3build.steps.scorer import Scorer
 
 TASK = "piqa"
@@ -61,9 +63,11 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     """Ask the questions; return accuracy and how many were asked.
 
     Raises:
+        StepError: the model's weights are not those of the artifact.
         ValueError: the data is not PIQA's, or fewer than two questions are asked.
     """
     start = time.monotonic()
+    refuse_other_weights(request.only_file("model"), request.only_file("artifact"))
     lines, labels = read_data(Path(request.inputs["data"]))
     limit = request.parameters["limit"]
     asked = len(lines) if limit is None else min(limit, len(lines))

@@ -38,6 +38,7 @@ class Weight:
         group: the group of the scheme that they belong to.
         name: the op's scope, for messages.
         buffer: index of the buffer that holds them.
+        shape: of the tensor.
         kind: a ``schema.TensorType``.
         block_size: weights that share a scale; 0 without blocks.
         scales: the scales; empty for float weights.
@@ -46,6 +47,7 @@ class Weight:
     group: GroupName
     name: str
     buffer: int
+    shape: tuple[int, ...]
     kind: int
     block_size: int
     scales: np.ndarray
@@ -57,7 +59,7 @@ def check_weights(path: Path, groups: Mapping[GroupName, Group]) -> dict[str, An
     Raises:
         StepError: naming the first weight that differs.
     """
-    found = list(weights(path, groups))
+    found = list(weights(flatbuffer_utils.read_model(str(path)), groups))
     for weight in found:
         check_weight(weight, groups.get(weight.group))
     if missing := sorted(set(SCOPES) - {weight.group for weight in found}):
@@ -97,9 +99,13 @@ def check_weight(weight: Weight, group: Group | None) -> None:
         refuse(f"{weight.name} has a scale that is zero, negative, infinite or not a number")
 
 
-def weights(path: Path, groups: Mapping[GroupName, Group]) -> Iterator[Weight]:
-    """Yield the weights of every op that has some, in all signatures of the file."""
-    model = flatbuffer_utils.read_model(str(path))
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """Return the shape of a tensor; empty for a scalar."""
+    return () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
+
+
+def weights(model: Any, groups: Mapping[GroupName, Group]) -> Iterator[Weight]:
+    """Yield the weights of every op that has some, in all signatures of a model."""
     opcodes = [code.builtinCode for code in model.operatorCodes]
     for subgraph in model.subgraphs:
         producers = {int(out): op for op in subgraph.operators for out in op.outputs}
@@ -116,6 +122,7 @@ def weights(path: Path, groups: Mapping[GroupName, Group]) -> Iterator[Weight]:
                 group=group_of(scope, groups),
                 name=scope,
                 buffer=tensor.buffer,
+                shape=shape_of(tensor),
                 kind=tensor.type,
                 block_size=block_size_of(tensor),
                 scales=scales_of(tensor, subgraph, model),

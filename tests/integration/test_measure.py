@@ -13,15 +13,16 @@ import pytest
 from gemma3build.core.codec import decode_json
 from gemma3build.core.evaluation import PIQA_FILE, SPEED_FILE, Piqa, Speed
 from gemma3build.core.export import FLOAT_MODEL
-from gemma3build.core.step import OUTPUT_DIR, RESULT_FILE
+from gemma3build.core.step import OUTPUT_DIR, RESULT_FILE, Refusal
 from gemma3build.engine.container import PACKAGE_DIR, Containers, Mount
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import cache_dir
 from gemma3build.engine.store import Store
-from gemma3build.errors import StepFailedError
+from gemma3build.errors import REFUSAL_EXIT_CODES, StepFailedError
 from gemma3build.pins.intent import load_images
 from gemma3build.plan.step import Step
 from tests.e2e.piqa_reference import compare
+from tests.tiny import write_checkpoint
 
 pytestmark = pytest.mark.integration
 
@@ -158,7 +159,13 @@ def test_packed_questions_score_as_in_the_artifact_one_token_at_a_time(
 ) -> None:
     artifact, score = request.getfixturevalue(models)
     output, facts = lab.run(
-        "piqa", "harness", {"limit": None}, model=score, tokenizer=tokenizer, data=data
+        "piqa",
+        "harness",
+        {"limit": None},
+        model=score,
+        artifact=artifact,
+        tokenizer=tokenizer,
+        data=data,
     )
     asked = json.loads((output / "requests.json").read_text())
     assert [len(item["tokens"]) > LENGTH for item in asked].count(True) == 2
@@ -175,7 +182,8 @@ def test_packed_questions_score_as_in_the_artifact_one_token_at_a_time(
 def test_the_figures_are_those_of_the_answers(
     lab: Lab, int8_models: tuple[Path, Path], data: Path, tokenizer: Path
 ) -> None:
-    inputs = {"model": int8_models[1], "tokenizer": tokenizer, "data": data}
+    artifact, score = int8_models
+    inputs = {"model": score, "artifact": artifact, "tokenizer": tokenizer, "data": data}
     output, facts = lab.run("piqa", "harness", {"limit": 4}, **inputs)
     piqa = decode_json(Piqa, (output / PIQA_FILE).read_bytes(), PIQA_FILE)
     answers = [json.loads(line) for line in (output / "answers.jsonl").read_text().splitlines()]
@@ -194,12 +202,27 @@ def test_the_figures_are_those_of_the_answers(
     assert (again / "answers.jsonl").read_bytes() == (output / "answers.jsonl").read_bytes()
 
 
+def test_a_model_with_other_weights_than_the_artifact_is_not_asked(
+    lab: Lab, int8_models: tuple[Path, Path], data: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    write_checkpoint(tmp_path, seed=1)
+    shapes = {"prefill_seq_lens": [8], "kv_cache_max_len": 64, "mask_as_input": True, "lean": True}
+    exported, _ = lab.run("export", "convert", shapes, checkpoint=tmp_path)
+    parameters = {"groups": INT8, "file_name": FLOAT_MODEL}
+    other, _ = lab.run("quantize", "convert", parameters, model=exported)
+    inputs = {"model": int8_models[1], "artifact": other, "tokenizer": tokenizer, "data": data}
+    with pytest.raises(StepFailedError, match="now gives other weights") as caught:
+        lab.run("piqa", "harness", {"limit": None}, **inputs)
+    assert caught.value.exit_code == REFUSAL_EXIT_CODES[Refusal.OTHER_WEIGHTS]
+
+
 def test_labels_that_do_not_fit_the_questions_are_refused(
     lab: Lab, int8_models: tuple[Path, Path], data: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "valid.jsonl").write_bytes((data / "valid.jsonl").read_bytes())
     (tmp_path / "valid-labels.lst").write_text("0\n1\n")
-    inputs = {"model": int8_models[1], "tokenizer": tokenizer, "data": tmp_path}
+    artifact, score = int8_models
+    inputs = {"model": score, "artifact": artifact, "tokenizer": tokenizer, "data": tmp_path}
     with pytest.raises(StepFailedError, match="has 6 questions, valid-labels.lst has 2 labels"):
         lab.run("piqa", "harness", {"limit": None}, **inputs)
 

@@ -184,17 +184,24 @@ def test_every_step_of_a_plan_has_a_source_digest() -> None:
     assert len(set(digests.values())) == len(digests)
 
 
+def material(path: str) -> Material:
+    return Material(name=path, files=(FileDigest(path=path, size=9, sha256="0" * 64),))
+
+
 def test_an_evaluation_asks_every_scheme_and_measures_each_bundle_anew() -> None:
     schemes = tuple(SCHEMES[name] for name in ("none", "dynamic_int4_block32"))
-    bundles = {
-        scheme.name: Material(
-            name=scheme.name, files=(FileDigest(path="m.task", size=9, sha256="0" * 64),)
-        )
-        for scheme in schemes
-    }
+    models, bundles = (
+        {scheme.name: material(f"{scheme.name}.{kind}") for scheme in schemes}
+        for kind in ("tflite", "task")
+    )
     questions = Material(name="piqa", files=())
     steps = plan_evaluation(
-        plan(PACKAGES, "none"), schemes=schemes, bundles=bundles, questions=questions, limit=5
+        plan(PACKAGES, "none"),
+        schemes=schemes,
+        models=models,
+        bundles=bundles,
+        questions=questions,
+        limit=5,
     )
     assert [(step.name, step.fresh) for step in steps] == [
         ("import", False),
@@ -210,3 +217,8 @@ def test_an_evaluation_asks_every_scheme_and_measures_each_bundle_anew() -> None
     for step in steps:
         assert step.needs <= done
         done.add(step.name)
+    # What is asked is compared with the file of the release, and what is run is that file itself.
+    inputs = {step.name: step.inputs for step in steps}
+    for scheme in schemes:
+        assert inputs[f"piqa-{scheme.name}"]["artifact"] == models[scheme.name]
+        assert inputs[f"speed-{scheme.name}"]["bundle"] == bundles[scheme.name]
