@@ -1,5 +1,6 @@
 """Quantization schemes as data: what each group of weights becomes."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,9 @@ class Group:
         if self.algorithm == IMPORTANCE and (self.bits != 4 or not self.block_size):  # noqa: PLR2004
             message = "the algorithm importance is for 4 bits in blocks"
             raise ValueError(message)
+        if self.layers is not None and self.layers < 1:
+            message = f"layers is {self.layers}, which is none; leave the group out"
+            raise ValueError(message)
         if self.bits == FLOAT16 and self.compute != "float":
             message = 'float16 weights need compute = "float"'
             raise ValueError(message)
@@ -78,6 +82,20 @@ class Limits:
     nll_increase: float = 0.7
     deviation: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse limits that mean nothing, or that no figure can be compared with."""
+        if not 0 <= self.top1 <= 1:
+            message = f"top1 is {self.top1}; it is a share, from 0 to 1"
+            raise ValueError(message)
+        for name in ("kl", "deviation"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                message = f"{name} is {value}; it must be a finite number, zero or more"
+                raise ValueError(message)
+        if not math.isfinite(self.nll_increase):
+            message = f"nll_increase is {self.nll_increase}; it must be a finite number"
+            raise ValueError(message)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
@@ -104,7 +122,12 @@ class Scheme:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        """Refuse names that cannot be part of a file's, and layers where they mean nothing."""
+        """Refuse names that cannot be part of a file's, and groups that are not what they say."""
+        if self.embedding is not None and self.embedding.algorithm == IMPORTANCE:
+            message = (
+                "embedding.algorithm: importance is for the matrices of layers, not for a table"
+            )
+            raise ValueError(message)
         for name, group in self.groups.items():
             if group.layers is not None and name != "qkv":
                 message = f"{name}.layers: only qkv can be of some layers"

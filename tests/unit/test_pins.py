@@ -84,6 +84,34 @@ def test_a_wrong_scheme_file_is_refused(tmp_path: Path, text: str, message: str)
         load_scheme(path)
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("[limits]\nkl = inf\n", "limits: kl is inf; it must be a finite number, zero or more"),
+        ("[limits]\nkl = nan\n", "kl is nan"),
+        ("[limits]\nkl = -0.1\n", "kl is -0.1"),
+        ("[limits]\ntop1 = 1.1\n", "top1 is 1.1; it is a share, from 0 to 1"),
+        ("[limits]\ntop1 = nan\n", "top1 is nan"),
+        ("[limits]\ndeviation = -1\n", "deviation is -1"),
+        ("[limits]\ndeviation = inf\n", "deviation is inf"),
+        ("[limits]\nnll_increase = nan\n", "nll_increase is nan"),
+        (
+            '[embedding]\nbits = 4\ngranularity = "blockwise_32"\nalgorithm = "importance"\n',
+            "embedding.algorithm: importance is for the matrices of layers",
+        ),
+        ("[qkv]\nbits = 8\nlayers = 0\n", "layers is 0"),
+        ("[qkv]\nbits = 8\nlayers = -1\n", "layers is -1"),
+    ],
+)
+def test_a_scheme_whose_figures_mean_nothing_is_refused(
+    tmp_path: Path, table: str, message: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'name = "m"\nsuffix = "m"\nsummary = ""\n{table}')
+    with pytest.raises(ConfigError, match=message):
+        load_scheme(path)
+
+
 def test_two_schemes_cannot_write_one_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "mine"\nsuffix = "q8"\nsummary = ""\n')
