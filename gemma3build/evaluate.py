@@ -1,12 +1,14 @@
 """Measure a release: PIQA and speed of its files, into its evaluation and its report."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from gemma3build.build import origin, release_lock
-from gemma3build.core.codec import decode, decode_json
+from gemma3build.core.codec import DecodeError, decode, decode_json
 from gemma3build.core.digests import FileDigest
 from gemma3build.core.evaluation import (
     PIQA_FILE,
@@ -17,7 +19,7 @@ from gemma3build.core.evaluation import (
     Speed,
 )
 from gemma3build.core.manifest import Manifest
-from gemma3build.core.scheme import Scheme
+from gemma3build.core.scheme import NAME, Scheme
 from gemma3build.engine.dataset import dataset_files
 from gemma3build.engine.executor import Done, Reporter
 from gemma3build.engine.materials import LocalCheckpoint, LocalFiles, Several
@@ -34,6 +36,9 @@ from gemma3build.request import Prepared, Request, prepare
 
 PIQA = "piqa"
 REFUSAL = "The release cannot be evaluated"
+REBUILD = "Build it again: nox -s build"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +79,35 @@ def read_release(folder: Path) -> Measured:
     """Return a release with its evaluation.
 
     Raises:
-        RequestError: it is none, or its evaluation goes with another manifest.
+        RequestError: it is none, or its evaluation goes with another manifest or other files.
     """
     manifest = read_manifest(folder)
     evaluation = read_evaluation(folder)
     if evaluation is None or evaluation.manifest != manifest_digest(manifest):
         why = f"{folder} has no evaluation.json that goes with its manifest"
-        raise RequestError(REFUSAL, why, "Build it again: nox -s build")
+        raise RequestError(REFUSAL, why, REBUILD)
+    check_files(manifest, evaluation)
     return Measured(folder=folder, manifest=manifest, evaluation=evaluation)
+
+
+def check_files(manifest: Manifest, evaluation: Evaluation) -> None:
+    """Refuse files that are not the manifest's, or whose names lead out of the release.
+
+    Raises:
+        RequestError: naming the first.
+    """
+    known = {
+        (item.scheme, FileDigest(path=item.path, size=item.size, sha256=item.sha256))
+        for item in manifest.artifacts
+    }
+    for item in evaluation.schemes:
+        for file in (item.model, item.bundle):
+            if (item.scheme, file) not in known:
+                why = f"evaluation.json names a {file.path!r} that the manifest does not"
+                raise RequestError(REFUSAL, why, REBUILD)
+            if not re.fullmatch(NAME, file.path):
+                why = f"{file.path!r} is no name of a file in a release"
+                raise RequestError(REFUSAL, why, REBUILD)
 
 
 def prepare_evaluation(
@@ -99,9 +125,7 @@ def prepare_evaluation(
     bundles = {item.scheme: intact_file(release.folder, item.bundle) for item in items}
     steps = plan_evaluation(
         prepared.plan,
-        schemes=tuple(
-            decode(Scheme, release.manifest.schemes[item.scheme], item.scheme) for item in items
-        ),
+        schemes=tuple(find_scheme(release.manifest, item.scheme) for item in items),
         models={scheme: files.material for scheme, files in models.items()},
         bundles={scheme: files.material for scheme, files in bundles.items()},
         questions=questions.material,
@@ -146,6 +170,23 @@ def measured_scheme(
     )
 
 
+def find_scheme(manifest: Manifest, name: str) -> Scheme:
+    """Return a scheme of a release; raises RequestError where its manifest has none of this name."""
+    scheme = of_manifest(Scheme, manifest.schemes.get(name), f"schemes.{name}")
+    if scheme.name != name:
+        why = f"its manifest has {scheme.name!r} under the name {name!r}"
+        raise RequestError(REFUSAL, why, REBUILD)
+    return scheme
+
+
+def of_manifest(kind: type[T], value: object, where: str) -> T:
+    """Return a part of a manifest; raises RequestError for one of another form."""
+    try:
+        return decode(kind, value, f"manifest.json: {where}")
+    except DecodeError as error:
+        raise RequestError(REFUSAL, str(error), REBUILD) from error
+
+
 def find_checkpoint(manifest: Manifest, request: EvaluationRequest) -> Prepared:
     """Return a plan for the checkpoint that a release was made from.
 
@@ -153,7 +194,7 @@ def find_checkpoint(manifest: Manifest, request: EvaluationRequest) -> Prepared:
         RequestError: it is not at hand, or is another one.
     """
     record = manifest.checkpoint
-    parameters = decode(Parameters, manifest.parameters, "parameters")
+    parameters = of_manifest(Parameters, manifest.parameters, "parameters")
     wanted = Request(
         model=record.model,
         prefill_seq_lens=parameters.prefill_seq_lens,
@@ -196,7 +237,7 @@ def intact_file(folder: Path, digest: FileDigest) -> LocalFiles:
     found = local_files(digest.path, {digest.path: folder / digest.path})
     if found.material.files != (digest,):
         why = f"{digest.path} is not the file that the manifest names"
-        raise DamagedError(REFUSAL, why, "Build it again: nox -s build")
+        raise DamagedError(REFUSAL, why, REBUILD)
     return found
 
 

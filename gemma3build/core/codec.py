@@ -7,6 +7,7 @@ so uses the standard library alone.
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -46,13 +47,26 @@ def decode(kind: type[T], value: object, where: str = "") -> T:
 
 
 def decode_json(kind: type[T], text: str | bytes, where: str) -> T:
-    """Parse ``text`` as JSON and decode it into ``kind``; ``where`` names the text in messages."""
+    """Parse ``text`` as JSON and decode it into ``kind``; ``where`` names the text in messages.
+
+    Raises:
+        DecodeError: it is no JSON, which has neither NaN nor infinity, or has another form.
+    """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         message = f"{where}: not JSON: {error}"
         raise DecodeError(message) from error
     return decode(kind, value, where)
+
+
+def _finite(text: str) -> float:
+    """Return a number of a JSON text; Python's parser would take ``NaN``, and ``1e999`` as infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        message = f"{text} is no finite number"
+        raise ValueError(message)
+    return value
 
 
 def _decode(kind: Any, value: object, where: str) -> object:  # noqa: C901, PLR0911 - one case a type

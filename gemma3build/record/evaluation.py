@@ -56,11 +56,12 @@ def manifest_digest(manifest: Manifest) -> str:
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:
-    """Return the evaluation in a release; None if there is none that can be read."""
+    """Return the evaluation in a release; None if there is none of this format that can be read."""
     try:
-        return decode_json(Evaluation, (folder / EVALUATION).read_bytes(), EVALUATION)
+        found = decode_json(Evaluation, (folder / EVALUATION).read_bytes(), EVALUATION)
     except (OSError, DecodeError):
         return None
+    return found if found.format == FORMAT else None
 
 
 def carry_over(fresh: Evaluation, found: Evaluation | None) -> Evaluation:

@@ -112,6 +112,16 @@ def test_decoding_text_that_is_no_json_names_the_file() -> None:
         decode_json(Tree, b"[" * 100_000, "lock.json")
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_decoding_refuses_what_is_no_finite_number(number: str) -> None:
+    for text in (
+        f'{{"name": "x", "ratio": {number}}}',
+        f'{{"name": "x", "extra": {{"a": {number}}}}}',
+    ):
+        with pytest.raises(DecodeError, match=f"file: not JSON: {number} is no finite number"):
+            decode_json(Tree, text, "file")
+
+
 def test_a_tree_is_digested_by_posix_path_and_content(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "x").write_bytes(b"1")
