@@ -19,6 +19,7 @@ from gemma3build.core.evaluation import (
     Speed,
 )
 from gemma3build.core.manifest import Manifest
+from gemma3build.core.questions import make_questions, read_data
 from gemma3build.core.scheme import NAME, Scheme
 from gemma3build.engine.dataset import dataset_files
 from gemma3build.engine.executor import Done, Reporter
@@ -119,7 +120,7 @@ def prepare_evaluation(
         BuildError: a file is not there, or is not what the manifest says.
     """
     prepared = find_checkpoint(release.manifest, request)
-    questions = local_files(PIQA, piqa_files(request.piqa, runner))
+    questions, pinned = find_questions(request.piqa, runner)
     items = release.evaluation.schemes
     models = {item.scheme: intact_file(release.folder, item.model) for item in items}
     bundles = {item.scheme: intact_file(release.folder, item.bundle) for item in items}
@@ -129,6 +130,7 @@ def prepare_evaluation(
         models={scheme: files.material for scheme, files in models.items()},
         bundles={scheme: files.material for scheme, files in bundles.items()},
         questions=questions.material,
+        pinned=pinned,
         limit=request.limit,
     )
     local = (questions, *models.values(), *bundles.values())
@@ -224,12 +226,23 @@ def find_checkpoint(manifest: Manifest, request: EvaluationRequest) -> Prepared:
     raise RequestError(REFUSAL, why, "Use the version of gemma3build that built the release.")
 
 
-def piqa_files(folder: Path | None, runner: Runner) -> Mapping[str, Path]:
-    """Return where the files of PIQA lie, by name; a user's folder is taken as it is."""
+def find_questions(folder: Path | None, runner: Runner) -> tuple[LocalFiles, bool]:
+    """Return the files of PIQA, and whether they are the pinned ones; without a folder they are.
+
+    Raises:
+        RequestError: the files in a user's folder cannot be read, or have not the form of PIQA's.
+        DownloadError: the pinned ones cannot be fetched.
+    """
     dataset = load_datasets()[PIQA]
-    if folder is not None:
-        return {name: folder / name for name in dataset.sha256}
-    return dataset_files(runner.store, PIQA, dataset, runner.say)
+    if folder is None:
+        return local_files(PIQA, dataset_files(runner.store, PIQA, dataset, runner.say)), True
+    found = local_files(PIQA, {name: folder / name for name in dataset.sha256})
+    try:
+        make_questions(*read_data(folder))
+    except (OSError, ValueError) as error:
+        hint = "The files must have the form of PIQA's."
+        raise RequestError(f"{folder} has no questions to ask", str(error), hint) from error
+    return found, {file.path: file.sha256 for file in found.material.files} == dataset.sha256
 
 
 def intact_file(folder: Path, digest: FileDigest) -> LocalFiles:

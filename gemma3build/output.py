@@ -11,7 +11,7 @@ from rich.text import Text
 from gemma3build.core.codec import encode
 from gemma3build.core.units import GIBIBYTE, MEGABYTE
 from gemma3build.errors import BuildError, GateError, StepFailedError
-from gemma3build.record.readable import is_quick_look, questions
+from gemma3build.record.readable import flag
 
 # Progress and errors go to standard error, what was asked for to standard output.
 # Where no terminal gives a width, tables are as wide as they need.
@@ -43,10 +43,10 @@ def show_evaluations(releases: Any, *, as_json: bool) -> None:
 def figures(scheme: Any) -> tuple[str, ...]:
     """Return what is known about a scheme, one text a column."""
     piqa, speed = scheme.piqa, scheme.speed
-    quick = f" ({questions(piqa)})" if is_quick_look(piqa) else ""
+    mark = f" ({flag(piqa)})" if flag(piqa) else ""
     return (
         f"{scheme.model.size / MEGABYTE:,.1f} MB",
-        f"{100 * piqa.acc:.1f} ± {100 * piqa.acc_stderr:.1f}{quick}" if piqa else "—",
+        f"{100 * piqa.acc:.1f} ± {100 * piqa.acc_stderr:.1f}{mark}" if piqa else "—",
         f"{speed.prefill:,.0f} tk/s" if speed else "—",
         f"{speed.decode:,.1f} tk/s" if speed else "—",
         f"{speed.peak_memory / MEGABYTE:,.0f} MB" if speed else "—",

@@ -1,6 +1,7 @@
 """The plan of an evaluation: PIQA and speed of the files of a release."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from gemma3build.core.architecture import Shape
 from gemma3build.core.export import FLOAT_MODEL
@@ -28,6 +29,7 @@ def plan_evaluation(
     models: Mapping[str, Material],
     bundles: Mapping[str, Material],
     questions: Material,
+    pinned: bool,
     limit: int | None,
 ) -> tuple[Step, ...]:
     """Return the steps that measure a release, in an order in which they can run.
@@ -41,7 +43,8 @@ def plan_evaluation(
         schemes: of the release.
         models: the ``.tflite`` of each scheme, by its name.
         bundles: the ``.task`` of each scheme, by its name.
-        questions: the files of PIQA.
+        questions: the files of PIQA, or a user's own of that form.
+        pinned: whether they are PIQA's.
         limit: how many questions are asked; None asks all.
     """
     arrival = [step for step in plan.steps if step.name in (FETCH, IMPORT)]
@@ -60,21 +63,19 @@ def plan_evaluation(
         steps.append(plan_calibration(plan.checkpoint, plan.shape))
     for scheme in schemes:
         steps += plan_piqa(
-            scheme, plan.shape, models[scheme.name], plan.tokenizer, questions, limit
+            scheme,
+            plan.shape,
+            {"artifact": models[scheme.name], "tokenizer": plan.tokenizer, "data": questions},
+            {"limit": limit, "pinned": pinned},
         )
     steps += [plan_speed(scheme.name, bundles[scheme.name]) for scheme in schemes]
     return tuple(steps)
 
 
 def plan_piqa(
-    scheme: Scheme,
-    shape: Shape,
-    artifact: Material,
-    tokenizer: Input,
-    questions: Material,
-    limit: int | None,
+    scheme: Scheme, shape: Shape, inputs: Mapping[str, Input], parameters: Mapping[str, Any]
 ) -> list[Step]:
-    """Return the steps that ask one scheme."""
+    """Return the steps that ask one scheme; ``inputs`` of the last but for the model it scores."""
     steps = []
     model = StepOutput(step=SCORE_EXPORT, path=FLOAT_MODEL)
     size = shape.parameters * estimate.FLOAT32
@@ -93,13 +94,8 @@ def plan_piqa(
         name=piqa_step(scheme.name),
         module="piqa",
         image="harness",
-        parameters={"limit": limit},
-        inputs={
-            "model": model,
-            "artifact": artifact,
-            "tokenizer": tokenizer,
-            "data": questions,
-        },
+        parameters=parameters,
+        inputs={"model": model, **inputs},
         memory=need.memory,
         disk=need.disk,
     )

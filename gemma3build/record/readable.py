@@ -94,6 +94,13 @@ def questions(piqa: Piqa | None) -> str:
     return some if is_quick_look(piqa) else f"all {piqa.of:,}"
 
 
+def flag(piqa: Piqa | None) -> str:
+    """Return what stands beside a figure that is no result on PIQA; empty for one that is."""
+    if piqa is None or (piqa.pinned and not is_quick_look(piqa)):
+        return ""
+    return questions(piqa) if piqa.pinned else f"{questions(piqa)} own questions"
+
+
 def power_of_ten(exponent: int) -> str:
     """Return a power of ten as a tick of an axis says it."""
     return {0: "1", 1: "10"}.get(exponent, f"10{str(exponent).translate(SUPERSCRIPTS)}")

@@ -24,6 +24,7 @@ from gemma3build.core.units import GIBIBYTE, MEGABYTE
 from gemma3build.record.checksums import CHECKSUMS
 from gemma3build.record.readable import (
     decimal,
+    flag,
     is_quick_look,
     megabytes,
     pieces,
@@ -103,13 +104,13 @@ class Page:
         return any(item.piqa is None or item.speed is None for item in self.schemes)
 
     @property
-    def quick_looks(self) -> str:
-        """How many questions were asked of which schemes, where that is not all of them."""
+    def flags(self) -> str:
+        """Which schemes have a figure that is no result on PIQA, and why."""
         found: dict[str, list[str]] = {}
         for item in self.schemes:
-            if is_quick_look(item.piqa):
-                found.setdefault(questions(item.piqa), []).append(item.scheme)
-        return "; ".join(f"{some} questions ({', '.join(names)})" for some, names in found.items())
+            if why := flag(item.piqa):
+                found.setdefault(why, []).append(item.scheme)
+        return "; ".join(f"{why} ({', '.join(names)})" for why, names in found.items())
 
     @cached_property
     def measured(self) -> tuple[Measured, ...]:
@@ -156,9 +157,8 @@ class Page:
 
         names = [item.scheme for item in self.schemes]
         speeds = [item.speed for item in self.schemes]
-        looks = self.quick_looks
         note = "Up and to the left is better. Bars are one standard error."
-        note += f" A quick look, not a result: {looks}." if looks else ""
+        note += f" Not a result on PIQA: {self.flags}." if self.flags else ""
         found = []
         if any(item.piqa for item in self.schemes):
             found.append(quality_chart(note, self.schemes))
@@ -183,8 +183,11 @@ class Page:
     def _piqa(self) -> Iterable[tuple[str, Measurement]]:
         for item in self.schemes:
             if (piqa := item.piqa) is not None:
-                look = ": a quick look, not a result" if is_quick_look(piqa) else ""
-                how = f"{questions(piqa)} questions{look}"
+                how = f"{questions(piqa)} questions"
+                if not piqa.pinned:
+                    how = f"{flag(piqa)}, not PIQA's: not a result"
+                elif is_quick_look(piqa):
+                    how += ": a quick look, not a result"
                 yield item.scheme, measurement("PIQA", how, piqa)
 
     def _speed(self) -> Iterable[tuple[str, Measurement]]:
@@ -231,16 +234,15 @@ def render(manifest: Manifest, evaluation: Evaluation) -> bytes:
     filters: dict[str, Callable[..., object]] = {
         "counted": counted,
         "decimal": decimal,
+        "flag": flag,
         "megabytes": megabytes,
         "pieces": pieces,
-        "questions": questions,
         "safe_svg": Markup,  # of record.charts, which escapes what it is given
         "shared_start": shared_start,
         "significant": significant,
         "stored": stored,
     }
     environment.filters.update(filters)
-    environment.tests["quick_look"] = is_quick_look
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(
         page=Page(manifest, evaluation),

@@ -7,6 +7,7 @@ Inputs:
     data: a directory with ``valid.jsonl`` and ``valid-labels.lst``, as PIQA publishes them.
 Parameters:
     limit: how many questions are asked, from the start of the split, at least two; null asks all.
+    pinned: whether ``data`` is what ``pins/datasets.toml`` names.
 Outputs:
     ``piqa.json``: a ``Piqa``.
     ``answers.jsonl``: for each question the log-likelihoods of its solutions and whether the model
@@ -30,6 +31,7 @@ from gemma3build.core.canonical import pretty_json
 from gemma3build.core.checkpoint import TOKENIZER
 from gemma3build.core.codec import encode
 from gemma3build.core.evaluation import PIQA_FILE, Piqa
+from gemma3build.core.questions import make_questions, read_data
 from gemma3build.core.step import StepRequest
 from gemma3build.steps.machine import here, versions
 
@@ -51,9 +53,6 @@ from gemma3build.steps.scorer import Scorer
 
 TASK = "piqa"
 SPLIT = "validation"
-QUESTIONS = "valid.jsonl"
-LABELS = "valid-labels.lst"
-FIELDS = ("goal", "sol1", "sol2")
 ANSWERS = "answers.jsonl"
 REQUESTS = "requests.json"
 PACKAGES = ("lm-eval", "ai-edge-litert", "numpy", "sentencepiece")
@@ -64,16 +63,13 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
 
     Raises:
         StepError: the model's weights are not those of the artifact.
-        ValueError: the data is not PIQA's, or fewer than two questions are asked.
+        ValueError: the data has not the form of PIQA's.
     """
     start = time.monotonic()
     refuse_other_weights(request.only_file("model"), request.only_file("artifact"))
     lines, labels = read_data(Path(request.inputs["data"]))
     limit = request.parameters["limit"]
     asked = len(lines) if limit is None else min(limit, len(lines))
-    if asked < 2:
-        message = "a standard error needs two questions"
-        raise ValueError(message)
     questions = make_questions(lines[:asked], labels[:asked])
     harness = Harness(request.only_file("model"), Path(request.inputs["tokenizer"]) / TOKENIZER)
     found = evaluate(harness, questions)
@@ -85,6 +81,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         acc_stderr=figures["acc_stderr,none"],
         acc_norm=figures["acc_norm,none"],
         acc_norm_stderr=figures["acc_norm_stderr,none"],
+        pinned=request.parameters["pinned"],
         data=digest(lines[:asked], labels[:asked]),
         seconds=round(time.monotonic() - start, 3),
         runtime=versions(*PACKAGES),
@@ -94,42 +91,6 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     write_answers(output / ANSWERS, found["samples"][TASK])
     (output / REQUESTS).write_text(json.dumps(harness.asked), encoding="utf-8")
     return {"acc": result.acc, "acc_norm": result.acc_norm, "questions": asked}
-
-
-def read_data(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the lines of the questions and of the labels.
-
-    Raises:
-        ValueError: there is not one label for each question.
-    """
-    lines, labels = (
-        # Not splitlines, for which some characters of JSON texts end a line.
-        (folder / name).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        for name in (QUESTIONS, LABELS)
-    )
-    if len(lines) != len(labels):
-        message = f"{QUESTIONS} has {len(lines)} questions, {LABELS} has {len(labels)} labels"
-        raise ValueError(message)
-    return lines, labels
-
-
-def make_questions(lines: Sequence[str], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the questions as the task reads them, with the right solution's number in ``label``.
-
-    Raises:
-        ValueError: a line is no question or no label.
-    """
-    questions = []
-    for number, (line, label) in enumerate(zip(lines, labels, strict=True), 1):
-        found = json.loads(line)
-        if not isinstance(found, dict) or not all(isinstance(found.get(k), str) for k in FIELDS):
-            message = f"line {number} of {QUESTIONS} has not the texts {', '.join(FIELDS)}"
-            raise ValueError(message)
-        if label not in ("0", "1"):
-            message = f"line {number} of {LABELS} is {label!r}, not 0 or 1"
-            raise ValueError(message)
-        questions.append({**{name: found[name] for name in FIELDS}, "label": int(label)})
-    return questions
 
 
 def digest(lines: Sequence[str], labels: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ def test_figures_enter_the_release_and_stay_there(
     arguments = ("evaluate", "artifacts/tiny", "--checkpoint", str(tiny), "--piqa", str(piqa))
     done = command.run(*arguments, "--limit", "2")
     assert done.returncode == 0, done.stderr
-    assert "first 2 of 3" in done.stdout
+    assert "first 2 of 3 own questions" in done.stdout
     assert str(release / REPORT) in done.stdout
     (scheme,) = read(release).schemes
     assert scheme.piqa is not None
@@ -59,7 +59,7 @@ def test_figures_enter_the_release_and_stay_there(
     assert scheme.speed is not None
     assert scheme.speed.runs == 5
     assert min(scheme.speed.prefill, scheme.speed.decode, scheme.speed.peak_memory) > 0
-    assert b"first 2 of 3" in (release / REPORT).read_bytes()
+    assert b"first 2 of 3 own questions" in (release / REPORT).read_bytes()
     after = {path.name: path.read_bytes() for path in release.iterdir()}
     assert {name for name in after if after[name] != before.get(name)} == {EVALUATION, REPORT}
     # The same files built again are still measured ones; other files are not.
@@ -73,7 +73,7 @@ def test_figures_enter_the_release_and_stay_there(
     assert "piqa-dynamic_int8  kept from before" in again.stderr
     assert "speed-dynamic_int8 …" in again.stderr
     compared = command.run("evaluate", "--compare", "artifacts/tiny", "artifacts/tiny")
-    assert compared.stdout.count("first 2 of 3") == 2
+    assert compared.stdout.count("first 2 of 3 own questions") == 2
     assert list(command.json("evaluate", "--compare", "artifacts/tiny", "artifacts/tiny")) == [
         str(release)
     ]
@@ -84,9 +84,12 @@ def test_what_cannot_be_evaluated_is_refused_before_the_long_work(
 ) -> None:
     release = Path(command.json(*build)["release"])
     piqa = questions(command.folder / "piqa")
+    broken = questions(command.folder / "broken")
+    (broken / "valid-labels.lst").write_text("0\n1\n")
     cases = {
         ("nowhere",): (6, "is not a release"),
         ("artifacts/tiny", "--piqa", str(piqa)): (6, "--checkpoint DIR"),
+        ("artifacts/tiny", "--piqa", str(broken), "--checkpoint", str(tiny)): (6, "2 labels"),
         ("artifacts/tiny", "--piqa", "gone", "--checkpoint", str(tiny)): (6, "No such file"),
     }
     for arguments, (code, words) in cases.items():

@@ -27,6 +27,7 @@ from tests.tiny import write_checkpoint
 pytestmark = pytest.mark.integration
 
 LENGTH = 256
+ALL = {"limit": None, "pinned": False}
 INT8 = {name: {"bits": 8} for name in ("embedding", "attention", "feed_forward")}
 # The tiny tokenizer has a token for each byte. The last two questions are too long for one tree and
 # for one call.
@@ -161,7 +162,7 @@ def test_packed_questions_score_as_in_the_artifact_one_token_at_a_time(
     output, facts = lab.run(
         "piqa",
         "harness",
-        {"limit": None},
+        ALL,
         model=score,
         artifact=artifact,
         tokenizer=tokenizer,
@@ -184,10 +185,10 @@ def test_the_figures_are_those_of_the_answers(
 ) -> None:
     artifact, score = int8_models
     inputs = {"model": score, "artifact": artifact, "tokenizer": tokenizer, "data": data}
-    output, facts = lab.run("piqa", "harness", {"limit": 4}, **inputs)
+    output, facts = lab.run("piqa", "harness", {"limit": 4, "pinned": False}, **inputs)
     piqa = decode_json(Piqa, (output / PIQA_FILE).read_bytes(), PIQA_FILE)
     answers = [json.loads(line) for line in (output / "answers.jsonl").read_text().splitlines()]
-    assert (piqa.questions, piqa.of) == (4, len(SOLUTIONS))
+    assert (piqa.questions, piqa.of, piqa.pinned) == (4, len(SOLUTIONS), False)
     assert facts == {"acc": piqa.acc, "acc_norm": piqa.acc_norm, "questions": 4}
     assert piqa.acc == sum(item["acc"] for item in answers) / 4
     assert piqa.acc_norm == sum(item["acc_norm"] for item in answers) / 4
@@ -198,7 +199,7 @@ def test_the_figures_are_those_of_the_answers(
         assert item["acc"] == (scores.index(max(scores)) == label)
         lengths = [score / len(solution) for score, solution in zip(scores, solutions, strict=True)]
         assert item["acc_norm"] == (lengths.index(max(lengths)) == label)
-    again, _ = lab.run("piqa", "harness", {"limit": 4}, **inputs)
+    again, _ = lab.run("piqa", "harness", {"limit": 4, "pinned": False}, **inputs)
     assert (again / "answers.jsonl").read_bytes() == (output / "answers.jsonl").read_bytes()
 
 
@@ -212,7 +213,7 @@ def test_a_model_with_other_weights_than_the_artifact_is_not_asked(
     other, _ = lab.run("quantize", "convert", parameters, model=exported)
     inputs = {"model": int8_models[1], "artifact": other, "tokenizer": tokenizer, "data": data}
     with pytest.raises(StepFailedError, match="now gives other weights") as caught:
-        lab.run("piqa", "harness", {"limit": None}, **inputs)
+        lab.run("piqa", "harness", ALL, **inputs)
     assert caught.value.exit_code == REFUSAL_EXIT_CODES[Refusal.OTHER_WEIGHTS]
 
 
@@ -224,7 +225,7 @@ def test_labels_that_do_not_fit_the_questions_are_refused(
     artifact, score = int8_models
     inputs = {"model": score, "artifact": artifact, "tokenizer": tokenizer, "data": tmp_path}
     with pytest.raises(StepFailedError, match="has 6 questions, valid-labels.lst has 2 labels"):
-        lab.run("piqa", "harness", {"limit": None}, **inputs)
+        lab.run("piqa", "harness", ALL, **inputs)
 
 
 def test_a_bundle_is_measured(lab: Lab, int8_models: tuple[Path, Path], tokenizer: Path) -> None:

@@ -2,15 +2,18 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gemma3build.core.digests import sha256_bytes
 from gemma3build.engine.dataset import dataset_files
 from gemma3build.engine.store import Store
-from gemma3build.errors import DownloadError
+from gemma3build.errors import DownloadError, RequestError
+from gemma3build.evaluate import find_questions
 from gemma3build.pins.intent import Dataset, load_datasets
 
+RUNNER: Any = None  # is asked for nothing where a folder is given
 FILES = {"/valid.jsonl": b"questions\n" * 1000, "/valid-labels.lst": b"0\n1\n"}
 
 
@@ -85,3 +88,54 @@ def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
 
 def test_the_pinned_questions_are_two_files() -> None:
     assert set(load_datasets()["piqa"].sha256) == {"valid.jsonl", "valid-labels.lst"}
+
+
+def own(folder: Path, *lines: str, labels: str = "0\n1\n") -> Path:
+    folder.mkdir()
+    (folder / "valid.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (folder / "valid-labels.lst").write_text(labels)
+    return folder
+
+
+QUESTION = '{"goal": "dry a shoe", "sol1": "with paper", "sol2": "with water"}'
+
+
+@pytest.mark.parametrize(
+    ("lines", "labels", "why"),
+    [
+        ((QUESTION, QUESTION), "0\n", "has 2 questions, valid-labels.lst has 1 labels"),
+        ((QUESTION,), "0\n", "has 1 questions; a standard error needs 2"),
+        ((QUESTION, "{"), "0\n1\n", "line 2 of valid.jsonl is not JSON"),
+        ((QUESTION, "[" * 100_000), "0\n1\n", "line 2 of valid.jsonl is not JSON"),
+        ((QUESTION, '{"goal": "x"}'), "0\n1\n", "line 2 of valid.jsonl has not the texts"),
+        ((QUESTION.replace("dry", r"\ud800"), QUESTION), "0\n1\n", "line 1 of valid.jsonl has not"),
+        ((QUESTION, QUESTION), "0\n2\n", "line 2 of valid-labels.lst is '2', not 0 or 1"),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_found_before_any_step(
+    tmp_path: Path, lines: tuple[str, ...], labels: str, why: str
+) -> None:
+    folder = own(tmp_path / "piqa", *lines, labels=labels)
+    with pytest.raises(RequestError, match=why):
+        find_questions(folder, RUNNER)
+
+
+def test_a_file_that_is_no_text_is_found_before_any_step(tmp_path: Path) -> None:
+    folder = own(tmp_path / "piqa", QUESTION, QUESTION)
+    (folder / "valid.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(RequestError, match="has no questions to ask"):
+        find_questions(folder, RUNNER)
+    with pytest.raises(RequestError, match="Check the path"):
+        find_questions(tmp_path / "gone", RUNNER)
+
+
+def test_questions_are_piqas_if_their_digests_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = own(tmp_path / "piqa", QUESTION, QUESTION)
+    found, pinned = find_questions(folder, RUNNER)
+    assert not pinned
+    same = {file.path: file.sha256 for file in found.material.files}
+    pins = {"piqa": Dataset(summary="", licence="", base="", sha256=same)}
+    monkeypatch.setattr("gemma3build.evaluate.load_datasets", lambda: pins)
+    assert find_questions(folder, RUNNER)[1]

@@ -33,6 +33,7 @@ from gemma3build.core.manifest import (
     ImageRecord,
     Manifest,
 )
+from gemma3build.output import figures
 from gemma3build.record.charts import spread
 from gemma3build.record.readable import (
     Piece,
@@ -107,7 +108,7 @@ def gate(*, kl: float, text: str, passed: bool = True) -> Gate:
     )
 
 
-def piqa(acc: float, questions: int = 1838) -> Piqa:
+def piqa(acc: float, questions: int = 1838, *, pinned: bool = True) -> Piqa:
     error = math.sqrt(acc * (1 - acc) / (questions - 1))
     return Piqa(
         questions=questions,
@@ -116,6 +117,7 @@ def piqa(acc: float, questions: int = 1838) -> Piqa:
         acc_stderr=error,
         acc_norm=acc + 0.006,
         acc_norm_stderr=error,
+        pinned=pinned,
         data=sha256_bytes(b"piqa"),
         seconds=712.4,
         runtime={"lm-eval": "0.4.9", "ai-edge-litert": "2.1.0"},
@@ -299,6 +301,14 @@ def test_a_quick_look_is_never_shown_as_a_result() -> None:
     text = Reader(page(measured())).text
     assert text.count("first 100 of 1,838") == 3  # in the table, at the chart, and how it was made
     assert "a quick look, not a result" in text
+
+
+def test_questions_of_ones_own_are_never_shown_as_piqa() -> None:
+    own = scheme("dynamic_int8", 9, gate(kl=0.1, text="t"), piqa(0.6, pinned=False))
+    text = Reader(page(sample(own))).text
+    assert text.count("all 1,838 own questions") == 3
+    assert "all 1,838 own questions, not PIQA's: not a result" in text
+    assert "(all 1,838 own questions)" in figures(own)[1]
 
 
 def test_what_was_not_measured_is_a_dash_with_a_way_out() -> None:
