@@ -21,6 +21,7 @@ from gemma3build.core.evaluation import (
 from gemma3build.core.manifest import Manifest
 from gemma3build.core.questions import make_questions, read_data
 from gemma3build.core.scheme import NAME, Scheme
+from gemma3build.engine import preflight
 from gemma3build.engine.dataset import dataset_files
 from gemma3build.engine.executor import Done, Reporter
 from gemma3build.engine.materials import LocalCheckpoint, LocalFiles, Several
@@ -30,8 +31,9 @@ from gemma3build.pins.intent import load_datasets
 from gemma3build.pins.lock import read_models_lock
 from gemma3build.plan.evaluation import piqa_step, plan_evaluation, speed_step
 from gemma3build.plan.step import Parameters, Step
-from gemma3build.record.evaluation import manifest_digest, read_evaluation
+from gemma3build.record.evaluation import manifest_digest, merge, read_evaluation
 from gemma3build.record.manifest import LOCAL, read_manifest
+from gemma3build.record.readable import questions
 from gemma3build.record.release import write_measured
 from gemma3build.request import Prepared, Request, prepare
 
@@ -117,10 +119,12 @@ def prepare_evaluation(
     """Return the steps that measure a release.
 
     Raises:
-        BuildError: a file is not there, or is not what the manifest says.
+        BuildError: a file is not there, or is not what the manifest says, or the release cannot be
+            written.
     """
+    preflight.check_writable(release.folder.parent, release.folder)
     prepared = find_checkpoint(release.manifest, request)
-    questions, pinned = find_questions(request.piqa, runner)
+    asked, pinned = find_questions(request.piqa, runner)
     items = release.evaluation.schemes
     models = {item.scheme: intact_file(release.folder, item.model) for item in items}
     bundles = {item.scheme: intact_file(release.folder, item.bundle) for item in items}
@@ -129,11 +133,11 @@ def prepare_evaluation(
         schemes=tuple(find_scheme(release.manifest, item.scheme) for item in items),
         models={scheme: files.material for scheme, files in models.items()},
         bundles={scheme: files.material for scheme, files in bundles.items()},
-        questions=questions.material,
+        questions=asked.material,
         pinned=pinned,
         limit=request.limit,
     )
-    local = (questions, *models.values(), *bundles.values())
+    local = (asked, *models.values(), *bundles.values())
     places = {files.material.name: files for files in local}
     return PreparedEvaluation(
         steps=steps, materials=Several(places, otherwise=origin(runner, prepared))
@@ -145,18 +149,27 @@ def evaluate(
 ) -> Measured:
     """Run the steps, one at a time, and write what they measured into the release.
 
+    Returns:
+        What was measured now, also where the release keeps a figure that says more.
+
     Raises:
         BuildError: something failed; what was finished is kept.
     """
     done = runner.run(prepared.steps, prepared.materials, 1, reporter)
     schemes = tuple(measured_scheme(item, done, runner) for item in release.evaluation.schemes)
-    evaluation = dataclasses.replace(release.evaluation, schemes=schemes)
+    measured = dataclasses.replace(release.evaluation, schemes=schemes)
     with release_lock(runner, release.folder):
-        if read_release(release.folder).manifest != release.manifest:
+        there = read_release(release.folder)  # another evaluation may have finished since
+        if there.manifest != release.manifest:
             why = f"another build replaced {release.folder} while it was measured"
             raise RequestError(REFUSAL, why, "Run the same command again.")
-        write_measured(release.manifest, evaluation, release.folder)
-    return dataclasses.replace(release, evaluation=evaluation)
+        kept = merge(there.evaluation, measured)
+        write_measured(release.manifest, kept, release.folder)
+    now = {item.scheme: item.piqa for item in schemes}
+    for item in kept.schemes:
+        if item.piqa is not None and item.piqa != now.get(item.scheme):
+            runner.say(f"{item.scheme}: the release keeps PIQA on {questions(item.piqa)} questions")
+    return dataclasses.replace(release, evaluation=measured)
 
 
 def measured_scheme(

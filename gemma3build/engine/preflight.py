@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from gemma3build.core.manifest import FORMAT, MANIFEST
 from gemma3build.core.units import GIBIBYTE
-from gemma3build.errors import NoMemoryError, NoSpaceError, OutputError
+from gemma3build.errors import NoMemoryError, NoSpaceError, OutputError, from_os_error
 from gemma3build.plan.step import Step
 
 
@@ -60,6 +61,21 @@ def check_output(folder: Path) -> None:
         why = f"{above} is {'not writable' if above.is_dir() else 'not a directory'}"
         hint = "Give another --output, or mend the permissions."
         raise OutputError(f"The release cannot be written to {folder}", why, hint)
+
+
+def check_writable(*folders: Path) -> None:
+    """Refuse directories that take no new file, by an unnamed one in each.
+
+    Raises:
+        NoSpaceError: the disk is full.
+        OutputError: saying why.
+    """
+    for folder in folders:
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"\n")
+        except OSError as error:
+            raise from_os_error(f"{folder} cannot be written", error) from error
 
 
 def check_replaceable(folder: Path) -> None:

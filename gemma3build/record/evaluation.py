@@ -13,6 +13,7 @@ from gemma3build.core.evaluation import (
     GATE_FILE,
     Evaluation,
     Gate,
+    Piqa,
     SchemeEvaluation,
 )
 from gemma3build.core.manifest import Manifest
@@ -20,6 +21,7 @@ from gemma3build.engine.executor import Done, files
 from gemma3build.engine.store import Store
 from gemma3build.plan.planner import REFERENCE_STEP, gate_step
 from gemma3build.plan.step import Plan
+from gemma3build.record.readable import is_quick_look
 
 
 def make_evaluation(
@@ -73,6 +75,28 @@ def carry_over(fresh: Evaluation, found: Evaluation | None) -> Evaluation:
         kept = dataclasses.replace(item, piqa=old.piqa, speed=old.speed) if old else item
         schemes.append(kept)
     return dataclasses.replace(fresh, schemes=tuple(schemes))
+
+
+def merge(found: Evaluation, measured: Evaluation) -> Evaluation:
+    """Return what a release has, with what was measured now; the files are the same.
+
+    A PIQA figure is not replaced by one that says less: all of PIQA's questions say more than all of
+    a user's own, and those more than a quick look.
+    """
+    now = {item.scheme: item for item in measured.schemes}
+    schemes = []
+    for item in found.schemes:
+        new = now.get(item.scheme, item)
+        piqa = item.piqa if worth(item.piqa) > worth(new.piqa) else new.piqa
+        schemes.append(dataclasses.replace(item, piqa=piqa, speed=new.speed or item.speed))
+    return dataclasses.replace(found, schemes=tuple(schemes))
+
+
+def worth(piqa: Piqa | None) -> int:
+    """Return a number that is larger for a figure that says more."""
+    if piqa is None:
+        return 0
+    return 1 if is_quick_look(piqa) else 2 + piqa.pinned
 
 
 def _digest(plan: Plan, done: Mapping[str, Done], scheme: str, suffix: str) -> FileDigest:

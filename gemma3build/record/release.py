@@ -50,10 +50,13 @@ class Release:
 
 
 def measured_files(manifest: Manifest, evaluation: Evaluation) -> dict[str, bytes]:
-    """Return the files that depend on the machine, by name; no checksum covers them."""
+    """Return the files that depend on the machine, by name; no checksum covers them.
+
+    The figures come last: where only the report could be written, they are still those of before.
+    """
     from gemma3build.record.report import render
 
-    return {EVALUATION: evaluation_text(evaluation), REPORT: render(manifest, evaluation)}
+    return {REPORT: render(manifest, evaluation), EVALUATION: evaluation_text(evaluation)}
 
 
 def evaluation_text(evaluation: Evaluation) -> bytes:
@@ -111,13 +114,15 @@ def write_measured(manifest: Manifest, evaluation: Evaluation, folder: Path) -> 
         NoSpaceError: the disk is full.
         OutputError: the directory cannot be written.
     """
-    try:
-        for name, text in measured_files(manifest, evaluation).items():
-            staged = folder.with_name(f".{folder.name}.{name}.partial")
+    for name, text in measured_files(manifest, evaluation).items():
+        staged = folder.with_name(f".{folder.name}.{name}.partial")
+        try:
             staged.write_bytes(text)
             staged.replace(folder / name)
-    except OSError as error:
-        raise from_os_error(f"{folder} cannot be written", error) from error
+        except OSError as error:
+            raise from_os_error(f"{folder} cannot be written", error) from error
+        finally:
+            staged.unlink(missing_ok=True)
 
 
 def _place(source: Path, target: Path) -> None:

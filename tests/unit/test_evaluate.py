@@ -1,6 +1,7 @@
 """What an evaluation takes from a release, which anybody may have written."""
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,33 @@ import pytest
 
 from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import encode
-from gemma3build.core.evaluation import EVALUATION, Evaluation
+from gemma3build.core.evaluation import (
+    EVALUATION,
+    PIQA_FILE,
+    REPORT,
+    SPEED_FILE,
+    Evaluation,
+    Piqa,
+    Speed,
+)
 from gemma3build.core.manifest import MANIFEST, Manifest
-from gemma3build.errors import RequestError
-from gemma3build.evaluate import EvaluationRequest, find_checkpoint, find_scheme, read_release
-from gemma3build.record.evaluation import manifest_digest
+from gemma3build.core.step import StepResult
+from gemma3build.engine.executor import Done
+from gemma3build.engine.materials import Several
+from gemma3build.engine.preflight import check_writable
+from gemma3build.engine.store import Store
+from gemma3build.errors import NoSpaceError, OutputError, RequestError
+from gemma3build.evaluate import (
+    EvaluationRequest,
+    PreparedEvaluation,
+    evaluate,
+    find_checkpoint,
+    find_scheme,
+    read_release,
+)
+from gemma3build.record.evaluation import manifest_digest, merge
+from gemma3build.record.release import write_measured
+from tests.bench.bench import Quiet
 from tests.unit.test_report import gate, piqa, sample, scheme, speed
 
 INT8 = "dynamic_int8"
@@ -121,3 +144,119 @@ def test_parameters_of_another_form_are_refused() -> None:
     manifest = dataclasses.replace(measured()[0], parameters={"prefill_seq_lens": "many"})
     with pytest.raises(RequestError, match="manifest.json: parameters"):
         find_checkpoint(manifest, EvaluationRequest())
+
+
+def quick() -> Piqa:
+    return piqa(0.5, questions=100)
+
+
+@pytest.mark.parametrize(
+    ("there", "now", "kept"),
+    [
+        (None, quick(), quick()),
+        (quick(), piqa(0.6), piqa(0.6)),
+        (piqa(0.6), quick(), piqa(0.6)),
+        (piqa(0.6), piqa(0.7), piqa(0.7)),
+        (piqa(0.6), piqa(0.9, pinned=False), piqa(0.6)),
+        (piqa(0.9, pinned=False), quick(), piqa(0.9, pinned=False)),
+        (piqa(0.6), None, piqa(0.6)),
+    ],
+)
+def test_a_figure_gives_way_to_none_that_says_less(
+    there: Piqa | None, now: Piqa | None, kept: Piqa
+) -> None:
+    def of(found: Piqa | None, decode: float) -> Evaluation:
+        return sample(scheme(INT8, 9, gate(kl=0.1, text="t"), found, speed(9, decode, 9)))[1]
+
+    (item,) = merge(of(there, 1.0), of(now, 2.0)).schemes
+    assert item.piqa == kept
+    assert item.speed == speed(9, 2.0, 9)
+
+
+class Measuring:
+    """Stands for a runner that measures figures, while something else may happen to the release."""
+
+    def __init__(self, root: Path, figures: Piqa, meanwhile: Any = lambda: None) -> None:
+        self.store, self.sources = Store(root), dict[str, str]()
+        self.said: list[str] = []
+        self.say = self.said.append
+        self._figures, self._meanwhile = figures, meanwhile
+
+    def run(self, *_: object) -> dict[str, Done]:
+        self._meanwhile()
+        results: dict[str, Piqa | Speed] = {
+            f"piqa-{INT8}": self._figures,
+            f"speed-{INT8}": speed(9, 2.0, 9),
+        }
+        return {name: self._commit(name, found) for name, found in results.items()}
+
+    def _commit(self, name: str, found: Piqa | Speed) -> Done:
+        file = PIQA_FILE if isinstance(found, Piqa) else SPEED_FILE
+        (self.store.stage(name) / "output" / file).write_bytes(pretty_json(encode(found)))
+        entry = self.store.commit(name, name, StepResult(seconds=1.0, peak_memory=1))
+        return Done(key=name, entry=entry, cached=False)
+
+
+def run(release: Path, runner: Any) -> Evaluation:
+    prepared: Any = PreparedEvaluation(steps=(), materials=Several({}, otherwise=runner))
+    return evaluate(read_release(release), prepared, runner, Quiet()).evaluation
+
+
+def test_a_quick_look_is_shown_and_the_full_figure_stays(release: Path, tmp_path: Path) -> None:
+    runner = Measuring(tmp_path / "cache", quick())
+    (shown,) = run(release, runner).schemes
+    assert shown.piqa == quick()
+    (kept,) = read_release(release).evaluation.schemes
+    assert kept.piqa == piqa(0.6)
+    assert kept.speed == shown.speed == speed(9, 2.0, 9)
+    assert runner.said == [f"{INT8}: the release keeps PIQA on all 1,838 questions"]
+    assert b"0.600" in (release / REPORT).read_bytes()
+
+
+def test_figures_that_another_evaluation_wrote_meanwhile_are_not_lost(tmp_path: Path) -> None:
+    manifest, _ = measured()
+    bare = scheme(INT8, 9, gate(kl=0.1, text="t"))
+    release = write(tmp_path / "release", manifest, sample(bare)[1])
+
+    def full_evaluation() -> None:
+        write(release, *measured())
+
+    run(release, Measuring(tmp_path / "cache", quick(), full_evaluation))
+    assert read_release(release).evaluation.schemes[0].piqa == piqa(0.6)
+
+
+def test_a_release_that_another_build_replaced_is_left_alone(release: Path, tmp_path: Path) -> None:
+    manifest, evaluation = measured()
+    other = dataclasses.replace(manifest, terms=())
+    runner = Measuring(tmp_path / "cache", quick(), lambda: write(release, other, evaluation))
+    with pytest.raises(RequestError, match="another build replaced"):
+        run(release, runner)
+    assert read_release(release).manifest == other
+
+
+@pytest.mark.parametrize("broken", [REPORT, EVALUATION])
+def test_figures_that_cannot_be_written_leave_those_of_before_and_no_litter(
+    release: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, evaluation = measured()
+    before = (release / EVALUATION).read_bytes()
+    replace = Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if target.name == broken:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(NoSpaceError, match="cannot be written"):
+        write_measured(manifest, evaluation, release)
+    assert (release / EVALUATION).read_bytes() == before
+    assert (release / REPORT).exists() == (broken == EVALUATION)
+    assert [path.name for path in release.parent.iterdir()] == ["release"]
+
+
+def test_a_folder_that_takes_no_file_is_found_before_the_measuring(tmp_path: Path) -> None:
+    check_writable(tmp_path)
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_writable(tmp_path, Path("/proc/self"))
