@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gemma3build.core.digests import sha256_bytes
 from gemma3build.core.evaluation import Check, Evaluation
-from gemma3build.core.manifest import Manifest
+from gemma3build.core.manifest import REFUSED, Manifest
 from gemma3build.engine import preflight
 from gemma3build.engine.executor import Done, Materials, Reporter, intact_output
 from gemma3build.engine.materials import LocalCheckpoint, PackagedModel
@@ -18,10 +18,8 @@ from gemma3build.errors import GateError
 from gemma3build.plan.step import Plan
 from gemma3build.record.evaluation import carry_over, make_evaluation, read_evaluation
 from gemma3build.record.manifest import make_manifest
-from gemma3build.record.release import Release, is_written, write
+from gemma3build.record.release import Release, is_written, remove, write
 from gemma3build.request import Prepared
-
-REFUSED = ".refused"  # after the name of a release that is not faithful
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +75,23 @@ class Builder:
             intact_output(self._runner.store, artifact.source.step, done, what)
         release = self._release(plan, done)
         failed = failed_checks(release.evaluation)
+        refused = folder.with_name(folder.name + REFUSED)
         if failed:
-            folder = folder.with_name(folder.name + REFUSED)
+            self._write(release, refused)
+            raise GateError(failed, refused)
+        release = self._write(release, folder)
+        with release_lock(self._runner, refused):
+            if preflight.is_release(refused):  # of this name, by a build before
+                remove(refused)
+        return outcome(release, folder, done, idle=False)
+
+    def _write(self, release: Release, folder: Path) -> Release:
+        """Write a release with the figures that are known of its files; return it with them."""
         with release_lock(self._runner, folder):
             preflight.check_replaceable(folder)
             release = carried(release, folder)
             write(release, folder)
-        if failed:
-            raise GateError(failed, folder)
-        return outcome(release, folder, done, idle=False)
+        return release
 
     def _release(self, plan: Plan, done: Mapping[str, Done]) -> Release:
         store = self._runner.store

@@ -12,6 +12,7 @@ from gemma3build.core.digests import FileDigest
 
 FORMAT = "gemma3build.manifest/1"
 MANIFEST = "manifest.json"
+REFUSED = ".refused"  # after the name of the directory of a release that is not faithful
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gemma3build.core.manifest import FORMAT, MANIFEST
+from gemma3build.core.manifest import FORMAT, MANIFEST, REFUSED
 from gemma3build.core.units import GIBIBYTE
 from gemma3build.errors import NoMemoryError, NoSpaceError, OutputError, from_os_error
 from gemma3build.plan.step import Step
@@ -52,10 +52,16 @@ def check_disk(steps: tuple[Step, ...], folder: Path) -> None:
 def check_output(folder: Path) -> None:
     """Refuse an output directory that cannot be written, before the long work.
 
+    So must be the one beside it that the release goes to if the gate refuses it.
+
     Raises:
         OutputError: saying why.
     """
+    if folder.name.endswith(REFUSED):
+        why = f"{REFUSED} at the end of a name means that the gate refused what is in it"
+        raise OutputError(f"{folder} is no place for a release", why, "Give another --output.")
     check_replaceable(folder)
+    check_replaceable(folder.with_name(folder.name + REFUSED))
     above = next(path for path in folder.parents if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         why = f"{above} is {'not writable' if above.is_dir() else 'not a directory'}"

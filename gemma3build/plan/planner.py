@@ -6,6 +6,7 @@ from gemma3build.core.architecture import Shape
 from gemma3build.core.checkpoint import TOKENIZER
 from gemma3build.core.codec import encode
 from gemma3build.core.export import FLOAT_MODEL
+from gemma3build.core.manifest import REFUSED
 from gemma3build.core.prompts import LONGEST
 from gemma3build.core.scheme import NAME, Scheme, needs_importance
 from gemma3build.core.units import GIBIBYTE
@@ -142,13 +143,18 @@ def check_parameters(parameters: Parameters, context: int, schemes: tuple[Scheme
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that could lead out of a directory or confuse a shell; raises RequestError."""
+    """Refuse a name that could lead out of a directory, confuse a shell, or be taken for a refusal.
+
+    Raises:
+        RequestError: saying why.
+    """
+    why = ""
     if not re.fullmatch(NAME, name):
-        raise RequestError(
-            f"{name!r} is no name for a release",
-            "it must be of letters, digits, dots, dashes and underscores",
-            "Give --name.",
-        )
+        why = "it must be of letters, digits, dots, dashes and underscores"
+    elif name.endswith(REFUSED):
+        why = f"{REFUSED} at its end means that the gate refused it"
+    if why:
+        raise RequestError(f"{name!r} is no name for a release", why, "Give --name.")
 
 
 def plan_arrival(source: Source, shape: Shape) -> tuple[list[Step], Input, Input]:

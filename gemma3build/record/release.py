@@ -90,7 +90,7 @@ def write(release: Release, folder: Path) -> None:
     """
     measured = measured_files(release.manifest, release.evaluation)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}.partial-"
+    prefix = partial_prefix(folder)
     for left in folder.parent.glob(f"{prefix}*"):  # by a killed build; the caller holds the lock
         shutil.rmtree(left, ignore_errors=True)
     staged = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
@@ -105,6 +105,22 @@ def write(release: Release, folder: Path) -> None:
         raise from_os_error(f"The release cannot be written to {folder}", error) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove a release, whole at once as far as readers can see; the caller holds its lock.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
+    try:
+        grave = Path(tempfile.mkdtemp(prefix=partial_prefix(folder), dir=folder.parent))
+        try:
+            folder.rename(grave / folder.name)
+        finally:
+            shutil.rmtree(grave, ignore_errors=True)
+    except OSError as error:
+        raise from_os_error(f"{folder} cannot be removed", error) from error
 
 
 def write_measured(manifest: Manifest, evaluation: Evaluation, folder: Path) -> None:
@@ -123,6 +139,11 @@ def write_measured(manifest: Manifest, evaluation: Evaluation, folder: Path) -> 
             raise from_os_error(f"{folder} cannot be written", error) from error
         finally:
             staged.unlink(missing_ok=True)
+
+
+def partial_prefix(folder: Path) -> str:
+    """Return how the names of directories begin that writing a release may leave beside it."""
+    return f".{folder.name}.partial-"
 
 
 def _place(source: Path, target: Path) -> None:

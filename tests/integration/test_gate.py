@@ -10,9 +10,9 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.build import REFUSED
 from gemma3build.core.codec import decode_json, encode
 from gemma3build.core.evaluation import EVALUATION, GATE_FILE, REPORT, Evaluation, Gate
+from gemma3build.core.manifest import REFUSED
 from gemma3build.engine.images import Images
 from gemma3build.engine.materials import LocalFiles, Several
 from gemma3build.engine.runner import cache_dir

@@ -88,6 +88,7 @@ def test_a_plan_is_the_same_in_every_run_and_speaks_json(tmp_path: Path) -> None
         (("--model", "gemma3-1b-it"), 5, "Run `gemma3build lock gemma3-1b-it`"),
         (("--kv-cache-max-len", "128"), 6, "no token could be generated"),
         (("--scheme", "gone.toml"), 3, "there is no such file"),
+        (("--name", "m.refused"), 6, "means that the gate refused it"),
         (("--checkpoint", "nowhere"), 34, "it has no config.json"),
         (("--memory", "lots"), 4, "'lots' is no size"),
         ((), 10, "No Docker engine answers"),
@@ -162,6 +163,16 @@ def test_an_output_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path) -
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OutputError):
             check_output(folder)
+
+
+def test_the_place_of_a_refused_release_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "m.refused").mkdir()
+    check_output(tmp_path / "m")
+    (tmp_path / "m.refused" / "mine.txt").touch()
+    with pytest.raises(OutputError, match="m.refused is in the way"):
+        check_output(tmp_path / "m")
+    with pytest.raises(OutputError, match="m.refused is no place for a release"):
+        check_output(tmp_path / "m.refused")
 
 
 def test_only_a_release_or_an_empty_directory_is_ever_replaced(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from gemma3build.core.evaluation import Evaluation
 from gemma3build.core.manifest import FORMAT, ArtifactRecord, CheckpointRecord, Manifest
 from gemma3build.errors import OutputError
 from gemma3build.record.evaluation import manifest_digest
-from gemma3build.record.release import Release, is_written, write
+from gemma3build.record.release import Release, is_written, remove, write
 
 
 def release(store: Path, **contents: bytes) -> Release:
@@ -84,3 +84,13 @@ def test_a_release_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None
     with pytest.raises(OutputError, match="cannot be written"):
         write(one, tmp_path / "m")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_removed_release_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "m.refused"
+    write(release(tmp_path / "store", model=b"bytes"), folder)
+    remove(folder)
+    with pytest.raises(OutputError, match="cannot be removed"):
+        remove(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    assert (tmp_path / "store" / "model").read_bytes() == b"bytes"
