@@ -54,10 +54,10 @@ def images(
 def cache_size(*, as_json: AsJson = False) -> None:
     """Show where the cache is and what it holds."""
     from gemma3build.engine.runner import cache_dir
-    from gemma3build.engine.store import Store, tree_size
+    from gemma3build.engine.store import DOWNLOADS, Store, tree_size
 
     root = cache_dir()
-    parts = {name: tree_size(root / name) for name in ("steps", "wheels", "staging", "images")}
+    parts = {name: tree_size(root / name) for name in ("steps", "staging", *DOWNLOADS)}
     entries = Store(root).entries()
     if as_json:
         print_json({"path": str(root), "bytes": parts, "entries": len(entries)})
@@ -70,7 +70,7 @@ def cache_size(*, as_json: AsJson = False) -> None:
 def cache_prune(
     *,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also finished results and downloaded wheels.")
+        bool, typer.Option("--all", help="Also finished results and downloads.")
     ] = False,
 ) -> None:
     """Remove what killed builds left; with --all, everything. Releases stay."""

@@ -61,9 +61,9 @@ def evaluate(
     request = EvaluationRequest(checkpoint=checkpoint, tokenizer=tokenizer, piqa=piqa, limit=limit)
     with Progress(err) as progress:
         runner = Runner(connect(), Store(cache_dir()), progress.say, parse_size(memory))
-        prepared = prepare_evaluation(found, request, runner)
-        progress.expect(len(prepared.steps))
         try:
+            prepared = prepare_evaluation(found, request, runner)
+            progress.expect(len(prepared.steps))
             found = run_evaluation(found, prepared, runner, progress)
         except KeyboardInterrupt as stopped:
             raise stopped_error("The evaluation") from stopped

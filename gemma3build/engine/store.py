@@ -4,6 +4,7 @@
     staging/<key>/...                              being written by the holder of the lock
     failed/<step>-<key>.log                        logs of steps that failed
     locks/<key>.lock
+    datasets/, wheels/, images/                    downloads and what was made of them
 
 A result is written in ``staging`` and appears in ``steps`` by one rename, so that a killed build leaves
 nothing that looks finished. Each file's size and time of change are kept with its digest: they are
@@ -27,6 +28,8 @@ from gemma3build.core.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
 
 ENTRY_FILE = "entry.json"
 FAILED = "failed"
+DATASETS, WHEELS, IMAGES = "datasets", "wheels", "images"
+DOWNLOADS = (DATASETS, WHEELS, IMAGES)  # what others keep below the root of a store
 LOCK_PATIENCE = 0.5  # seconds between two looks at whether to give up
 
 
@@ -222,7 +225,7 @@ class Store:
             for key in self.entries():
                 with contextlib.suppress(Timeout), self._try_lock(key):
                     self.discard(key)
-            for name in ("wheels", "images"):
+            for name in DOWNLOADS:
                 shutil.rmtree(self.root / name, ignore_errors=True)
         return before - tree_size(self.root)
 

@@ -7,10 +7,12 @@ import pytest
 from rich.console import Console
 
 from gemma3build import __version__
+from gemma3build.commands.engine import cache_size
 from gemma3build.commands.options import parse_size
 from gemma3build.core.evaluation import Check
 from gemma3build.core.step import Refusal, StepFailure
 from gemma3build.engine.preflight import check_disk, check_memory, check_output
+from gemma3build.engine.runner import CACHE_VARIABLE
 from gemma3build.errors import (
     REFUSAL_EXIT_CODES,
     BuildError,
@@ -109,6 +111,17 @@ def test_lists_speak_json() -> None:
     assert models["gemma3-270m"]["locked"]
     assert not models["gemma3-1b-it"]["locked"]
     assert json.loads(run("schemes", "--json").stdout)["fp16"]["attention"]["bits"] == 16
+
+
+def test_the_size_of_the_cache_is_that_of_all_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    (tmp_path / "datasets" / "digest").mkdir(parents=True)
+    (tmp_path / "datasets" / "digest" / "file").write_bytes(b"x" * 1000)
+    cache_size(as_json=True)
+    parts = json.loads(capsys.readouterr().out)["bytes"]
+    assert parts == {"steps": 0, "staging": 0, "datasets": 1000, "wheels": 0, "images": 0}
 
 
 def test_exit_codes_are_distinct() -> None:

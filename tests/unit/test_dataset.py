@@ -1,4 +1,6 @@
+import errno
 import http.server
+import io
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,10 +8,16 @@ from typing import Any
 
 import pytest
 
+from gemma3build.commands.evaluate import evaluate as evaluate_command
 from gemma3build.core.digests import sha256_bytes
 from gemma3build.engine.dataset import dataset_files
 from gemma3build.engine.store import Store
-from gemma3build.errors import DownloadError, RequestError
+from gemma3build.errors import (
+    DownloadError,
+    InterruptedBuildError,
+    NoSpaceError,
+    RequestError,
+)
 from gemma3build.evaluate import find_questions
 from gemma3build.pins.intent import Dataset, load_datasets
 
@@ -84,6 +92,46 @@ def test_what_is_not_the_pinned_file_is_refused_and_not_kept(
 def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="cannot be fetched"):
         dataset_files(Store(tmp_path), "piqa", dataset("http://127.0.0.1:1/"), print)
+
+
+class FullDisk(io.BytesIO):
+    def write(self, _: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "open", lambda *_: FullDisk())
+    with pytest.raises(NoSpaceError, match="piqa cannot be kept: No space left on device"):
+        dataset_files(Store(tmp_path), "piqa", dataset(address), print)
+    assert not list(tmp_path.glob("datasets/*/*"))
+
+
+def test_a_stopped_download_leaves_nothing(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("httpx2.Response.iter_bytes", stop)
+    with pytest.raises(KeyboardInterrupt):
+        dataset_files(Store(tmp_path), "piqa", dataset(address), print)
+    assert not list(tmp_path.glob("datasets/*/*"))
+
+
+def test_stopping_the_preparations_of_an_evaluation_is_its_own_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gemma3build.evaluate.read_release", lambda _: None)
+    monkeypatch.setattr("gemma3build.evaluate.prepare_evaluation", stop)
+    monkeypatch.setattr("gemma3build.engine.docker.connect", lambda: None)
+    monkeypatch.setattr("gemma3build.engine.runner.cache_dir", lambda: tmp_path)
+    with pytest.raises(InterruptedBuildError, match="The evaluation was stopped"):
+        evaluate_command(tmp_path)
 
 
 def test_the_pinned_questions_are_two_files() -> None:

@@ -103,6 +103,17 @@ def test_prune_removes_leftovers_and_on_request_everything(store: Store) -> None
     assert store.entries() == {}
 
 
+@pytest.mark.parametrize("name", ["datasets", "wheels", "images"])
+def test_prune_removes_downloads_on_request_alone(store: Store, name: str) -> None:
+    kept = store.root / name / "digest" / "file"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"x" * 1000)
+    assert store.prune(everything=False) == 0
+    assert kept.exists()
+    assert store.prune(everything=True) >= 1000
+    assert not kept.exists()
+
+
 def test_prune_leaves_what_a_running_build_holds(store: Store, tmp_path: Path) -> None:
     other = Store(tmp_path / "cache")
     with store.lock(KEY):
