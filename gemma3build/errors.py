@@ -109,7 +109,9 @@ def from_os_error(what: str, error: OSError) -> BuildError:
     """Return an error of the host's file system as one of this tree; a full disk has its own."""
     kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else OutputError
     why = ": ".join(filter(None, (error.filename, error.strerror))) or str(error)
-    return kind(what, why, "Mend the cause and run the build again; finished steps are kept.")
+    return kind(
+        what, why, "Mend the cause and run the same command again; finished steps are kept."
+    )
 
 
 class GateError(BuildError):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gemma3build.build import origin, release_lock
+from gemma3build.core.checkpoint import TOKENIZER
 from gemma3build.core.codec import DecodeError, decode, decode_json
 from gemma3build.core.digests import FileDigest
 from gemma3build.core.evaluation import (
@@ -228,15 +229,26 @@ def find_checkpoint(manifest: Manifest, request: EvaluationRequest) -> Prepared:
             )
         )
         assert isinstance(prepared.origin, LocalCheckpoint)  # noqa: S101 - of a directory
-        if prepared.origin.material.files != record.files:
-            why = f"{request.checkpoint} is not the checkpoint that the manifest names"
-            raise RequestError(REFUSAL, why, "Give the directory that it was built from.")
+        refuse_other_files(prepared.origin.material.files, record.files, request.checkpoint)
         return prepared
     for name, locked in read_models_lock().models.items():
         if (locked.source, locked.revision) == (record.source, record.revision):
             return prepare(dataclasses.replace(wanted, model=name))
     why = f"no pinned model comes from {record.source} at {record.revision}"
     raise RequestError(REFUSAL, why, "Use the version of gemma3build that built the release.")
+
+
+def refuse_other_files(
+    found: tuple[FileDigest, ...], expected: tuple[FileDigest, ...], folder: Path
+) -> None:
+    """Raise RequestError for a checkpoint that is not the manifest's, or has another tokenizer."""
+    differing = {file.path for file in set(found) ^ set(expected)}
+    if differing == {TOKENIZER}:
+        why = f"it was built with another {TOKENIZER} than that of {folder}"
+        raise RequestError(REFUSAL, why, "Give the same one: --tokenizer FILE")
+    if differing:
+        why = f"{folder} is not the checkpoint that the manifest names"
+        raise RequestError(REFUSAL, why, "Give the directory that it was built from.")
 
 
 def find_questions(folder: Path | None, runner: Runner) -> tuple[LocalFiles, bool]:

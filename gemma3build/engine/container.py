@@ -88,7 +88,9 @@ class Containers:
     def check_stopped(self) -> None:
         """Raise InterruptedBuildError once ``stop`` was called."""
         if self._stopped.is_set():
-            raise InterruptedBuildError("The build was stopped", "another step ended it", "")
+            raise InterruptedBuildError(
+                "The step was stopped", "another one failed, or a signal came", ""
+            )
 
     def run(
         self,
@@ -123,7 +125,7 @@ class Containers:
         except (DockerException, RequestException) as error:
             self.check_stopped()
             why = str(getattr(error, "explanation", None) or error)
-            hint = "Look at the engine, then run the build again; finished steps are kept."
+            hint = "Look at the engine, then run the same command again; finished steps are kept."
             raise EngineError(f"The container of {step.name} failed", why, hint) from error
         return self._result(step, staged, state)
 
@@ -218,7 +220,7 @@ class Containers:
                 code=Refusal.INTERNAL.value,
                 what=f"The container of {step.name} ended without a result",
                 why=f"its exit status is {state.get('ExitCode')}, so something killed it",
-                hint="Run the build again; finished steps are kept.",
+                hint="Run the same command again; finished steps are kept.",
             )
             raise StepFailedError(step.name, failure, log) from None
         if result.failure is not None:
@@ -239,7 +241,7 @@ def check_full(step: Step, staged: Path) -> None:
         raise NoSpaceError(
             f"{step.name} stopped",
             f"the disk of {staged.parent} is full",
-            "Free some space and run the build again; finished steps are kept.",
+            "Free some space and run the same command again; finished steps are kept.",
         )
 
 

@@ -128,6 +128,7 @@ class Executor:
 
     def _run(self, step: Step, image: Image, key: str, done: Mapping[str, Done]) -> Entry:
         mounts, inputs = self._mounts(step, done)
+        self._refuse_changed(step, f"{step.name} cannot start")
         self._containers.remove_orphans(key)
         staged = self._store.stage(key)
         try:
@@ -140,19 +141,21 @@ class Executor:
                 mounts=mounts,
                 on_memory=lambda memory: self._reporter.running(step, memory),
             )
-            for item in step.inputs.values():
-                if isinstance(item, Material) and not self._materials.unchanged(item):
-                    raise ChangedError(
-                        f"The result of {step.name} was thrown away",
-                        "a file of the checkpoint changed while it was read",
-                        "Run the build again when nothing writes there.",
-                    )
+            self._refuse_changed(step, f"The result of {step.name} was thrown away")
             return self._store.commit(key, step.name, result)
         except BuildError as error:
             error.log_file = self._store.keep_log(key, step.name)
             raise
         finally:
             self._store.unstage(key)
+
+    def _refuse_changed(self, step: Step, what: str) -> None:
+        """Raise ChangedError for a material that is not what the plan was made from."""
+        for item in step.inputs.values():
+            if isinstance(item, Material) and not self._materials.unchanged(item):
+                why = f"the files of {item.name} changed, or one is gone"
+                hint = "Run the same command again when nothing writes there."
+                raise ChangedError(what, why, hint)
 
     def _mounts(self, step: Step, done: Mapping[str, Done]) -> tuple[list[Mount], dict[str, Any]]:
         mounts: list[Mount] = []
@@ -191,7 +194,7 @@ def intact_output(store: Store, step: str, done: Mapping[str, Done], what: str) 
     found = done[step]
     if not store.verify(found.key, found.entry):
         why = f"the stored result of {step} was damaged, and has been removed"
-        raise DamagedError(what, why, "Run the build again; it will be made anew.")
+        raise DamagedError(what, why, "Run the same command again; it will be made anew.")
     return store.output(found.key)
 
 

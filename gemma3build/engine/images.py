@@ -21,7 +21,7 @@ from gemma3build.core.codec import encode
 from gemma3build.core.digests import sha256_bytes, sha256_file
 from gemma3build.core.units import GIBIBYTE
 from gemma3build.engine.stabilize import stabilize_image
-from gemma3build.engine.store import Store
+from gemma3build.engine.store import IMAGES, Store
 from gemma3build.engine.wheels import locked_wheels
 from gemma3build.errors import EngineError, ImageError, NoSpaceError, from_os_error
 from gemma3build.pins.drift import images_drift, refuse_drift
@@ -146,7 +146,7 @@ class Images:
         )
 
     def _make(self, name: str, key: str, base: Image | None) -> None:
-        scratch = self._store.root / "images"
+        scratch = self._store.root / IMAGES
         scratch.mkdir(parents=True, exist_ok=True)
         architecture = self._client.info()["Architecture"]
         if architecture not in MACHINES:

@@ -51,7 +51,10 @@ class LocalFiles:
     def unchanged(self, material: Material) -> bool:
         """Return whether size, time of change and inode of each file are what they were."""
         files = (self._files[file.path] for file in material.files)
-        return all(_state(file.path) == file.state for file in files)
+        try:
+            return all(_state(file.path) == file.state for file in files)
+        except OSError:  # it is gone, or what it lies on
+            return False
 
 
 class LocalCheckpoint(LocalFiles):

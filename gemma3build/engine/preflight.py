@@ -43,7 +43,7 @@ def check_disk(steps: tuple[Step, ...], folder: Path) -> None:
     if needed > free:
         raise NoSpaceError(
             "There is not enough disk space",
-            f"the build writes about {needed / GIBIBYTE:.1f} GiB below {folder},"
+            f"the steps write about {needed / GIBIBYTE:.1f} GiB below {folder},"
             f" {free / GIBIBYTE:.1f} GiB are free",
             "Free some, run `gemma3build cache prune`, or set GEMMA3BUILD_CACHE to another disk.",
         )

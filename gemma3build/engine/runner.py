@@ -106,7 +106,7 @@ class Runner:
         try:
             return executor.run(steps, jobs)
         except OSError as error:
-            raise from_os_error("The build stopped", error) from error
+            raise from_os_error("The steps stopped", error) from error
 
 
 def source_digests() -> dict[str, str]:

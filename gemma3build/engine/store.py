@@ -102,10 +102,16 @@ class Store:
         """Return whether every byte of an entry is what it was, reading each once per process."""
         if key not in self._verified:
             folder = self.output(key)
-            for file in entry.files:
-                if sha256_file(folder / file.digest.path) != file.digest.sha256:
-                    self.discard(key)
-                    return False
+            try:
+                intact = all(
+                    sha256_file(folder / file.digest.path) == file.digest.sha256
+                    for file in entry.files
+                )
+            except FileNotFoundError:
+                intact = False
+            if not intact:
+                self.discard(key)
+                return False
             self._verified.add(key)
         return True
 

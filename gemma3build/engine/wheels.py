@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gemma3build.core.digests import FileDigest, sha256_bytes, sha256_file
-from gemma3build.engine.store import Store
+from gemma3build.engine.store import WHEELS, Store
 from gemma3build.errors import DownloadError
 from gemma3build.pins.intent import ImagesIntent
 
@@ -65,7 +65,7 @@ def kept_download(
 ) -> Path:
     """Download once, check every file against ``hashes``, keep the directory."""
     key = sha256_bytes(requirements.encode())
-    folder = store.root / "wheels" / key
+    folder = store.root / WHEELS / key
     with store.lock(key):
         lines = requirements.count("==")
         if (
@@ -84,7 +84,7 @@ def kept_download(
                 raise DownloadError(
                     "A download is not the locked one",
                     f"the SHA-256 of {bad[0]} is not in the lock",
-                    "Run the build again; if it stays, run `nox -s lock`.",
+                    "Run the same command again; if it stays, run `nox -s lock`.",
                 )
             target.rename(folder)
     return folder
@@ -126,7 +126,7 @@ def pip_download(
         raise DownloadError(
             "Wheels cannot be downloaded",
             redact("; ".join(errors[-3:]) or "pip failed"),
-            "Check the network and pip's configuration, then run the build again.",
+            "Check the network and pip's configuration, then run the same command again.",
         )
 
 

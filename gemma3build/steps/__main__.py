@@ -60,9 +60,9 @@ def main(work: Path) -> int:
 def describe(error: Exception) -> StepFailure:
     """Return an unexpected exception as a failure; a full disk and spent memory have their own."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        code, hint = Refusal.NO_SPACE, "Free some disk space and run the build again."
+        code, hint = Refusal.NO_SPACE, "Free some disk space and run the same command again."
     elif isinstance(error, MemoryError):
-        code, hint = Refusal.NO_MEMORY, "Free some memory and run the build again."
+        code, hint = Refusal.NO_MEMORY, "Free some memory and run the same command again."
     else:
         code, hint = Refusal.INTERNAL, "The log has the traceback."
     why = f"{type(error).__name__}: {error}".rstrip(": .")

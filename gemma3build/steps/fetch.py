@@ -46,7 +46,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
                 Refusal.DIGEST,
                 f"{file.path} of {repo} is not the pinned one",
                 f"its SHA-256 is {found.sha256}, the lock says {file.sha256}",
-                "Run the build again; if it stays, the file has changed on the Hub.",
+                "Run the same command again; if it stays, the file has changed on the Hub.",
             )
     # The client's notes about its downloads, which hold clock times.
     shutil.rmtree(output / ".cache", ignore_errors=True)

@@ -10,6 +10,7 @@ import pytest
 
 from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import encode
+from gemma3build.core.digests import FileDigest
 from gemma3build.core.evaluation import (
     EVALUATION,
     PIQA_FILE,
@@ -33,6 +34,7 @@ from gemma3build.evaluate import (
     find_checkpoint,
     find_scheme,
     read_release,
+    refuse_other_files,
 )
 from gemma3build.record.evaluation import manifest_digest, merge
 from gemma3build.record.release import write_measured
@@ -260,3 +262,21 @@ def test_a_folder_that_takes_no_file_is_found_before_the_measuring(tmp_path: Pat
     assert not any(tmp_path.iterdir())
     with pytest.raises(OutputError, match="cannot be written"):
         check_writable(tmp_path, Path("/proc/self"))
+
+
+def test_a_release_with_a_tokenizer_of_its_own_asks_for_it(tmp_path: Path) -> None:
+    def files(**contents: str) -> tuple[FileDigest, ...]:
+        return tuple(
+            FileDigest(path=name.replace("_", "."), size=1, sha256=text)
+            for name, text in contents.items()
+        )
+
+    release = files(config_json="1", tokenizer_model="1")
+    refuse_other_files(release, release, tmp_path)
+    for found in (files(config_json="1", tokenizer_model="2"), files(config_json="1")):
+        with pytest.raises(RequestError, match="another tokenizer.model than that of") as caught:
+            refuse_other_files(found, release, tmp_path)
+        assert "--tokenizer FILE" in caught.value.hint
+    with pytest.raises(RequestError, match="is not the checkpoint") as caught:
+        refuse_other_files(files(config_json="2", tokenizer_model="2"), release, tmp_path)
+    assert "--tokenizer" not in caught.value.hint

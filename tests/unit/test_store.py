@@ -85,6 +85,12 @@ def test_damage_that_keeps_size_and_time_is_noticed_before_use(
     assert fresh.find(KEY) is None
 
 
+def test_a_file_that_went_away_is_damage(store: Store, tmp_path: Path) -> None:
+    entry = commit(store)
+    (store.output(KEY) / "file").unlink()
+    assert not Store(tmp_path / "cache").verify(KEY, entry)
+
+
 def test_a_step_that_leaves_a_link_is_refused(store: Store) -> None:
     staged = store.stage(KEY)
     (staged / "output" / "link").symlink_to("/etc/passwd")

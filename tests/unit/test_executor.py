@@ -1,0 +1,106 @@
+"""What the executor says when files from outside change under it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gemma3build.core.step import StepResult
+from gemma3build.engine.executor import Executor
+from gemma3build.engine.materials import LocalFiles
+from gemma3build.engine.runner import Runner
+from gemma3build.engine.store import Store
+from gemma3build.errors import ChangedError, OutputError
+from gemma3build.plan.step import Step
+from tests.bench.bench import Quiet
+
+
+class Containers:
+    """Stands for an engine; its one step does something to the host instead."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act = act
+        self.ran = 0
+
+    def run(self, *_: object, **__: object) -> StepResult:
+        self.ran += 1
+        self._act()
+        return StepResult(seconds=1.0, peak_memory=1)
+
+    def check_stopped(self) -> None: ...
+
+    def remove_orphans(self, key: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def run(root: Path, questions: LocalFiles, containers: Any) -> None:
+    step = Step(
+        name="piqa-int8",
+        module="piqa",
+        image="harness",
+        parameters={},
+        inputs={"data": questions.material},
+        memory=0,
+        disk=0,
+    )
+    images: Any = SimpleNamespace(ensure=lambda _: SimpleNamespace(digest="0"))
+    Executor(
+        store=Store(root),
+        images=images,
+        containers=containers,
+        materials=questions,
+        sources={"piqa": "0"},
+        reporter=Quiet(),
+    ).run((step,), 1)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "valid.jsonl"
+    path.write_text("{}")
+    return path
+
+
+@pytest.fixture
+def questions(file: Path) -> LocalFiles:
+    return LocalFiles("piqa", {file.name: file})
+
+
+def change(path: Path) -> None:
+    path.write_text("{ }")
+
+
+@pytest.mark.parametrize("act", [change, Path.unlink])
+def test_a_file_that_changes_or_goes_while_a_step_runs_is_named(
+    tmp_path: Path, file: Path, questions: LocalFiles, act: Callable[[Path], object]
+) -> None:
+    containers = Containers(lambda: act(file))
+    with pytest.raises(ChangedError, match="piqa-int8 was thrown away: the files of piqa changed"):
+        run(tmp_path / "cache", questions, containers)
+    assert containers.ran == 1
+
+
+@pytest.mark.parametrize("act", [change, Path.unlink])
+def test_a_file_that_changed_or_went_before_a_step_starts_none(
+    tmp_path: Path, file: Path, questions: LocalFiles, act: Callable[[Path], object]
+) -> None:
+    act(file)
+    containers = Containers(lambda: None)
+    with pytest.raises(ChangedError, match="piqa-int8 cannot start: the files of piqa changed"):
+        run(tmp_path / "cache", questions, containers)
+    assert containers.ran == 0
+
+
+def test_what_stops_steps_is_not_called_a_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/cache")
+
+    monkeypatch.setattr(Executor, "run", fail)
+    with pytest.raises(OutputError) as caught:
+        Runner(Any, Store(tmp_path), print).run((), Any, 1, Quiet())  # type: ignore[arg-type]
+    assert "build" not in f"{caught.value.what} {caught.value.hint}"
