@@ -147,6 +147,7 @@ REFUSAL_EXIT_CODES = {
     Refusal.TOKENIZER: 39,
     Refusal.QUANTIZATION: 40,
     Refusal.OTHER_WEIGHTS: 44,
+    Refusal.ROUNDING: 45,
     Refusal.NO_SPACE: NoSpaceError.exit_code,
     Refusal.NO_MEMORY: NoMemoryError.exit_code,
     Refusal.INTERNAL: 41,

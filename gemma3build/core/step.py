@@ -28,6 +28,7 @@ class Refusal(enum.StrEnum):
     TRUNCATED = "truncated"
     VALUES = "values"
     OTHER_WEIGHTS = "other_weights"
+    ROUNDING = "rounding"
     ACCESS = "access"
     QUANTIZATION = "quantization"
     NO_SPACE = "no_space"

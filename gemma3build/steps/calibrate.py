@@ -11,7 +11,8 @@ Outputs:
 The forward pass is written out here in float64, because the results must be the same on every
 processor. Libraries and vector units differ in the last bits of a float64, some 1e-16 of it, and all
 layers together may make 1e-12 of that; what is written is a whole number, and the fact ``margin``
-says how near the nearest logarithm was to being rounded the other way.
+says how near the nearest logarithm was to being rounded the other way. Where that is too near, the
+step refuses.
 
 It is Gemma 3 as the technical report (arXiv 2503.19786) and ``transformers`` have it: RMSNorm before and
 after each block, queries and keys normalized by head, rotary positions, local and global layers.
@@ -34,13 +35,18 @@ from gemma3build.core.calibration import TEXTS
 from gemma3build.core.checkpoint import TOKENIZER, checkpoint_architecture, weight_files
 from gemma3build.core.importance import DOWN, GATE_UP, KINDS, OUTPUT, QKV, SILENT
 from gemma3build.core.step import StepRequest
+from gemma3build.steps.rounding import round_strengths
 
 Weights: TypeAlias = Mapping[str, torch.Tensor]
 EMBEDDING = "model.embed_tokens.weight"
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
-    """Run the texts through all layers; return how safe the rounding is, and of how many tokens."""
+    """Run the texts through all layers; return how safe the rounding is, and of how many tokens.
+
+    Raises:
+        StepError: another processor could round a strength differently.
+    """
     checkpoint = Path(request.inputs["checkpoint"])
     architecture = checkpoint_architecture(checkpoint)
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(checkpoint / TOKENIZER))
@@ -59,9 +65,9 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     for kind in KINDS:
         means = np.stack([found[kind].numpy() for found in squares]) / len(state)
         logarithms = np.log2(np.maximum(means, 2.0**SILENT))
-        rounded = np.rint(logarithms)
-        margin = min(margin, float(0.5 - np.abs(logarithms - rounded).max()))
-        np.save(output / f"{kind}.npy", rounded.astype(np.int8))
+        strengths, distance = round_strengths(logarithms)
+        margin = min(margin, distance)
+        np.save(output / f"{kind}.npy", strengths)
     return {"tokens": len(state), "margin": float(f"{margin:.0e}")}
 
 

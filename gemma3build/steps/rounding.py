@@ -12,6 +12,8 @@ reduction of numpy or libm takes part: their results may differ between CPUs, an
 import ml_dtypes
 import numpy as np
 
+from gemma3build.core.step import Refusal, StepError
+
 # Candidate scales of a block are its largest magnitude divided by these. 7 is min-max; 8 and above
 # let a negative extreme use the level -8; below 7 clips nothing but spreads the grid, which helps
 # when the other weights then fall nearer to levels. Finer or wider lists gain less than 1 %.
@@ -22,6 +24,9 @@ GREATEST_LEVEL = 7
 # XNNPACK refuses a model with a zero scale (ai-edge-quantizer issue 678).
 LEAST_SCALE = np.float32(2.0**-14)
 ROWS_AT_A_TIME = 1024
+# How near the middle of two whole numbers a logarithm may be. What float64 gives differs between
+# processors by some 1e-12: see ``calibrate``.
+LEAST_MARGIN = 1e-9
 LEAST_EXPONENT = -40  # an input this much weaker than the strongest counts no less
 
 
@@ -109,3 +114,29 @@ def round_blockwise(
         quantized[part] = levels(blocks, best).reshape(-1, columns).astype(np.int8)
         scales[part] = best[..., 0]
     return quantized, scales
+
+
+def round_strengths(logarithms: np.ndarray) -> tuple[np.ndarray, float]:
+    """Round logarithms of strengths to whole numbers, which every processor must round alike.
+
+    Args:
+        logarithms: to base 2, float64, of any shape, above -128.
+
+    Returns:
+        Whole numbers, int8 of the same shape; how far the nearest logarithm was from being rounded
+        the other way.
+
+    Raises:
+        StepError: that is no further than processors may differ.
+    """
+    rounded = np.rint(logarithms)
+    margin = float(0.5 - np.abs(logarithms - rounded).max())
+    if margin < LEAST_MARGIN:
+        raise StepError(
+            Refusal.ROUNDING,
+            "The checkpoint cannot be calibrated",
+            f"a logarithm lies {margin:.0e} from the middle of two whole numbers, nearer than the"
+            f" {LEAST_MARGIN:.0e} that rounding on every processor alike needs",
+            "Use a scheme without the algorithm importance.",
+        )
+    return rounded.astype(np.int8), margin

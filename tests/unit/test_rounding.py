@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gemma3build.core.step import Refusal, StepError
 from gemma3build.steps.rounding import (
     DIVISORS,
     LEAST_SCALE,
     block_scales,
     levels,
     round_blockwise,
+    round_strengths,
     squared_errors,
     storable,
     sum_last_axis,
@@ -140,3 +142,18 @@ def test_vector_units_change_no_bit() -> None:
 def test_folding_adds_every_term_once(length: int) -> None:
     terms = np.arange(length, dtype=np.float32)[None]
     assert sum_last_axis(terms.copy())[0, 0] == terms.sum()
+
+
+def test_strengths_are_rounded_with_their_distance_from_the_middle() -> None:
+    rounded, margin = round_strengths(np.array([[-100.0, 0.1], [2.75, -3.4]]))
+    assert rounded.tolist() == [[-100, 0], [3, -3]]
+    assert rounded.dtype == np.int8
+    assert margin == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("value", [2.5, -0.5, 1.5 - 1e-10, 1.5 + 1e-10])
+def test_a_strength_that_processors_could_round_differently_is_refused(value: float) -> None:
+    with pytest.raises(StepError, match="cannot be calibrated") as caught:
+        round_strengths(np.array([0.1, value]))
+    assert caught.value.failure.code == Refusal.ROUNDING
+    round_strengths(np.array([0.1, value + 1e-8]))
