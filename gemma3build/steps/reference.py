@@ -9,6 +9,7 @@ Outputs:
     prompt's last tokens in the order of ``reference.json``.
 """
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from gemma3build.core.prompts import (
     sample_room,
 )
 from gemma3build.core.step import StepRequest
+from gemma3build.steps.loading import loadable
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
@@ -42,7 +44,10 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(checkpoint / TOKENIZER))
     # Never code of the checkpoint's own, never a pickle.
     model = transformers.Gemma3ForCausalLM.from_pretrained(
-        checkpoint, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        loadable(checkpoint, Path(tempfile.gettempdir(), "checkpoint")),
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
     ).eval()
 
     def prompt(name: str, text: str, room: int) -> Prompt:

@@ -135,8 +135,9 @@ def test_a_bad_checkpoint_is_refused(
     assert not any(cold.cache.glob("st*/*")), "the cache holds something of a refused build"
 
 
-def test_a_tied_head_that_was_saved_twice_is_fine(
-    cold: Command, tiny: Path, tmp_path: Path
+@pytest.mark.parametrize("index_has", [{"metadata": {}}, {}], ids=["metadata", "no metadata"])
+def test_a_tied_head_that_was_saved_twice_is_fine_and_so_is_a_bare_index(
+    cold: Command, tiny: Path, tmp_path: Path, index_has: dict[str, object]
 ) -> None:
     folder = shutil.copytree(tiny, tmp_path / "checkpoint")
     found = tensors(0)
@@ -147,7 +148,7 @@ def test_a_tied_head_that_was_saved_twice_is_fine(
         save_file({name: found[name] for name in names if index[name] == part}, folder / part)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": index})
+        json.dumps({**index_has, "weight_map": index})
     )
     done = cold.run("build", "--checkpoint", str(folder), *SHAPES, "--scheme", "dynamic_int8")
     assert done.returncode == 0, done.stderr
