@@ -11,7 +11,7 @@ from rich.text import Text
 from gemma3build.core.codec import encode
 from gemma3build.core.units import GIBIBYTE, MEGABYTE
 from gemma3build.errors import BuildError, GateError, StepFailedError
-from gemma3build.record.readable import flag
+from gemma3build.record.readable import flag, visible
 
 # Progress and errors go to standard error, what was asked for to standard output.
 # Where no terminal gives a width, tables are as wide as they need.
@@ -38,6 +38,19 @@ def show_evaluations(releases: Any, *, as_json: bool) -> None:
                     folder = (str(release.folder),) if len(releases) > 1 else ()
                     table.add_row(name, *folder, *figures(scheme))
     out.print(table)
+
+
+def show_unlike(releases: Any) -> None:
+    """Say which figures of two releases were not measured alike, and how each was."""
+    from gemma3build.record.comparison import unlike
+
+    first, second = releases
+    for entry in unlike(first.evaluation, second.evaluation):
+        schemes = ", ".join(entry.schemes)
+        text = f"{entry.first.what} of {schemes} was not measured alike in both:"
+        for release, way in ((first, entry.first), (second, entry.second)):
+            text += f"\n  {release.folder}: {way.how}; {way.machine}; {way.versions}"
+        out.print(visible(text), style="yellow", markup=False)
 
 
 def figures(scheme: Any) -> tuple[str, ...]:

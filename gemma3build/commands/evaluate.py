@@ -16,7 +16,7 @@ from gemma3build.commands.options import (
     stopped_error,
 )
 from gemma3build.core.evaluation import REPORT
-from gemma3build.output import err, out, show_evaluations
+from gemma3build.output import err, out, show_evaluations, show_unlike
 
 
 def evaluate(
@@ -55,7 +55,10 @@ def evaluate(
     from gemma3build.progress import Progress
 
     if compare is not None:
-        show_evaluations([read_release(folder.absolute()) for folder in compare], as_json=as_json)
+        releases = [read_release(folder.absolute()) for folder in compare]
+        show_evaluations(releases, as_json=as_json)
+        if not as_json:
+            show_unlike(releases)
         return
     found = read_release(release.absolute())
     request = EvaluationRequest(checkpoint=checkpoint, tokenizer=tokenizer, piqa=piqa, limit=limit)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gemma3build.core.evaluation import (
     EVALUATION,
     Evaluation,
+    Gate,
     Machine,
     Piqa,
     Sample,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from gemma3build.record.charts import Chart
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+MEASUREMENTS = PIQA, SPEED, GATE = "PIQA", "Speed and memory", "Gate"
 NOTICE = Path(__file__).parent / "legal" / "Notice"
 
 
@@ -116,9 +118,11 @@ class Page:
     def measured(self) -> tuple[Measured, ...]:
         """How everything was measured, each way once, in the order of the page."""
         schemes: dict[Measurement, list[str]] = {}
-        for measurements in (self._piqa(), self._speed(), self._gate()):
-            for scheme, measurement in measurements:
-                schemes.setdefault(measurement, []).append(scheme)
+        for what in MEASUREMENTS:
+            for item in self.schemes:
+                found = measurements(item, self.evaluation.reference).get(what)
+                if found is not None:
+                    schemes.setdefault(found, []).append(item.scheme)
         ways = [measurement.what for measurement in schemes]
         return tuple(
             Measured(key, tuple(names) if ways.count(key.what) > 1 else ())
@@ -180,32 +184,6 @@ class Page:
 
         return parity_chart(self.schemes)
 
-    def _piqa(self) -> Iterable[tuple[str, Measurement]]:
-        for item in self.schemes:
-            if (piqa := item.piqa) is not None:
-                how = f"{questions(piqa)} questions"
-                if not piqa.pinned:
-                    how = f"{flag(piqa)}, not PIQA's: not a result"
-                elif is_quick_look(piqa):
-                    how += ": a quick look, not a result"
-                yield item.scheme, measurement("PIQA", how, piqa)
-
-    def _speed(self) -> Iterable[tuple[str, Measurement]]:
-        for item in self.schemes:
-            if (speed := item.speed) is not None:
-                how = (
-                    f"prefill of {speed.prefill_tokens:,} tokens, decode of"
-                    f" {speed.decode_tokens:,}, {counted(speed.threads, 'thread')};"
-                    f" medians of {counted(speed.runs, 'run')}, each in a process of its own"
-                )
-                yield item.scheme, measurement("Speed and memory", how, speed)
-
-    def _gate(self) -> Iterable[tuple[str, Measurement]]:
-        how = f"against the checkpoint in {self.evaluation.reference}"
-        for item in self.schemes:
-            where, versions = machine(item.gate.machine), runtime(item.gate.runtime.items())
-            yield item.scheme, Measurement("Gate", how, where, versions)
-
 
 def render(manifest: Manifest, evaluation: Evaluation) -> bytes:
     """Return ``report.html`` in UTF-8: the same bytes for the same arguments.
@@ -255,7 +233,32 @@ def render(manifest: Manifest, evaluation: Evaluation) -> bytes:
     return text.encode()
 
 
-def measurement(what: str, how: str, figures: Piqa | Speed) -> Measurement:
+def measurements(item: SchemeEvaluation, reference: str) -> dict[str, Measurement]:
+    """Return how the figures of a scheme were measured, by what they are; ``MEASUREMENTS`` has all.
+
+    Args:
+        item: the scheme.
+        reference: what the gate compared its files with.
+    """
+    found = {GATE: measurement(GATE, f"against the checkpoint in {reference}", item.gate)}
+    if (piqa := item.piqa) is not None:
+        how = f"{questions(piqa)} questions"
+        if not piqa.pinned:
+            how = f"{flag(piqa)}, not PIQA's: not a result"
+        elif is_quick_look(piqa):
+            how += ": a quick look, not a result"
+        found[PIQA] = measurement(PIQA, how, piqa)
+    if (speed := item.speed) is not None:
+        how = (
+            f"prefill of {speed.prefill_tokens:,} tokens, decode of"
+            f" {speed.decode_tokens:,}, {counted(speed.threads, 'thread')};"
+            f" medians of {counted(speed.runs, 'run')}, each in a process of its own"
+        )
+        found[SPEED] = measurement(SPEED, how, speed)
+    return found
+
+
+def measurement(what: str, how: str, figures: Piqa | Speed | Gate) -> Measurement:
     """Return the conditions of figures that say where and with what they were measured."""
     return Measurement(what, how, machine(figures.machine), runtime(figures.runtime.items()))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gemma3build.commands.evaluate import evaluate as evaluate_command
 from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import encode
 from gemma3build.core.digests import FileDigest
@@ -18,6 +19,7 @@ from gemma3build.core.evaluation import (
     SPEED_FILE,
     Evaluation,
     Piqa,
+    SchemeEvaluation,
     Speed,
 )
 from gemma3build.core.manifest import MANIFEST, Manifest
@@ -36,10 +38,11 @@ from gemma3build.evaluate import (
     read_release,
     refuse_other_files,
 )
+from gemma3build.record.comparison import unlike
 from gemma3build.record.evaluation import manifest_digest, merge
 from gemma3build.record.release import write_measured
 from tests.bench.bench import Quiet
-from tests.unit.test_report import gate, piqa, sample, scheme, speed
+from tests.unit.test_report import MACHINE, gate, piqa, sample, scheme, speed
 
 INT8 = "dynamic_int8"
 
@@ -280,3 +283,50 @@ def test_a_release_with_a_tokenizer_of_its_own_asks_for_it(tmp_path: Path) -> No
     with pytest.raises(RequestError, match="is not the checkpoint") as caught:
         refuse_other_files(files(config_json="2", tokenizer_model="2"), release, tmp_path)
     assert "--tokenizer" not in caught.value.hint
+
+
+def elsewhere(item: SchemeEvaluation, **changes: Any) -> SchemeEvaluation:
+    """The same figures, measured under other conditions."""
+    assert item.speed is not None
+    return dataclasses.replace(item, speed=dataclasses.replace(item.speed, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"machine": dataclasses.replace(MACHINE, cpu="Ampere Altra")}, "Ampere Altra, 2 cores"),
+        ({"runtime": {"litert-lm-api": "0.19.0"}}, "litert-lm-api 0.19.0"),
+        ({"threads": 1}, "1 thread"),
+    ],
+)
+def test_releases_that_were_not_measured_alike_are_not_compared_without_a_word(
+    tmp_path: Path, changes: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, evaluation = measured()
+    (item,) = evaluation.schemes
+    one = write(tmp_path / "one", manifest, evaluation)
+    changed = dataclasses.replace(evaluation, schemes=(elsewhere(item, **changes),))
+    other = write(tmp_path / "other", manifest, changed)
+    evaluate_command(compare=(one, other))
+    said = capsys.readouterr().out
+    assert f"Speed and memory of {INT8} was not measured alike" in said
+    assert words in said
+    assert said.count("was not measured alike") == 1
+    evaluate_command(compare=(one, one))
+    assert "not measured alike" not in capsys.readouterr().out
+
+
+def test_other_questions_are_told_apart_though_there_are_as_many() -> None:
+    _, evaluation = measured()
+    (item,) = evaluation.schemes
+    assert item.piqa is not None
+    changed = dataclasses.replace(item, piqa=dataclasses.replace(item.piqa, data="0" * 64))
+    (found,) = unlike(evaluation, dataclasses.replace(evaluation, schemes=(changed,)))
+    assert found.second.how == f"all 1,838 questions, SHA-256 {'0' * 16}"
+    assert found.schemes == (INT8,)
+
+
+def test_what_only_one_release_has_is_not_compared() -> None:
+    bare = sample(scheme(INT8, 9, gate(kl=0.1, text="t")))[1]
+    assert unlike(measured()[1], bare) == ()
+    assert unlike(measured()[1], sample()[1]) == ()
