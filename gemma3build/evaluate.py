@@ -125,7 +125,7 @@ def prepare_evaluation(
     """
     preflight.check_writable(release.folder.parent, release.folder)
     prepared = find_checkpoint(release.manifest, request)
-    asked, pinned = find_questions(request.piqa, runner)
+    asked, own = find_questions(request.piqa, runner)
     items = release.evaluation.schemes
     models = {item.scheme: intact_file(release.folder, item.model) for item in items}
     bundles = {item.scheme: intact_file(release.folder, item.bundle) for item in items}
@@ -135,7 +135,7 @@ def prepare_evaluation(
         models={scheme: files.material for scheme, files in models.items()},
         bundles={scheme: files.material for scheme, files in bundles.items()},
         questions=asked.material,
-        pinned=pinned,
+        own=own,
         limit=request.limit,
     )
     local = (asked, *models.values(), *bundles.values())
@@ -252,7 +252,7 @@ def refuse_other_files(
 
 
 def find_questions(folder: Path | None, runner: Runner) -> tuple[LocalFiles, bool]:
-    """Return the files of PIQA, and whether they are the pinned ones; without a folder they are.
+    """Return the files of PIQA, and whether they are a user's own instead of the pinned ones.
 
     Raises:
         RequestError: the files in a user's folder cannot be read, or have not the form of PIQA's.
@@ -260,14 +260,14 @@ def find_questions(folder: Path | None, runner: Runner) -> tuple[LocalFiles, boo
     """
     dataset = load_datasets()[PIQA]
     if folder is None:
-        return local_files(PIQA, dataset_files(runner.store, PIQA, dataset, runner.say)), True
+        return local_files(PIQA, dataset_files(runner.store, PIQA, dataset, runner.say)), False
     found = local_files(PIQA, {name: folder / name for name in dataset.sha256})
     try:
         make_questions(*read_data(folder))
     except (OSError, ValueError) as error:
         hint = "The files must have the form of PIQA's."
         raise RequestError(f"{folder} has no questions to ask", str(error), hint) from error
-    return found, {file.path: file.sha256 for file in found.material.files} == dataset.sha256
+    return found, {file.path: file.sha256 for file in found.material.files} != dataset.sha256
 
 
 def intact_file(folder: Path, digest: FileDigest) -> LocalFiles:

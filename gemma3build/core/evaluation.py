@@ -140,7 +140,7 @@ class Piqa:
         acc_stderr: its standard error.
         acc_norm: the same, with log-likelihoods divided by the length of the solution.
         acc_norm_stderr: its standard error.
-        pinned: whether they are PIQA's published ones, and not a user's own.
+        own: whether they are a user's own, and not PIQA's published ones.
         data: SHA-256 of the questions and labels that were asked.
         seconds: wall-clock time.
         runtime: versions of what measured, by package.
@@ -153,7 +153,7 @@ class Piqa:
     acc_stderr: float
     acc_norm: float
     acc_norm_stderr: float
-    pinned: bool
+    own: bool = False
     data: str
     seconds: float
     runtime: Mapping[str, str]

@@ -29,7 +29,7 @@ def plan_evaluation(
     models: Mapping[str, Material],
     bundles: Mapping[str, Material],
     questions: Material,
-    pinned: bool,
+    own: bool,
     limit: int | None,
 ) -> tuple[Step, ...]:
     """Return the steps that measure a release, in an order in which they can run.
@@ -44,7 +44,7 @@ def plan_evaluation(
         models: the ``.tflite`` of each scheme, by its name.
         bundles: the ``.task`` of each scheme, by its name.
         questions: the files of PIQA, or a user's own of that form.
-        pinned: whether they are PIQA's.
+        own: whether they are the user's own.
         limit: how many questions are asked; None asks all.
     """
     arrival = [step for step in plan.steps if step.name in (FETCH, IMPORT)]
@@ -66,7 +66,7 @@ def plan_evaluation(
             scheme,
             plan.shape,
             {"artifact": models[scheme.name], "tokenizer": plan.tokenizer, "data": questions},
-            {"limit": limit, "pinned": pinned},
+            {"limit": limit, "own": own},
         )
     steps += [plan_speed(scheme.name, bundles[scheme.name]) for scheme in schemes]
     return tuple(steps)
@@ -75,7 +75,14 @@ def plan_evaluation(
 def plan_piqa(
     scheme: Scheme, shape: Shape, inputs: Mapping[str, Input], parameters: Mapping[str, Any]
 ) -> list[Step]:
-    """Return the steps that ask one scheme; ``inputs`` of the last but for the model it scores."""
+    """Return the steps that ask one scheme.
+
+    Args:
+        scheme: which.
+        shape: for the estimates.
+        inputs: of the step that asks, but for the model, which the other steps make.
+        parameters: of the step that asks.
+    """
     steps = []
     model = StepOutput(step=SCORE_EXPORT, path=FLOAT_MODEL)
     size = shape.parameters * estimate.FLOAT32

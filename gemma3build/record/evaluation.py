@@ -96,7 +96,7 @@ def worth(piqa: Piqa | None) -> int:
     """Return a number that is larger for a figure that says more."""
     if piqa is None:
         return 0
-    return 1 if is_quick_look(piqa) else 2 + piqa.pinned
+    return 1 if is_quick_look(piqa) else 2 if piqa.own else 3
 
 
 def _digest(plan: Plan, done: Mapping[str, Done], scheme: str, suffix: str) -> FileDigest:

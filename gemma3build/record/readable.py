@@ -96,9 +96,9 @@ def questions(piqa: Piqa | None) -> str:
 
 def flag(piqa: Piqa | None) -> str:
     """Return what stands beside a figure that is no result on PIQA; empty for one that is."""
-    if piqa is None or (piqa.pinned and not is_quick_look(piqa)):
+    if piqa is None or not (piqa.own or is_quick_look(piqa)):
         return ""
-    return questions(piqa) if piqa.pinned else f"{questions(piqa)} own questions"
+    return f"{questions(piqa)} own questions" if piqa.own else questions(piqa)
 
 
 def power_of_ten(exponent: int) -> str:

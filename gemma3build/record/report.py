@@ -243,7 +243,7 @@ def measurements(item: SchemeEvaluation, reference: str) -> dict[str, Measuremen
     found = {GATE: measurement(GATE, f"against the checkpoint in {reference}", item.gate)}
     if (piqa := item.piqa) is not None:
         how = f"{questions(piqa)} questions"
-        if not piqa.pinned:
+        if piqa.own:
             how = f"{flag(piqa)}, not PIQA's: not a result"
         elif is_quick_look(piqa):
             how += ": a quick look, not a result"

@@ -7,7 +7,7 @@ Inputs:
     data: a directory with ``valid.jsonl`` and ``valid-labels.lst``, as PIQA publishes them.
 Parameters:
     limit: how many questions are asked, from the start of the split, at least two; null asks all.
-    pinned: whether ``data`` is what ``pins/datasets.toml`` names.
+    own: whether ``data`` is a user's own, and not what ``pins/datasets.toml`` names.
 Outputs:
     ``piqa.json``: a ``Piqa``.
     ``answers.jsonl``: for each question the log-likelihoods of its solutions and whether the model
@@ -81,7 +81,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         acc_stderr=figures["acc_stderr,none"],
         acc_norm=figures["acc_norm,none"],
         acc_norm_stderr=figures["acc_norm_stderr,none"],
-        pinned=request.parameters["pinned"],
+        own=request.parameters["own"],
         data=digest(lines[:asked], labels[:asked]),
         seconds=round(time.monotonic() - start, 3),
         runtime=versions(*PACKAGES),

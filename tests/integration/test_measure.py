@@ -27,7 +27,7 @@ from tests.tiny import write_checkpoint
 pytestmark = pytest.mark.integration
 
 LENGTH = 256
-ALL = {"limit": None, "pinned": False}
+ALL = {"limit": None, "own": True}
 INT8 = {name: {"bits": 8} for name in ("embedding", "attention", "feed_forward")}
 # The tiny tokenizer has a token for each byte. The last two questions are too long for one tree and
 # for one call.
@@ -185,10 +185,10 @@ def test_the_figures_are_those_of_the_answers(
 ) -> None:
     artifact, score = int8_models
     inputs = {"model": score, "artifact": artifact, "tokenizer": tokenizer, "data": data}
-    output, facts = lab.run("piqa", "harness", {"limit": 4, "pinned": False}, **inputs)
+    output, facts = lab.run("piqa", "harness", {"limit": 4, "own": True}, **inputs)
     piqa = decode_json(Piqa, (output / PIQA_FILE).read_bytes(), PIQA_FILE)
     answers = [json.loads(line) for line in (output / "answers.jsonl").read_text().splitlines()]
-    assert (piqa.questions, piqa.of, piqa.pinned) == (4, len(SOLUTIONS), False)
+    assert (piqa.questions, piqa.of, piqa.own) == (4, len(SOLUTIONS), True)
     assert facts == {"acc": piqa.acc, "acc_norm": piqa.acc_norm, "questions": 4}
     assert piqa.acc == sum(item["acc"] for item in answers) / 4
     assert piqa.acc_norm == sum(item["acc_norm"] for item in answers) / 4
@@ -199,7 +199,7 @@ def test_the_figures_are_those_of_the_answers(
         assert item["acc"] == (scores.index(max(scores)) == label)
         lengths = [score / len(solution) for score, solution in zip(scores, solutions, strict=True)]
         assert item["acc_norm"] == (lengths.index(max(lengths)) == label)
-    again, _ = lab.run("piqa", "harness", {"limit": 4, "pinned": False}, **inputs)
+    again, _ = lab.run("piqa", "harness", {"limit": 4, "own": True}, **inputs)
     assert (again / "answers.jsonl").read_bytes() == (output / "answers.jsonl").read_bytes()
 
 

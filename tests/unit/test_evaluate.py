@@ -162,8 +162,8 @@ def quick() -> Piqa:
         (quick(), piqa(0.6), piqa(0.6)),
         (piqa(0.6), quick(), piqa(0.6)),
         (piqa(0.6), piqa(0.7), piqa(0.7)),
-        (piqa(0.6), piqa(0.9, pinned=False), piqa(0.6)),
-        (piqa(0.9, pinned=False), quick(), piqa(0.9, pinned=False)),
+        (piqa(0.6), piqa(0.9, own=True), piqa(0.6)),
+        (piqa(0.9, own=True), quick(), piqa(0.9, own=True)),
         (piqa(0.6), None, piqa(0.6)),
     ],
 )

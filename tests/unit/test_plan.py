@@ -201,7 +201,7 @@ def test_an_evaluation_asks_every_scheme_and_measures_each_bundle_anew() -> None
         models=models,
         bundles=bundles,
         questions=questions,
-        pinned=True,
+        own=False,
         limit=5,
     )
     assert [(step.name, step.fresh) for step in steps] == [

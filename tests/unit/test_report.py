@@ -108,7 +108,7 @@ def gate(*, kl: float, text: str, passed: bool = True) -> Gate:
     )
 
 
-def piqa(acc: float, questions: int = 1838, *, pinned: bool = True) -> Piqa:
+def piqa(acc: float, questions: int = 1838, *, own: bool = False) -> Piqa:
     error = math.sqrt(acc * (1 - acc) / (questions - 1))
     return Piqa(
         questions=questions,
@@ -117,7 +117,7 @@ def piqa(acc: float, questions: int = 1838, *, pinned: bool = True) -> Piqa:
         acc_stderr=error,
         acc_norm=acc + 0.006,
         acc_norm_stderr=error,
-        pinned=pinned,
+        own=own,
         data=sha256_bytes(b"piqa"),
         seconds=712.4,
         runtime={"lm-eval": "0.4.9", "ai-edge-litert": "2.1.0"},
@@ -304,7 +304,7 @@ def test_a_quick_look_is_never_shown_as_a_result() -> None:
 
 
 def test_questions_of_ones_own_are_never_shown_as_piqa() -> None:
-    own = scheme("dynamic_int8", 9, gate(kl=0.1, text="t"), piqa(0.6, pinned=False))
+    own = scheme("dynamic_int8", 9, gate(kl=0.1, text="t"), piqa(0.6, own=True))
     text = Reader(page(sample(own))).text
     assert text.count("all 1,838 own questions") == 3
     assert "all 1,838 own questions, not PIQA's: not a result" in text
