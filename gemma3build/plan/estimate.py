@@ -65,20 +65,35 @@ def reference_need(shape: Shape) -> Need:
     return Need(memory=size * 5 // 4 + 2 * logits + GIBIBYTE, disk=logits)
 
 
-def gate_need(model_size: int) -> Need:
+def expanded(shape: Shape, scheme: Scheme) -> int:
+    """The float32 weights that a runtime makes of stored ones before it computes, in bytes.
+
+    All of them if any group is: an estimate errs on the large side.
+    """
+    is_float = any(group.compute == "float" for group in scheme.groups.values())
+    return shape.parameters * FLOAT32 if is_float else 0
+
+
+def gate_need(shape: Shape, scheme: Scheme, model_size: int) -> Need:
     """Two runtimes, each with the file and its repacked weights, one after the other."""
-    return Need(memory=5 * model_size // 2 + 3 * GIBIBYTE // 2, disk=model_size)
+    size = 5 * model_size // 2 + expanded(shape, scheme)
+    return Need(memory=size + 3 * GIBIBYTE // 2, disk=model_size)
 
 
-def piqa_need(shape: Shape, model_size: int, length: int) -> Need:
+def piqa_need(shape: Shape, scheme: Scheme, model_size: int, length: int) -> Need:
     """The file and its repacked weights, and the logits of two calls."""
     logits = length * shape.vocab_size * FLOAT32
-    return Need(memory=5 * model_size // 2 + 3 * logits + GIBIBYTE, disk=GIBIBYTE // 100)
+    size = 5 * model_size // 2 + expanded(shape, scheme)
+    return Need(memory=size + 3 * logits + GIBIBYTE, disk=GIBIBYTE // 100)
 
 
-def speed_need(bundle_size: int) -> Need:
+def speed_need(shape: Shape, scheme: Scheme, bundle_size: int) -> Need:
     """The bundle and its repacked weights; the runtime's weight cache on disk."""
-    return Need(memory=5 * bundle_size // 2 + GIBIBYTE, disk=2 * bundle_size)
+    more = expanded(shape, scheme)
+    return Need(
+        memory=5 * bundle_size // 2 + more + GIBIBYTE,
+        disk=2 * bundle_size + more,
+    )
 
 
 def calibrate_need(shape: Shape) -> Need:

@@ -68,7 +68,7 @@ def plan_evaluation(
             {"artifact": models[scheme.name], "tokenizer": plan.tokenizer, "data": questions},
             {"limit": limit, "own": own},
         )
-    steps += [plan_speed(scheme.name, bundles[scheme.name]) for scheme in schemes]
+    steps += [plan_speed(scheme, plan.shape, bundles[scheme.name]) for scheme in schemes]
     return tuple(steps)
 
 
@@ -96,7 +96,7 @@ def plan_piqa(
         )
         steps.append(quantize)
         model, size = StepOutput(step=quantize.name), quantize.disk
-    need = estimate.piqa_need(shape, size, SCORE_LENGTH)
+    need = estimate.piqa_need(shape, scheme, size, SCORE_LENGTH)
     piqa = Step(
         name=piqa_step(scheme.name),
         module="piqa",
@@ -109,12 +109,12 @@ def plan_piqa(
     return [*steps, piqa]
 
 
-def plan_speed(scheme: str, bundle: Material) -> Step:
+def plan_speed(scheme: Scheme, shape: Shape, bundle: Material) -> Step:
     """Return the step that measures the speed of one bundle."""
     (file,) = bundle.files
-    need = estimate.speed_need(file.size)
+    need = estimate.speed_need(shape, scheme, file.size)
     return Step(
-        name=speed_step(scheme),
+        name=speed_step(scheme.name),
         module="speed",
         image="evaluate",
         parameters={"runs": SPEED_RUNS},

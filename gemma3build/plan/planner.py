@@ -282,7 +282,7 @@ def plan_scheme(
         disk=need.disk,
     )
     task_output = StepOutput(step=bundle.name, path=task)
-    need = estimate.gate_need(size)
+    need = estimate.gate_need(shape, scheme, size)
     gate = Step(
         name=gate_step(scheme.name),
         module="gate",

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from gemma3build.engine.runner import source_digests
 from gemma3build.errors import RequestError
 from gemma3build.pins.intent import find_model, load_schemes
 from gemma3build.pins.lock import LockedModel, read_models_lock
+from gemma3build.plan import estimate
 from gemma3build.plan.evaluation import plan_evaluation
 from gemma3build.plan.planner import plan_build
 from gemma3build.plan.sources import imports, step_sources
@@ -146,6 +148,33 @@ def test_a_larger_model_needs_more_of_everything() -> None:
     for one, other in zip(small, large, strict=True):
         assert other.memory > one.memory
         assert other.disk >= one.disk
+
+
+@pytest.mark.parametrize("name", ["weight_only_int8", "fp16"])
+def test_weights_that_are_expanded_to_compute_are_estimated(name: str) -> None:
+    scheme, alike = SCHEMES[name], SCHEMES["dynamic_int8"]
+    size = SHAPE.parameters
+    for need in (
+        estimate.gate_need,
+        estimate.speed_need,
+        functools.partial(estimate.piqa_need, length=256),
+    ):
+        more = need(SHAPE, scheme, size).memory - need(SHAPE, alike, size).memory
+        assert more == SHAPE.parameters * estimate.FLOAT32
+    # In the plans, and not in the formulas alone.
+    steps = {step.name: step for step in plan(PACKAGES, name).steps}
+    measuring = plan_evaluation(
+        plan(PACKAGES, name),
+        schemes=(scheme,),
+        models={name: material("m.tflite")},
+        bundles={name: material("m.task")},
+        questions=material("valid.jsonl"),
+        own=False,
+        limit=None,
+    )
+    steps |= {step.name: step for step in measuring}
+    for step in ("gate", "piqa", "speed"):
+        assert steps[f"{step}-{name}"].memory > SHAPE.parameters * estimate.FLOAT32
 
 
 def test_lean_export_is_estimated_below_the_normal_one() -> None:
