@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 from pathlib import Path
 
 import pytest
@@ -150,31 +149,29 @@ def test_a_larger_model_needs_more_of_everything() -> None:
         assert other.disk >= one.disk
 
 
-@pytest.mark.parametrize("name", ["weight_only_int8", "fp16"])
-def test_weights_that_are_expanded_to_compute_are_estimated(name: str) -> None:
-    scheme, alike = SCHEMES[name], SCHEMES["dynamic_int8"]
-    size = SHAPE.parameters
-    for need in (
-        estimate.gate_need,
-        estimate.speed_need,
-        functools.partial(estimate.piqa_need, length=256),
-    ):
-        more = need(SHAPE, scheme, size).memory - need(SHAPE, alike, size).memory
-        assert more == SHAPE.parameters * estimate.FLOAT32
-    # In the plans, and not in the formulas alone.
-    steps = {step.name: step for step in plan(PACKAGES, name).steps}
-    measuring = plan_evaluation(
-        plan(PACKAGES, name),
-        schemes=(scheme,),
-        models={name: material("m.tflite")},
-        bundles={name: material("m.task")},
-        questions=material("valid.jsonl"),
-        own=False,
-        limit=None,
-    )
-    steps |= {step.name: step for step in measuring}
-    for step in ("gate", "piqa", "speed"):
-        assert steps[f"{step}-{name}"].memory > SHAPE.parameters * estimate.FLOAT32
+def test_weights_that_are_expanded_to_compute_are_estimated() -> None:
+    def needs(name: str) -> dict[str, int]:
+        measuring = plan_evaluation(
+            plan(PACKAGES, name),
+            schemes=(SCHEMES[name],),
+            models={name: material("m.tflite")},
+            bundles={name: material("m.task")},
+            questions=material("valid.jsonl"),
+            own=False,
+            limit=None,
+        )
+        steps = (*plan(PACKAGES, name).steps, *measuring)
+        return {step.name.removesuffix(f"-{name}"): step.memory for step in steps}
+
+    more, less = needs("weight_only_int8"), needs("dynamic_int8")
+    size = SHAPE.parameters * estimate.FLOAT32
+    assert {step: more[step] - less[step] for step in more if more[step] != less[step]} == {
+        "gate": size,
+        "piqa": size,
+        "speed": size,
+    }
+    assert estimate.expanded(SHAPE, SCHEMES["fp16"]) == size
+    assert estimate.expanded(SHAPE, SCHEMES["none"]) == 0
 
 
 def test_lean_export_is_estimated_below_the_normal_one() -> None:
