@@ -1,8 +1,10 @@
 """What the docs list is what the code has."""
 
+import dataclasses
 import re
 from pathlib import Path
 
+from gemma3build.core.scheme import Limits
 from gemma3build.errors import REFUSAL_EXIT_CODES, BuildError
 from gemma3build.pins.intent import load_schemes
 
@@ -16,6 +18,16 @@ def test_every_exit_code_is_documented() -> None:
     text = (ROOT / "docs" / "exit-codes.md").read_text()
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
     assert documented == codes(BuildError) | set(REFUSAL_EXIT_CODES.values()) | {0, 2}
+
+
+def test_the_defaults_of_limits_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "schemes.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+|any) \|$", text, re.MULTILINE)
+    expected = {
+        field.name: "any" if field.default is None else str(field.default)
+        for field in dataclasses.fields(Limits)
+    }
+    assert dict(rows) == expected
 
 
 def test_every_scheme_is_in_the_readme() -> None:
