@@ -257,7 +257,7 @@ def plan_scheme(
 ) -> tuple[list[Step], list[Artifact]]:
     """Return the steps and artifacts of one scheme; the float one is the export itself."""
     steps = []
-    tflite, task = f"{stem}.tflite", f"{stem}.task"
+    tflite, task, litertlm = (f"{stem}.{kind}" for kind in ("tflite", "task", "litertlm"))
     model = StepOutput(step=EXPORT, path=FLOAT_MODEL)
     size = shape.parameters * estimate.FLOAT32
     if scheme.quantized:
@@ -276,6 +276,20 @@ def plan_scheme(
         disk=need.disk,
     )
     task_output = StepOutput(step=bundle.name, path=task)
+    need = estimate.package_need(size)
+    package = Step(
+        name=f"package-{scheme.name}",
+        module="package",
+        image="litertlm",
+        parameters={
+            "file_name": litertlm,
+            "kv_cache_max_len": parameters.kv_cache_max_len,
+        },
+        inputs={"model": model, "tokenizer": tokenizer},
+        memory=need.memory,
+        disk=need.disk,
+    )
+    litertlm_output = StepOutput(step=package.name, path=litertlm)
     need = estimate.gate_need(size)
     gate = Step(
         name=gate_step(scheme.name),
@@ -289,16 +303,18 @@ def plan_scheme(
         inputs={
             "model": model,
             "bundle": task_output,
+            "package": litertlm_output,
             "tokenizer": tokenizer,
             "reference": StepOutput(step=REFERENCE_STEP),
         },
         memory=need.memory,
         disk=need.disk,
     )
-    steps += [bundle, gate]
+    steps += [bundle, package, gate]
     artifacts = [
         Artifact(file_name=tflite, scheme=scheme.name, source=model),
         Artifact(file_name=task, scheme=scheme.name, source=task_output),
+        Artifact(file_name=litertlm, scheme=scheme.name, source=litertlm_output),
     ]
     return steps, artifacts
 

@@ -3,6 +3,7 @@
 Inputs:
     model: a directory with the ``.tflite`` alone.
     bundle: a directory with the ``.task`` alone.
+    package: a directory with the ``.litertlm`` alone.
     tokenizer: a directory with ``tokenizer.model`` alone.
     reference: the output of ``reference``.
 Parameters:
@@ -14,7 +15,8 @@ Outputs:
     keeping, and the host decides.
 
 The figures come from the file's own prefill and decode signatures, never from a copy that was made for
-measuring. LiteRT-LM must then say the same from the bundle.
+measuring. LiteRT-LM must then say the same from the bundle, and from the package what it said from the
+bundle.
 """
 
 import tempfile
@@ -40,6 +42,7 @@ from gemma3build.core.evaluation import (
 )
 from gemma3build.core.prompts import (
     LOGITS,
+    QUESTION,
     REFERENCE,
     STOP_TOKENS,
     Continuation,
@@ -118,8 +121,9 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         samples, sample_checks = run_bundle(
             request.only_file("bundle"), new, stop_ids, ours, reference, tokenizer
         )
+        package_checks = run_package(request.only_file("package"), samples, new, stop_ids)
         gate = Gate(
-            checks=(check, *compare(total, limits), *sample_checks),
+            checks=(check, *compare(total, limits), *sample_checks, *package_checks),
             agreement=total,
             prompts=tuple(
                 PromptAgreement(
@@ -250,7 +254,7 @@ def run_bundle(
     sources = {item.name: item for item in reference.continuations}
     texts = {name: tokenizer.DecodeIds(list(item.prompt[1:])) for name, item in sources.items()}
     try:
-        theirs, known_stops = bundle_texts(bundle, texts, new)
+        theirs, known_stops = runtime_texts(bundle, texts, new)
     except RuntimeError as error:
         failed = Check(
             name="bundle in LiteRT-LM", measured=str(error), allowed="it loads", passed=False
@@ -275,6 +279,37 @@ def run_bundle(
     )
 
 
+def run_package(
+    package: Path, samples: tuple[Sample, ...], new: int, stop_ids: frozenset[int]
+) -> Iterator[Check]:
+    """Check that LiteRT-LM says from the package what it said from the bundle, to one prompt.
+
+    It is the same model in the same runtime, so one prompt with turns shows whether metadata and
+    tokenizer are, too. A bundle that did not load has no sample to compare with.
+    """
+    for sample in samples:
+        if sample.name == QUESTION:
+            yield same_package(package, sample, new, stop_ids)
+
+
+def same_package(package: Path, sample: Sample, new: int, stop_ids: frozenset[int]) -> Check:
+    """Return the check of one sample."""
+    name = "package in LiteRT-LM"
+    try:
+        texts, known_stops = runtime_texts(package, {sample.name: sample.prompt}, new)
+    except RuntimeError as error:
+        return Check(name=name, measured=str(error), allowed="it loads", passed=False)
+    text = texts[sample.name]
+    if text != sample.bundle:
+        allowed = f"{sample.bundle!r}, as the bundle"
+        return Check(name=name, measured=repr(text), allowed=allowed, passed=False)
+    if not known_stops >= stop_ids:
+        measured = f"it stops at {' '.join(map(str, sorted(known_stops)))}"
+        allowed = " ".join(map(str, sorted(stop_ids)))
+        return Check(name=name, measured=measured, allowed=allowed, passed=False)
+    return Check(name=name, measured="1 continuation", allowed="equal to the bundle's", passed=True)
+
+
 def greedy(model: Model, prompt: tuple[int, ...], new: int, stop_ids: frozenset[int]) -> Greedy:
     """Continue a prompt by the likeliest token each time."""
     tokens: list[int] = []
@@ -289,20 +324,27 @@ def greedy(model: Model, prompt: tuple[int, ...], new: int, stop_ids: frozenset[
     return Greedy(tokens=tuple(tokens), margins=tuple(margins), stopped=False)
 
 
-def bundle_texts(
-    bundle: Path, prompts: Mapping[str, str], new: int
+def runtime_texts(
+    path: Path, prompts: Mapping[str, str], new: int
 ) -> tuple[dict[str, str], set[int]]:
     """Return LiteRT-LM's greedy continuation of each prompt, and the stop tokens that it knows.
 
+    The engine and its weight cache are gone afterwards.
+
+    Args:
+        path: of a ``.task`` or a ``.litertlm``.
+        prompts: texts by name.
+        new: tokens that each continues for at most.
+
     Raises:
-        RuntimeError: it cannot load the bundle.
+        RuntimeError: it cannot load the file.
     """
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
-    scratch = tempfile.gettempdir()  # else it writes beside the bundle
     texts = {}
-    with litert_lm.Engine(
-        str(bundle), backend=litert_lm.Backend.CPU(), cache_dir=scratch
-    ) as engine:
+    with (
+        tempfile.TemporaryDirectory() as scratch,  # else it writes beside the file
+        litert_lm.Engine(str(path), backend=litert_lm.Backend.CPU(), cache_dir=scratch) as engine,
+    ):
         stop_ids = {token for tokens in engine.eos_token_ids for token in tokens}
         for name, prompt in prompts.items():
             with engine.create_session(
