@@ -19,13 +19,11 @@ measuring. LiteRT-LM must then say the same from the bundle, and from the packag
 bundle.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import litert_lm
 import numpy as np
 import sentencepiece
 
@@ -53,6 +51,7 @@ from gemma3build.core.scheme import Limits, decode_groups
 from gemma3build.core.step import StepError, StepRequest
 from gemma3build.steps.interpreter import Model, log_softmax
 from gemma3build.steps.machine import here, versions
+from gemma3build.steps.runtime import continuation, open_engine, stop_tokens, turn
 from gemma3build.steps.weights import check_weights
 
 # Two runtimes may round differently, and so take either of two tokens that are as likely: a
@@ -61,6 +60,7 @@ NEAR_TIE = 0.05
 BIGGEST = 1e9  # nats: stands for what is infinite or not a number
 # A model that keeps opening turns has lost its template. What ends a turn is a stop token.
 TURN = "<start_of_turn>"
+GREETING = "Good morning"  # said to the chat template
 PARTIAL = "\ufffd"  # stands for a character whose bytes have not all been said
 RUNTIME = ("ai-edge-litert", "litert-lm-api")
 
@@ -254,7 +254,9 @@ def run_bundle(
     sources = {item.name: item for item in reference.continuations}
     texts = {name: tokenizer.DecodeIds(list(item.prompt[1:])) for name, item in sources.items()}
     try:
-        theirs, known_stops = runtime_texts(bundle, texts, new)
+        with open_engine(bundle) as engine:
+            known_stops = stop_tokens(engine)
+            theirs = {name: continuation(engine, text, new) for name, text in texts.items()}
     except RuntimeError as error:
         failed = Check(
             name="bundle in LiteRT-LM", measured=str(error), allowed="it loads", passed=False
@@ -294,20 +296,25 @@ def run_package(
 
 def same_package(package: Path, sample: Sample, new: int, stop_ids: frozenset[int]) -> Check:
     """Return the check of one sample."""
-    name = "package in LiteRT-LM"
+
+    def check(measured: str, allowed: str, *, passed: bool = False) -> Check:
+        name = "package in LiteRT-LM"
+        return Check(name=name, measured=measured, allowed=allowed, passed=passed)
+
     try:
-        texts, known_stops = runtime_texts(package, {sample.name: sample.prompt}, new)
+        with open_engine(package) as engine:
+            text = continuation(engine, sample.prompt, new)
+            known_stops = stop_tokens(engine)
+            greeting = turn(engine, GREETING)
     except RuntimeError as error:
-        return Check(name=name, measured=str(error), allowed="it loads", passed=False)
-    text = texts[sample.name]
+        return check(str(error), "it loads")
     if text != sample.bundle:
-        allowed = f"{sample.bundle!r}, as the bundle"
-        return Check(name=name, measured=repr(text), allowed=allowed, passed=False)
+        return check(repr(text), f"{sample.bundle!r}, as the bundle")
     if not known_stops >= stop_ids:
-        measured = f"it stops at {' '.join(map(str, sorted(known_stops)))}"
-        allowed = " ".join(map(str, sorted(stop_ids)))
-        return Check(name=name, measured=measured, allowed=allowed, passed=False)
-    return Check(name=name, measured="1 continuation", allowed="equal to the bundle's", passed=True)
+        return check(f"stop tokens {sorted(known_stops)}", f"stop tokens {sorted(stop_ids)}")
+    if GREETING not in greeting:
+        return check(f"a turn of {greeting!r}", "a chat template that LiteRT-LM can apply")
+    return check("1 continuation", "equal to the bundle's", passed=True)
 
 
 def greedy(model: Model, prompt: tuple[int, ...], new: int, stop_ids: frozenset[int]) -> Greedy:
@@ -322,39 +329,6 @@ def greedy(model: Model, prompt: tuple[int, ...], new: int, stop_ids: frozenset[
             return Greedy(tokens=tuple(tokens), margins=tuple(margins), stopped=True)
         tokens.append(token)
     return Greedy(tokens=tuple(tokens), margins=tuple(margins), stopped=False)
-
-
-def runtime_texts(
-    path: Path, prompts: Mapping[str, str], new: int
-) -> tuple[dict[str, str], set[int]]:
-    """Return LiteRT-LM's greedy continuation of each prompt, and the stop tokens that it knows.
-
-    The engine and its weight cache are gone afterwards.
-
-    Args:
-        path: of a ``.task`` or a ``.litertlm``.
-        prompts: texts by name.
-        new: tokens that each continues for at most.
-
-    Raises:
-        RuntimeError: it cannot load the file.
-    """
-    litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
-    texts = {}
-    with (
-        tempfile.TemporaryDirectory() as scratch,  # else it writes beside the file
-        litert_lm.Engine(str(path), backend=litert_lm.Backend.CPU(), cache_dir=scratch) as engine,
-    ):
-        stop_ids = {token for tokens in engine.eos_token_ids for token in tokens}
-        for name, prompt in prompts.items():
-            with engine.create_session(
-                apply_prompt_template=False,
-                sampler_config=litert_lm.SamplerConfig(top_k=1),
-                max_output_tokens=new,
-            ) as session:
-                session.run_prefill([prompt])
-                (texts[name],) = session.run_decode().texts
-    return texts, stop_ids
 
 
 def same_text(

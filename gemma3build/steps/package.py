@@ -3,13 +3,15 @@
 Inputs:
     model: a directory with the ``.tflite`` alone.
     tokenizer: a directory with ``tokenizer.model`` alone.
+    chat_template: a directory with the file that has the checkpoint's chat template; may be left out.
 Parameters:
     file_name: name of the output.
     kv_cache_max_len: length of the model's key-value cache, in tokens.
 Outputs:
     the ``.litertlm``.
 
-Tokens and prompts are those of the ``.task``.
+Tokens and prompts are those of the ``.task``. Without a chat template the runtime makes one of the
+prompts.
 """
 
 import hashlib
@@ -21,6 +23,7 @@ from typing import Any
 from litert_lm_builder import LitertLmFileBuilder, TfLiteModelType
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
+from gemma3build.core.chat_template import read_chat_template
 from gemma3build.core.litertlm import Header, Span, read_header
 from gemma3build.core.prompts import (
     MODEL_PREFIX,
@@ -39,6 +42,10 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     """Write the file; return the digest of each of its sections."""
     target = output / request.parameters["file_name"]
     metadata = model_metadata(request.parameters["kv_cache_max_len"])
+    if "chat_template" in request.inputs:
+        template = read_chat_template(request.only_file("chat_template"))
+        if template:
+            metadata.jinja_prompt_template = template
     time = stable_time(int(os.environ["SOURCE_DATE_EPOCH"]))
     header = build(target, metadata, request.only_file("tokenizer"), request.only_file("model"))
     while len(header.text(TIME)) != len(time):

@@ -110,6 +110,17 @@ def test_a_clock_at_a_whole_second_makes_no_shorter_header(
     assert found.read_bytes() == expected.read_bytes()
 
 
+def test_a_chat_template_stands_in_the_metadata(inputs: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "template").mkdir()
+    (tmp_path / "template" / "chat_template.jinja").write_text("{{ messages }}")
+    with_template = {**inputs, "chat_template": str(tmp_path / "template")}
+    path, _ = packaged(with_template, tmp_path / "one")
+    metadata = LlmMetadata.FromString(content_of(path, "LlmMetadataProto"))
+    assert metadata.jinja_prompt_template == "{{ messages }}"
+    plain, _ = packaged(inputs, tmp_path / "plain")
+    assert b"messages" not in plain.read_bytes()
+
+
 def test_the_uuid_is_of_the_content() -> None:
     one = stable_uuid({"a": "1", "b": "2"})
     assert one == stable_uuid({"b": "2", "a": "1"})

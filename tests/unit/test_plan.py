@@ -108,6 +108,24 @@ def test_a_checkpoint_of_the_user_is_read_where_it_lies() -> None:
     assert found.tokenizer == Material(name="checkpoint", files=files[1:])
 
 
+def test_only_the_packages_read_a_chat_template() -> None:
+    names = ("chat_template.jinja", "config.json", "tokenizer.model", "tokenizer_config.json")
+    files = tuple(FileDigest(path=name, size=1, sha256="0" * 64) for name in names)
+    locked = LockedModel(source="google/gemma-3-1b-it", revision="a" * 40, files=files)
+    local = Material(name="checkpoint", files=files)
+    for source in (Source(locked=locked), Source(checkpoint=local)):
+        for step in plan(source, "none", "dynamic_int8").steps:
+            for name, item in step.inputs.items():
+                if isinstance(item, StepOutput):
+                    read = item.select(files) if item.step == "fetch" else ()
+                else:
+                    read = item.files
+                templates = {file.path for file in read} & {names[0], names[3]}
+                expected = {names[0]} if name == "chat_template" else set()
+                assert templates == expected, step.name
+            assert ("chat_template" in step.inputs) == (step.module == "package")
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
