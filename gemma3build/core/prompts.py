@@ -9,8 +9,11 @@ from dataclasses import dataclass
 # The tokens and the template of the converter's Gemma 3 page.
 START_TOKEN = "<bos>"  # noqa: S105 - not a password
 STOP_TOKENS = ("<eos>", "<end_of_turn>")
-PROMPT_PREFIX = "<start_of_turn>user\n"
-PROMPT_SUFFIX = "<end_of_turn>\n<start_of_turn>model\n"
+USER_PREFIX = "<start_of_turn>user\n"
+MODEL_PREFIX = "<start_of_turn>model\n"
+TURN_SUFFIX = "<end_of_turn>\n"
+PROMPT_PREFIX = USER_PREFIX
+PROMPT_SUFFIX = f"{TURN_SUFFIX}{MODEL_PREFIX}"
 
 SCORED = 16  # last tokens of a prompt whose next-token distributions are compared
 LONGEST = 704  # tokens: past the sliding window, and no longer than it takes to see that
@@ -75,11 +78,12 @@ TEXTS = {
     "long sums": SUMS,
 }
 
+QUESTION = "question"  # the sample with turns
 SAMPLES = {
     "fact": "Water boils at",
     "code": "def fibonacci(n):",
     "list": "The days of the week are Monday, Tuesday,",
-    "question": f"{PROMPT_PREFIX}What is the capital of France?{PROMPT_SUFFIX}",
+    QUESTION: f"{PROMPT_PREFIX}What is the capital of France?{PROMPT_SUFFIX}",
 }
 
 

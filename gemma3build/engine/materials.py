@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemma3build.core.chat_template import TEMPLATE_FILES, template_file
 from gemma3build.core.checkpoint import TOKENIZER, checkpoint_files
 from gemma3build.core.digests import digest_file
 from gemma3build.engine.executor import Materials
@@ -68,6 +69,9 @@ class LocalCheckpoint(LocalFiles):
             OSError: a file cannot be read.
         """
         paths = {path.name: path for path in checkpoint_files(folder)}
+        template = template_file(name for name in TEMPLATE_FILES if (folder / name).is_file())
+        if template:
+            paths[template] = folder / template
         if tokenizer is not None:
             paths[TOKENIZER] = tokenizer
         super().__init__(CHECKPOINT, paths)

@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from gemma3build.core.chat_template import TEMPLATE_FILES
 from gemma3build.core.checkpoint import CONFIG, INDEX, TOKENIZER
 from gemma3build.core.digests import FileDigest, digest_tree, sha256_file
 from gemma3build.errors import DownloadError
@@ -13,7 +14,7 @@ from gemma3build.pins.intent import HubSource, Model, PackageSource
 from gemma3build.pins.lock import LockedModel, Part
 
 PART = ".gguf.part"
-WANTED = (CONFIG, INDEX, TOKENIZER)
+WANTED = (CONFIG, INDEX, TOKENIZER, *TEMPLATE_FILES)
 
 
 def resolve_model(

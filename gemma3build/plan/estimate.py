@@ -58,6 +58,11 @@ def bundle_need(model_size: int) -> Need:
     return Need(memory=2 * model_size + GIBIBYTE // 4, disk=2 * model_size)
 
 
+def package_need(model_size: int) -> Need:
+    """The packager copies the model in pieces."""
+    return Need(memory=GIBIBYTE // 4, disk=model_size + GIBIBYTE // 100)
+
+
 def reference_need(shape: Shape) -> Need:
     """The float weights, the logits twice, and the libraries."""
     logits = len(TEXTS) * SCORED * shape.vocab_size * FLOAT32

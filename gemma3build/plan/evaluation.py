@@ -7,13 +7,8 @@ from gemma3build.core.architecture import Shape
 from gemma3build.core.export import FLOAT_MODEL
 from gemma3build.core.scheme import Scheme, needs_importance
 from gemma3build.plan import estimate
-from gemma3build.plan.planner import (
-    FETCH,
-    IMPORT,
-    plan_calibration,
-    plan_quantization,
-    without_tokenizer,
-)
+from gemma3build.plan.arrival import FETCH, IMPORT, without_tokenizer
+from gemma3build.plan.planner import plan_calibration, plan_quantization
 from gemma3build.plan.step import Input, Material, Plan, Step, StepOutput
 
 SCORE_EXPORT = "export-score"

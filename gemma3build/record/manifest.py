@@ -45,6 +45,8 @@ def make_manifest(
     locked = plan.source.locked
     checkpoint = {file.path: file for file in files(plan.checkpoint, done)}
     checkpoint |= {file.path: file for file in files(plan.tokenizer, done)}
+    if plan.chat_template is not None:
+        checkpoint |= {file.path: file for file in files(plan.chat_template, done)}
     fetched = locked.files if locked else ()
     return Manifest(
         format=FORMAT,

@@ -3,6 +3,7 @@
 Inputs:
     model: a directory with the ``.tflite`` alone.
     bundle: a directory with the ``.task`` alone.
+    package: a directory with the ``.litertlm`` alone.
     tokenizer: a directory with ``tokenizer.model`` alone.
     reference: the output of ``reference``.
 Parameters:
@@ -14,16 +15,15 @@ Outputs:
     keeping, and the host decides.
 
 The figures come from the file's own prefill and decode signatures, never from a copy that was made for
-measuring. LiteRT-LM must then say the same from the bundle.
+measuring. LiteRT-LM must then say the same from the bundle, and from the package what it said from the
+bundle.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import litert_lm
 import numpy as np
 import sentencepiece
 
@@ -40,6 +40,7 @@ from gemma3build.core.evaluation import (
 )
 from gemma3build.core.prompts import (
     LOGITS,
+    QUESTION,
     REFERENCE,
     STOP_TOKENS,
     Continuation,
@@ -50,6 +51,7 @@ from gemma3build.core.scheme import Limits, decode_groups
 from gemma3build.core.step import StepError, StepRequest
 from gemma3build.steps.interpreter import Model, log_softmax
 from gemma3build.steps.machine import here, versions
+from gemma3build.steps.runtime import continuation, open_engine, stop_tokens, turn
 from gemma3build.steps.weights import check_weights
 
 # Two runtimes may round differently, and so take either of two tokens that are as likely: a
@@ -58,6 +60,7 @@ NEAR_TIE = 0.05
 BIGGEST = 1e9  # nats: stands for what is infinite or not a number
 # A model that keeps opening turns has lost its template. What ends a turn is a stop token.
 TURN = "<start_of_turn>"
+GREETING = "Good morning"  # said to the chat template
 PARTIAL = "\ufffd"  # stands for a character whose bytes have not all been said
 RUNTIME = ("ai-edge-litert", "litert-lm-api")
 
@@ -118,8 +121,9 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         samples, sample_checks = run_bundle(
             request.only_file("bundle"), new, stop_ids, ours, reference, tokenizer
         )
+        package_checks = run_package(request.only_file("package"), samples, new, stop_ids)
         gate = Gate(
-            checks=(check, *compare(total, limits), *sample_checks),
+            checks=(check, *compare(total, limits), *sample_checks, *package_checks),
             agreement=total,
             prompts=tuple(
                 PromptAgreement(
@@ -250,7 +254,9 @@ def run_bundle(
     sources = {item.name: item for item in reference.continuations}
     texts = {name: tokenizer.DecodeIds(list(item.prompt[1:])) for name, item in sources.items()}
     try:
-        theirs, known_stops = bundle_texts(bundle, texts, new)
+        with open_engine(bundle) as engine:
+            known_stops = stop_tokens(engine)
+            theirs = {name: continuation(engine, text, new) for name, text in texts.items()}
     except RuntimeError as error:
         failed = Check(
             name="bundle in LiteRT-LM", measured=str(error), allowed="it loads", passed=False
@@ -275,6 +281,42 @@ def run_bundle(
     )
 
 
+def run_package(
+    package: Path, samples: tuple[Sample, ...], new: int, stop_ids: frozenset[int]
+) -> Iterator[Check]:
+    """Check that LiteRT-LM says from the package what it said from the bundle, to one prompt.
+
+    It is the same model in the same runtime, so one prompt with turns shows whether metadata and
+    tokenizer are, too. A bundle that did not load has no sample to compare with.
+    """
+    for sample in samples:
+        if sample.name == QUESTION:
+            yield same_package(package, sample, new, stop_ids)
+
+
+def same_package(package: Path, sample: Sample, new: int, stop_ids: frozenset[int]) -> Check:
+    """Return the check of one sample."""
+
+    def check(measured: str, allowed: str, *, passed: bool = False) -> Check:
+        name = "package in LiteRT-LM"
+        return Check(name=name, measured=measured, allowed=allowed, passed=passed)
+
+    try:
+        with open_engine(package) as engine:
+            text = continuation(engine, sample.prompt, new)
+            known_stops = stop_tokens(engine)
+            greeting = turn(engine, GREETING)
+    except RuntimeError as error:
+        return check(str(error), "it loads")
+    if text != sample.bundle:
+        return check(repr(text), f"{sample.bundle!r}, as the bundle")
+    if not known_stops >= stop_ids:
+        return check(f"stop tokens {sorted(known_stops)}", f"stop tokens {sorted(stop_ids)}")
+    if GREETING not in greeting:
+        return check(f"a turn of {greeting!r}", "a chat template that LiteRT-LM can apply")
+    return check("1 continuation", "equal to the bundle's", passed=True)
+
+
 def greedy(model: Model, prompt: tuple[int, ...], new: int, stop_ids: frozenset[int]) -> Greedy:
     """Continue a prompt by the likeliest token each time."""
     tokens: list[int] = []
@@ -287,32 +329,6 @@ def greedy(model: Model, prompt: tuple[int, ...], new: int, stop_ids: frozenset[
             return Greedy(tokens=tuple(tokens), margins=tuple(margins), stopped=True)
         tokens.append(token)
     return Greedy(tokens=tuple(tokens), margins=tuple(margins), stopped=False)
-
-
-def bundle_texts(
-    bundle: Path, prompts: Mapping[str, str], new: int
-) -> tuple[dict[str, str], set[int]]:
-    """Return LiteRT-LM's greedy continuation of each prompt, and the stop tokens that it knows.
-
-    Raises:
-        RuntimeError: it cannot load the bundle.
-    """
-    litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
-    scratch = tempfile.gettempdir()  # else it writes beside the bundle
-    texts = {}
-    with litert_lm.Engine(
-        str(bundle), backend=litert_lm.Backend.CPU(), cache_dir=scratch
-    ) as engine:
-        stop_ids = {token for tokens in engine.eos_token_ids for token in tokens}
-        for name, prompt in prompts.items():
-            with engine.create_session(
-                apply_prompt_template=False,
-                sampler_config=litert_lm.SamplerConfig(top_k=1),
-                max_output_tokens=new,
-            ) as session:
-                session.run_prefill([prompt])
-                (texts[name],) = session.run_decode().texts
-    return texts, stop_ids
 
 
 def same_text(

@@ -204,6 +204,7 @@ def measure(case: Case, work: Path) -> dict[str, Any]:
     checkpoint = checkpoint_of(client, images, case, work)
     convert = images.ensure("convert").image_id
     images.ensure("bundle")
+    images.ensure("litertlm")
     images.ensure("evaluate")
     built = {"three": ours(case, PAGE, checkpoint, tokenizer, work)}
     if case.wall_all is not None:

@@ -95,14 +95,14 @@ def test_a_second_build_does_nothing_and_says_so(command: Command, release: Path
     assert command.json("build")["seconds"] < 1.5
 
 
-@pytest.fixture
-def phone(release: Path, tmp_path: Path) -> Iterator[Any]:
-    """LiteRT-LM with the int8 bundle, as an app on a phone has it."""
+@pytest.fixture(params=["task", "litertlm"])
+def phone(release: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """LiteRT-LM with an int8 file, as an app on a phone has it."""
     import litert_lm
 
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
     engine = litert_lm.Engine(
-        str(release / f"{NAME}_q8_ekv1024.task"),
+        str(release / f"{NAME}_q8_ekv1024.{request.param}"),
         backend=litert_lm.Backend.CPU(),
         cache_dir=str(tmp_path),
     )
@@ -116,7 +116,7 @@ def phone(release: Path, tmp_path: Path) -> Iterator[Any]:
     engine.close()
 
 
-def test_the_bundle_answers_as_transformers_does_on_the_source(
+def test_bundle_and_package_answer_as_transformers_does_on_the_source(
     phone: Any, client: docker.DockerClient, image: str, checkpoint: Path
 ) -> None:
     source = in_container(client, image, {checkpoint: "/checkpoint"}, "text", "/checkpoint", PROMPT)

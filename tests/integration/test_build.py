@@ -8,6 +8,8 @@ import docker
 import jsonschema
 import pytest
 
+from gemma3build.core.digests import sha256_bytes
+from gemma3build.record.litertlm_file import read_sections
 from gemma3build.record.manifest import schema, terms
 from tests.conftest import SHAPES, Command
 
@@ -23,7 +25,8 @@ SUFFIXES = (
     "upstream_q4_block32",
     "upstream_q4_block128",
 )
-FILES = {f"tiny_{suffix}_ekv64.{kind}" for suffix in SUFFIXES for kind in ("tflite", "task")}
+KINDS = ("tflite", "task", "litertlm")
+FILES = {f"tiny_{suffix}_ekv64.{kind}" for suffix in SUFFIXES for kind in KINDS}
 
 
 def build(tiny: Path, *arguments: str) -> tuple[str, ...]:
@@ -53,8 +56,15 @@ def test_the_manifest_fits_its_schema_and_tells_no_clock_host_or_path(
     assert str(warm.cache) not in text
     found = {item["path"]: item for item in manifest["artifacts"]}
     for suffix in SUFFIXES:
-        model, task = found[f"tiny_{suffix}_ekv64.tflite"], found[f"tiny_{suffix}_ekv64.task"]
+        model, task, litertlm = (found[f"tiny_{suffix}_ekv64.{kind}"] for kind in KINDS)
         assert task["facts"]["members"]["TF_LITE_PREFILL_DECODE"] == model["sha256"]
+        path = release / litertlm["path"]
+        sections = {
+            name: sha256_bytes(path.read_bytes()[offset : offset + size])
+            for name, (offset, size) in read_sections(path).items()
+        }
+        assert litertlm["facts"]["sections"] == sections
+        assert sections["TFLiteModel"] == model["sha256"]
     weights = found["tiny_q4_block32_ekv64.tflite"]["facts"]["weights"]
     assert weights["embedding"] == {"block_size": 0, "tensors": 1, "type": "INT8"}
     assert weights["attention"] == {"block_size": 32, "tensors": 2, "type": "INT4"}
@@ -88,6 +98,24 @@ def test_another_tokenizer_bundles_again_but_does_not_export_again(
     assert done.returncode == 0, done.stderr
     assert "export  kept from before" in done.stderr
     assert "bundle-dynamic_int8 …" in done.stderr
+    assert "package-dynamic_int8 …" in done.stderr
+
+
+def test_a_chat_template_packages_again_and_nothing_else(
+    warm: Command, tiny: Path, tmp_path: Path
+) -> None:
+    cache = shutil.copytree(warm.cache, tmp_path / "cache")
+    checkpoint = shutil.copytree(tiny, tmp_path / "tiny")
+    template = "{% for m in messages %}<start_of_turn>{{ m.content[0].text }}{% endfor %}"
+    (checkpoint / "chat_template.jinja").write_text(template)
+    done = Command(cache, tmp_path).run(*build(checkpoint, "--scheme", "dynamic_int8"))
+    assert done.returncode == 0, done.stderr
+    assert "bundle-dynamic_int8  kept from before" in done.stderr
+    assert "reference  kept from before" in done.stderr
+    assert "package-dynamic_int8 …" in done.stderr
+    (path,) = (tmp_path / "artifacts" / "tiny").glob("*.litertlm")
+    offset, size = read_sections(path)["LlmMetadataProto"]
+    assert template.encode() in path.read_bytes()[offset : offset + size]
 
 
 def test_a_users_scheme_leaves_a_group_in_float(warm: Command, tiny: Path, tmp_path: Path) -> None:
@@ -122,4 +150,4 @@ def test_a_hub_cache_full_of_links_can_be_built(warm: Command, tiny: Path, tmp_p
         (snapshot / path.name).symlink_to(path)
     done = warm.run(*build(snapshot, "--scheme", "all"))
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("kept from before") == 27
+    assert done.stderr.count("kept from before") == 35

@@ -15,7 +15,8 @@ from gemma3build.engine.store import Store
 from gemma3build.errors import NoMemoryError, StepFailedError
 from gemma3build.pins.intent import find_model, load_images, load_schemes
 from gemma3build.pins.lock import LockedModel, read_models_lock
-from gemma3build.plan.planner import plan_build, plan_fetch, plan_import
+from gemma3build.plan.arrival import plan_fetch, plan_import
+from gemma3build.plan.planner import plan_build
 from gemma3build.plan.step import Parameters, Plan, Source, Step
 from tests.conftest import run_plan
 from tests.hub import Hub

@@ -79,6 +79,7 @@ def gates(
         LocalFiles("tokenizer", {"tokenizer.model": tiny / "tokenizer.model"}),
         folder_files("reference", found["reference"]),
         folder_files("bundle", found[f"bundle-{SCHEME.name}"]),
+        folder_files("package", found[f"package-{SCHEME.name}"]),
     ]
     models = {way: LocalFiles(way, {path.name: path}) for way, path in broken.items()}
     steps = tuple(
@@ -128,6 +129,7 @@ def test_a_faithful_model_passes_every_check(gates: Mapping[str, Gate]) -> None:
         "stop tokens",
         "stops in LiteRT-LM",
         "turns opened in an answer",
+        "package in LiteRT-LM",
     }
     assert len(gate.prompts) == 14
     assert all(sample.bundle == sample.artifact for sample in gate.samples)

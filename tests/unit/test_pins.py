@@ -151,7 +151,7 @@ def test_the_default_model_and_all_images_are_locked() -> None:
 
 def test_locks_and_requirements_name_no_host_and_no_clock() -> None:
     requirements = sorted(PINS_DIR.parents[1].glob("containers/*/requirements.txt"))
-    assert len(requirements) == 5
+    assert len(requirements) == 6
     for path in (IMAGES_LOCK, MODELS_LOCK, *requirements):
         text = path.read_text()
         assert not re.search(r"https?:|file:|20\d\d-\d\d-\d\d", text), path
