@@ -15,6 +15,7 @@ anew for every scheme.
 
 import functools
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from gemma3build.core.export import FLOAT_MODEL
 from gemma3build.core.importance import DOWN, GATE_UP, KINDS, OUTPUT, QKV
 from gemma3build.core.scheme import IMPORTANCE, Group, GroupName, decode_groups, needs_importance
 from gemma3build.core.step import StepRequest
+from gemma3build.steps.equalize import equalize
 from gemma3build.steps.rounding import round_blockwise
 from gemma3build.steps.weights import check_weights, scopes
 
@@ -65,10 +67,16 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     groups = decode_groups(request.parameters["groups"])
     target = output / request.parameters["file_name"]
     speed_up_comparison()
-    if needs_importance(groups):
-        Rounding(Path(request.inputs["importance"])).register()
-    model = quantizer.Quantizer(Path(request.inputs["model"]) / FLOAT_MODEL, recipe(groups))
-    model.quantize().export_model(target)
+    export = Path(request.inputs["model"]) / FLOAT_MODEL
+    with tempfile.TemporaryDirectory() as scratch:
+        if needs_importance(groups):
+            folder = Path(request.inputs["importance"])
+            strengths = {kind: np.load(folder / f"{kind}.npy") for kind in KINDS}
+            equalized = Path(scratch) / FLOAT_MODEL
+            strengths = equalize(export, equalized, strengths)
+            Rounding(strengths).register()
+            export = equalized
+        quantizer.Quantizer(export, recipe(groups)).quantize().export_model(target)
     return {"weights": check_weights(target, groups)}
 
 
@@ -123,9 +131,9 @@ def speed_up_comparison() -> None:
 class Rounding:
     """``steps.rounding`` as an algorithm of the quantizer, for weights of fully connected ops."""
 
-    def __init__(self, importance: Path) -> None:
-        """Take the directory that ``calibrate`` wrote."""
-        self._strengths = {kind: np.load(importance / f"{kind}.npy") for kind in KINDS}
+    def __init__(self, strengths: Mapping[str, np.ndarray]) -> None:
+        """Take how strong inputs are, by kind, whole numbers [layers, inputs]."""
+        self._strengths = strengths
 
     def register(self) -> None:
         """Stand in for the quantizer's own algorithm "MSE".

@@ -1,0 +1,49 @@
+"""Moving scale between layers leaves what a float export computes as it is, to the bit."""
+
+import json
+from pathlib import Path
+
+import docker
+import pytest
+
+from gemma3build.core.importance import DOWN, GATE_UP, OUTPUT, QKV
+from gemma3build.engine.container import PACKAGE_DIR
+from gemma3build.engine.images import Images
+from gemma3build.engine.runner import cache_dir
+from gemma3build.engine.store import Store
+from gemma3build.pins.intent import load_images
+
+pytestmark = pytest.mark.integration
+
+HERE = Path(__file__).parent
+
+
+def test_an_equalized_export_computes_what_the_export_computes(
+    images: None, client: docker.DockerClient, warm_cache: Path
+) -> None:
+    store = Store(warm_cache)
+    (export,) = (
+        store.output(key) for key, entry in store.entries().items() if entry.step == "export"
+    )
+    image = Images(client, Store(cache_dir()), load_images(), print).ensure("convert")
+    printed = client.containers.run(
+        image.image_id,
+        ["python", "/tests/equalize_model.py", "/source/model_f32.tflite"],
+        network_mode="none",
+        remove=True,
+        stderr=False,
+        environment={"PYTHONPATH": "/src"},
+        volumes={
+            str(HERE): {"bind": "/tests", "mode": "ro"},
+            str(PACKAGE_DIR.parent): {"bind": "/src", "mode": "ro"},
+            str(export): {"bind": "/source", "mode": "ro"},
+        },
+    )
+    found = json.loads(printed.splitlines()[-1])
+    assert found["changed"]
+    assert found["finite"]
+    assert found["equal"]
+    for kind in (QKV, GATE_UP, DOWN):
+        before, after = found["spread"][kind]
+        assert after < before
+    assert found["spread"][OUTPUT][0] == found["spread"][OUTPUT][1]
