@@ -39,7 +39,7 @@ def verify(
     if verified.error is not None:
         raise verified.error
     if not as_json:
-        out.print(f"{release} is what it says.", markup=False)
+        out.print(f"{release} is what it says.", markup=False, soft_wrap=True)
 
 
 def sign(
@@ -76,7 +76,9 @@ def sign(
         raise verified.error
     signature.sign(verified, signer)
     count = len(signature.covered(verified.digests))
-    out.print(f"{release / SIGNATURE} is a signature of {count} files.", markup=False)
+    out.print(
+        f"{release / SIGNATURE} is a signature of {count} files.", markup=False, soft_wrap=True
+    )
 
 
 def find_trust(key: Path | None, identity: str | None, provider: str | None) -> Any:

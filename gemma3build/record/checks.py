@@ -226,7 +226,7 @@ def check_provenance(folder: Folder, sums: Mapping[str, str], digests: Mapping[s
         why = f"it is not {STATEMENT} with {PREDICATE}"
     elif len(named) < len(subjects):
         why = "it names a file twice"
-    elif apart := named.keys() ^ sums.keys() - {CHECKSUMS}:
+    elif apart := (named.keys() ^ sums.keys()) - {CHECKSUMS}:
         why = f"{listed(apart)} not in both {PROVENANCE} and {CHECKSUMS}"
     elif wrong := {name for name in named if digests.get(name) != named[name]}:
         why = f"{listed(wrong)} not what it says"

@@ -6,10 +6,13 @@ reads it, too. Importing this module takes half a second, so that commands do so
 
 import base64
 import hashlib
+import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -76,14 +79,23 @@ def token_signer(uri: str) -> signing.Config:
     Raises:
         SigningError: the token cannot be used, or the library for tokens is not installed.
     """
+    what = "The token cannot be used"
+    if importlib.util.find_spec("PyKCS11") is None:
+        hint = "Install it: python -m pip install PyKCS11"
+        raise SigningError(what, "PyKCS11, which reads tokens, is not installed", hint)
     try:
         return signing.Config().use_pkcs11_signer(pkcs11_uri=uri)
     except Exception as error:  # noqa: BLE001 - of the library, of PyKCS11, of Python
-        # A URI can hold a PIN, and a message the URI.
-        secret = "pin-value" in uri
-        why = type(error).__name__ if secret else short(f"{type(error).__name__}: {error}")
-        hint = "Check the URI; `pip install gemma3build[pkcs11]` installs what reads tokens."
-        raise SigningError("The token cannot be used", why, hint) from (None if secret else error)
+        why = short(without_pin(f"{type(error).__name__}: {error}", uri))
+        raise SigningError(what, why, "Check the URI and what it names.") from None
+
+
+def without_pin(message: str, uri: str) -> str:
+    """Return a message without the PIN that a URI can hold."""
+    found = re.search(r"pin-value=([^&;?]+)", uri)
+    for pin in (found[1], unquote(found[1])) if found else ():
+        message = message.replace(pin, "…")
+    return message
 
 
 def keyless_signer() -> signing.Config:
