@@ -15,7 +15,7 @@ from gemma3build.core.evaluation import EVALUATION, REPORT
 from gemma3build.core.manifest import MANIFEST
 from gemma3build.errors import FLAW_EXIT_CODES, Flaw, RequestError
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, parse_checksums
-from gemma3build.record.folder import LARGEST_TEXT, listed, short
+from gemma3build.record.folder import LARGEST_TEXT, list_folder, listed, short
 from gemma3build.record.verify import State, total_bytes, verify
 from tests.fake_release import (
     TASK,
@@ -113,6 +113,26 @@ def test_what_is_no_plain_file_is_refused_and_not_opened(
     (release / TFLITE).unlink()
     make(release / TFLITE)
     assert flaws(release)["names"] == Flaw.MISSING
+
+
+def test_a_link_that_takes_the_place_of_a_file_is_not_followed(release: Path) -> None:
+    folder = list_folder(release)
+    (release / TFLITE).unlink()
+    (release / TFLITE).symlink_to("/etc/passwd")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        folder.digest(TFLITE)
+
+
+def test_a_name_that_a_terminal_would_obey_is_never_printed(release: Path) -> None:
+    def change(manifest: Any) -> None:
+        manifest["artifacts"][0]["path"] = "\x1b[2J.task"
+
+    edit_json(release / MANIFEST, change)
+    seal(release)
+    found = verify(release)
+    assert found.error is not None
+    assert found.error.flaw == Flaw.SWAPPED
+    assert "\x1b" not in "".join(item.name + item.detail for item in found.findings)
 
 
 def test_a_file_that_cannot_be_read_is_named(
