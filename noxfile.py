@@ -5,6 +5,7 @@ nox -s engine build      make sure that Docker answers, then build the default m
 nox -s engine tests      all tests
 nox -s build -- ARGS     the same as `gemma3build build ARGS`
 nox -s evaluate          measure PIQA, speed and memory of what was built
+nox -s verify            check every byte of what was built, and its records
 """
 
 import hashlib
@@ -89,6 +90,20 @@ def evaluate(session: nox.Session) -> None:
     """Measure a release; arguments after -- go to `gemma3build evaluate`."""
     install(session)
     run(session, "gemma3build", "evaluate", *session.posargs)
+
+
+@nox.session
+def verify(session: nox.Session) -> None:
+    """Verify a release, offline; arguments after -- go to `gemma3build verify`."""
+    install(session)
+    session.run("gemma3build", "verify", *session.posargs)
+
+
+@nox.session
+def sign(session: nox.Session) -> None:
+    """Sign a release; arguments after -- go to `gemma3build sign`."""
+    install(session)
+    session.run("gemma3build", "sign", *session.posargs)
 
 
 @nox.session

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from gemma3build import __version__
-from gemma3build.commands import build, engine, evaluate, pins
+from gemma3build.commands import build, engine, evaluate, pins, verify
 from gemma3build.errors import BuildError
 from gemma3build.output import out, show_error
 
@@ -26,6 +26,8 @@ for command in (
     build.build,
     build.plan,
     evaluate.evaluate,
+    verify.verify,
+    verify.sign,
     pins.models,
     pins.schemes,
     pins.lock,

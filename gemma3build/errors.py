@@ -1,5 +1,6 @@
 """One tree of errors. Each says what failed, why, and what to do next, and has its own exit code."""
 
+import enum
 import errno
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,6 +100,12 @@ class DamagedError(BuildError):
     exit_code = 42
 
 
+class SigningError(BuildError):
+    """A key cannot be used, or no signature can be made with it."""
+
+    exit_code = 63
+
+
 class InterruptedBuildError(BuildError):
     """The build was stopped by a signal."""
 
@@ -131,6 +138,54 @@ class GateError(BuildError):
             "wider limits if you know what you lose.",
         )
         self.checks = checks
+
+
+class Flaw(enum.StrEnum):
+    """What is wrong with a release; each has an exit code of its own."""
+
+    CHANGED = "changed"
+    MISSING = "missing"
+    EXTRA = "extra"
+    CHECKSUMS = "checksums"
+    MANIFEST = "manifest"
+    SWAPPED = "swapped"
+    UNSAFE = "unsafe"
+    BUNDLE = "bundle"
+    EVALUATION = "evaluation"
+    PROVENANCE = "provenance"
+    KEY = "key"
+    SIGNATURE = "signature"
+    UNSIGNED = "unsigned"
+
+
+FLAW_EXIT_CODES = {
+    Flaw.CHANGED: 50,
+    Flaw.MISSING: 51,
+    Flaw.EXTRA: 52,
+    Flaw.CHECKSUMS: 53,
+    Flaw.MANIFEST: 54,
+    Flaw.SWAPPED: 55,
+    Flaw.UNSAFE: 56,
+    Flaw.BUNDLE: 57,
+    Flaw.EVALUATION: 58,
+    Flaw.PROVENANCE: 59,
+    Flaw.KEY: 60,
+    Flaw.SIGNATURE: 61,
+    Flaw.UNSIGNED: 62,
+}
+
+
+class VerificationError(BuildError):
+    """A release is not what it says.
+
+    Attributes:
+        flaw: what is wrong.
+    """
+
+    def __init__(self, flaw: Flaw, what: str, why: str, hint: str = "") -> None:
+        super().__init__(what, why, hint or "Get the release again, or build it: nox -s build")
+        self.flaw = flaw
+        self.exit_code = FLAW_EXIT_CODES[flaw]
 
 
 # What each refusal of a step becomes.

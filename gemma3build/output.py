@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,13 @@ from gemma3build.record.readable import flag, visible
 # Progress and errors go to standard error, what was asked for to standard output.
 # Where no terminal gives a width, tables are as wide as they need.
 FILE_WIDTH = 200
+# What stands before the line of a check, by how it ended, and its style.
+MARKS = {
+    "passed": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "noted": ("·", "dim"),
+    "skipped": ("-", "dim"),
+}
 out = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
 err = Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else FILE_WIDTH)
 
@@ -151,6 +159,29 @@ def checks_table(checks: Any) -> Table:
             cells = (scheme, check.name, check.measured, check.allowed, "refused")
             table.add_row(*map(Text, cells))
     return table
+
+
+def show_findings(folder: Path, findings: Any, *, as_json: bool) -> None:
+    """Print what the checks of a release found, a line each, or JSON."""
+    if as_json:
+        checks = [
+            {
+                "name": item.name,
+                "state": item.state,
+                "detail": item.detail,
+                **({"flaw": item.error.flaw} if item.error else {}),
+            }
+            for item in findings
+        ]
+        verified = not any(item.error for item in findings)
+        print_json({"release": str(folder), "verified": verified, "checks": checks})
+        return
+    width = max(len(item.name) for item in findings)
+    for item in findings:
+        mark, style = MARKS[item.state]
+        # What a release holds is no markup.
+        line = Text.assemble((mark, style), f" {item.name:{width}}  ", (item.detail, style))
+        out.print(line, soft_wrap=True)
 
 
 def make_table(*columns: str) -> Table:

@@ -2,11 +2,15 @@
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
@@ -95,3 +99,12 @@ class Progress:
                     f"⏳ {name}", f"{now - started:.0f} s", f"{memory / MEBIBYTE:.0f} MiB"
                 )
         return table
+
+
+@contextmanager
+def reading(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how much of ``total`` bytes was read; gives what is told of each piece."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading", total=total)
+        yield lambda size: bar.advance(task, size)

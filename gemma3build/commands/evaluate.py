@@ -17,6 +17,7 @@ from gemma3build.commands.options import (
 )
 from gemma3build.core.evaluation import REPORT
 from gemma3build.output import err, out, show_evaluations, show_unlike
+from gemma3build.record.checksums import SIGNATURE
 
 
 def evaluate(
@@ -61,6 +62,7 @@ def evaluate(
             show_unlike(releases)
         return
     found = read_release(release.absolute())
+    signed = (release / SIGNATURE).exists()
     request = EvaluationRequest(checkpoint=checkpoint, tokenizer=tokenizer, piqa=piqa, limit=limit)
     with Progress(err) as progress:
         runner = Runner(connect(), Store(cache_dir()), progress.say, parse_size(memory))
@@ -71,5 +73,9 @@ def evaluate(
         except KeyboardInterrupt as stopped:
             raise stopped_error("The evaluation") from stopped
     show_evaluations([found], as_json=as_json)
+    if signed:
+        err.print(
+            f"{SIGNATURE} was of the old figures and is gone: `gemma3build sign` makes a new one."
+        )
     if not as_json:
         out.print(f"{found.folder / REPORT} has the whole of it.")

@@ -15,7 +15,7 @@ from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.core.evaluation import EVALUATION, REPORT, Evaluation
 from gemma3build.core.manifest import MANIFEST, Manifest
 from gemma3build.errors import from_os_error
-from gemma3build.record.checksums import CHECKSUMS, checksums
+from gemma3build.record.checksums import CHECKSUMS, SIGNATURE, checksums
 from gemma3build.record.manifest import LEGAL_DIR, artifact_digests
 
 AT_FDCWD = -100  # linux/fcntl.h
@@ -69,7 +69,7 @@ def is_written(release: Release, folder: Path) -> bool:
     texts = {**release.texts, EVALUATION: evaluation_text(release.evaluation)}
     expected = {*texts, *release.artifacts, REPORT}
     try:
-        if {path.name for path in folder.iterdir()} != expected:
+        if {path.name for path in folder.iterdir()} - {SIGNATURE} != expected:
             return False
         if any((folder / name).read_bytes() != text for name, text in texts.items()):
             return False
@@ -126,19 +126,23 @@ def remove(folder: Path) -> None:
 def write_measured(manifest: Manifest, evaluation: Evaluation, folder: Path) -> None:
     """Replace the measured files of a release, each whole or not at all.
 
+    A signature covers them and would no longer hold: it is removed.
+
     Raises:
         NoSpaceError: the disk is full.
         OutputError: the directory cannot be written.
     """
-    for name, text in measured_files(manifest, evaluation).items():
-        staged = folder.with_name(f".{folder.name}.{name}.partial")
-        try:
-            staged.write_bytes(text)
-            staged.replace(folder / name)
-        except OSError as error:
-            raise from_os_error(f"{folder} cannot be written", error) from error
-        finally:
-            staged.unlink(missing_ok=True)
+    try:
+        (folder / SIGNATURE).unlink(missing_ok=True)
+        for name, text in measured_files(manifest, evaluation).items():
+            staged = folder.with_name(f".{folder.name}.{name}.partial")
+            try:
+                staged.write_bytes(text)
+                staged.replace(folder / name)
+            finally:
+                staged.unlink(missing_ok=True)
+    except OSError as error:
+        raise from_os_error(f"{folder} cannot be written", error) from error
 
 
 def partial_prefix(folder: Path) -> str:

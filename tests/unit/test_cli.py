@@ -14,13 +14,16 @@ from gemma3build.core.step import Refusal, StepFailure
 from gemma3build.engine.preflight import check_disk, check_memory, check_output
 from gemma3build.engine.runner import CACHE_VARIABLE
 from gemma3build.errors import (
+    FLAW_EXIT_CODES,
     REFUSAL_EXIT_CODES,
     BuildError,
+    Flaw,
     NoMemoryError,
     NoSpaceError,
     OutputError,
     StepFailedError,
     UnknownNameError,
+    VerificationError,
 )
 from gemma3build.output import checks_table
 from gemma3build.plan.step import Step
@@ -45,6 +48,7 @@ def test_the_command_loads_without_what_belongs_into_containers() -> None:
     code = (
         "import sys, gemma3build.cli, gemma3build.build\n"
         "bad = {'torch', 'numpy', 'mediapipe', 'safetensors', 'huggingface_hub'} & set(sys.modules)\n"
+        "bad |= {'model_signing', 'jsonschema'} & set(sys.modules)\n"
         "sys.exit(str(bad) if bad else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -53,7 +57,19 @@ def test_the_command_loads_without_what_belongs_into_containers() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["build", "plan", "models", "schemes", "images", "engine", "lock", "cache size", "cache prune"],
+    [
+        "build",
+        "plan",
+        "verify",
+        "sign",
+        "models",
+        "schemes",
+        "images",
+        "engine",
+        "lock",
+        "cache size",
+        "cache prune",
+    ],
 )
 def test_every_command_explains_itself(command: str) -> None:
     done = run(*command.split(), "--help")
@@ -129,13 +145,16 @@ def test_exit_codes_are_distinct() -> None:
         children = kind.__subclasses__()
         return [leaf for child in children for leaf in leaves(child)] or [kind]
 
-    kinds = [kind for kind in leaves(BuildError) if kind is not StepFailedError]
+    several = (StepFailedError, VerificationError)
+    kinds = [kind for kind in leaves(BuildError) if kind not in several]
     codes = [kind.exit_code for kind in kinds]
     shared = {NoSpaceError.exit_code, NoMemoryError.exit_code}
     refusals = [code for code in REFUSAL_EXIT_CODES.values() if code not in shared]
-    assert len({*codes, *refusals}) == len(codes) + len(refusals)
-    assert not {0, 1, 2} & {*codes, *refusals}
+    found = [*codes, *refusals, *FLAW_EXIT_CODES.values()]
+    assert len(set(found)) == len(found)
+    assert not {0, 1, 2} & set(found)
     assert set(REFUSAL_EXIT_CODES) == set(Refusal)
+    assert set(FLAW_EXIT_CODES) == set(Flaw)
 
 
 def test_a_failed_step_carries_the_words_of_the_step() -> None:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from gemma3build.core.scheme import Limits
-from gemma3build.errors import REFUSAL_EXIT_CODES, BuildError
+from gemma3build.errors import FLAW_EXIT_CODES, REFUSAL_EXIT_CODES, BuildError
 from gemma3build.pins.intent import load_schemes
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +17,8 @@ def test_every_exit_code_is_documented() -> None:
 
     text = (ROOT / "docs" / "exit-codes.md").read_text()
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
-    assert documented == codes(BuildError) | set(REFUSAL_EXIT_CODES.values()) | {0, 2}
+    of_kinds = {*REFUSAL_EXIT_CODES.values(), *FLAW_EXIT_CODES.values()}
+    assert documented == codes(BuildError) | of_kinds | {0, 2}
 
 
 def test_the_defaults_of_limits_are_those_of_the_code() -> None:

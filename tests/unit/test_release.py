@@ -9,8 +9,9 @@ from gemma3build.core.evaluation import FORMAT as EVALUATION_FORMAT
 from gemma3build.core.evaluation import Evaluation
 from gemma3build.core.manifest import FORMAT, ArtifactRecord, CheckpointRecord, Manifest
 from gemma3build.errors import OutputError
+from gemma3build.record.checksums import SIGNATURE
 from gemma3build.record.evaluation import manifest_digest
-from gemma3build.record.release import Release, is_written, remove, write
+from gemma3build.record.release import Release, is_written, remove, write, write_measured
 
 
 def release(store: Path, **contents: bytes) -> Release:
@@ -57,6 +58,17 @@ def test_a_release_is_whole_and_its_checksums_hold(tmp_path: Path) -> None:
         ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True
     )
     assert (folder / "model").samefile(tmp_path / "store" / "model")
+
+
+def test_a_signature_leaves_a_build_idle_and_goes_with_the_figures(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    one = release(tmp_path / "store", model=b"bytes")
+    write(one, folder)
+    (folder / SIGNATURE).write_text("{}")
+    assert is_written(one, folder)
+    write_measured(one.manifest, one.evaluation, folder)
+    assert not (folder / SIGNATURE).exists()
+    assert is_written(one, folder)
 
 
 def test_a_release_is_replaced_whole_and_leftovers_of_killed_builds_go(tmp_path: Path) -> None:

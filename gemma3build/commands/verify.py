@@ -1,0 +1,109 @@
+"""``verify`` and ``sign``: whether a release is what it says, and who says so."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gemma3build.commands.options import ARTIFACTS, DEFAULT_MODEL, AsJson
+from gemma3build.errors import InterruptedBuildError, RequestError
+from gemma3build.output import err, out, show_findings
+from gemma3build.record.checksums import SIGNATURE
+
+Release = Annotated[Path, typer.Argument(help="A release.")]
+
+
+def verify(
+    release: Release = ARTIFACTS / DEFAULT_MODEL,
+    *,
+    key: Annotated[
+        Path | None, typer.Option(help="Public key, in PEM, of whoever must have signed it.")
+    ] = None,
+    identity: Annotated[
+        str | None, typer.Option(help="Whom Sigstore must name instead, such as an e-mail address.")
+    ] = None,
+    identity_provider: Annotated[
+        str | None, typer.Option(help="URL of the OpenID Connect provider of --identity.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte of a release, its records and its signature; offline, in seconds.
+
+    Examples:
+    * `gemma3build verify` checks the release of the default model
+    * `gemma3build verify artifacts/gemma3-1b-it --key release.pub`
+    """
+    trust = find_trust(key, identity, identity_provider)
+    verified = look_at(release.absolute(), trust)
+    show_findings(release, verified.findings, as_json=as_json)
+    if verified.error is not None:
+        raise verified.error
+    if not as_json:
+        out.print(f"{release} is what it says.", markup=False, soft_wrap=True)
+
+
+def sign(
+    release: Release = ARTIFACTS / DEFAULT_MODEL,
+    *,
+    key: Annotated[Path | None, typer.Option(help="Private elliptic key, in PEM.")] = None,
+    pkcs11: Annotated[
+        str | None, typer.Option(metavar="URI", help="A key in a token, as RFC 7512 names it.")
+    ] = None,
+    sigstore: Annotated[
+        bool, typer.Option("--sigstore", help="Your identity; needs the network.")
+    ] = False,
+) -> None:
+    """Sign every file of a release that verifies, into its model.sig.
+
+    Examples:
+    * `gemma3build sign --key release.key` signs the release of the default model
+    * `gemma3build sign --pkcs11 "pkcs11:token=releases;object=key?pin-source=/run/pin"`
+    """
+    if (key is not None) + (pkcs11 is not None) + sigstore != 1:
+        why = "it takes one of --key, --pkcs11 and --sigstore"
+        raise RequestError("The release cannot be signed", why, "Name what signs it.")
+    from gemma3build.record import signature
+
+    if key is not None:
+        signer = signature.key_signer(key)
+    elif pkcs11 is not None:
+        signer = signature.token_signer(pkcs11)
+    else:
+        signer = signature.keyless_signer()
+    verified = look_at(release.absolute())
+    if verified.error is not None:
+        show_findings(release, verified.findings, as_json=False)
+        raise verified.error
+    signature.sign(verified, signer)
+    count = len(signature.covered(verified.digests))
+    out.print(
+        f"{release / SIGNATURE} is a signature of {count} files.", markup=False, soft_wrap=True
+    )
+
+
+def find_trust(key: Path | None, identity: str | None, provider: str | None) -> Any:
+    """Return the check of a signature that the options ask for; None for none."""
+    if key is None and identity is None and provider is None:
+        return None
+    from gemma3build.record import signature
+
+    if key is not None and identity is None and provider is None:
+        return signature.by_key(key)
+    if key is None and identity is not None and provider is not None:
+        return signature.by_identity(identity, provider)
+    why = "it takes --key, or --identity with --identity-provider"
+    raise RequestError("The signature cannot be checked", why, "Name who must have signed it.")
+
+
+def look_at(release: Path, trust: Any = None) -> Any:
+    """Return what was found out about a release; shows on a terminal how far it is."""
+    from gemma3build.progress import reading
+    from gemma3build.record.verify import total_bytes
+    from gemma3build.record.verify import verify as run_checks
+
+    try:
+        with reading(err, total_bytes(release)) as advance:
+            return run_checks(release, trust, advance)
+    except KeyboardInterrupt as stopped:
+        why = "it got a signal"
+        raise InterruptedBuildError("The check was stopped", why, "Run it again.") from stopped
