@@ -114,6 +114,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def reproducibility(session: nox.Session) -> None:
+    """Build under variation, and fail on any difference; needs root and Debian's faketime."""
+    install(session, "unit")
+    run(session, "python", "-m", "tests.reproducibility.reproduce", *session.posargs)
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Make the hash-locked requirements of the images anew, then all locks."""
     install(session, "lock")

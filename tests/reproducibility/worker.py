@@ -1,0 +1,100 @@
+"""The command, with containers and images that differ from what it would make.
+
+worker.py CHANGES ARGUMENT… runs `gemma3build ARGUMENT…`. CHANGES is a JSON object:
+
+    environment  variables set in every container, over what the images and the engine set
+    cpus         the cores that containers may use, such as "0"
+    network      the network of every container, such as "bridge"
+    preload      a library of the host that every container loads first
+    epoch        seconds: SOURCE_DATE_EPOCH of images and containers
+    buildkit     true builds images by BuildKit; they then have keys of their own
+
+The command has no such options, because a user must not be able to change what a release depends on.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from docker.models.containers import ContainerCollection
+from docker.types import Mount
+
+from gemma3build import cli
+from gemma3build.engine import images, runner
+from gemma3build.pins.intent import ImagesIntent, load_images
+
+
+def change_containers(changes: Mapping[str, Any]) -> None:
+    """Give every container that is created another environment, other cores, another network."""
+    create = ContainerCollection.create
+
+    def changed(self: ContainerCollection, image: str, command: Any = None, **options: Any) -> Any:
+        options["environment"] = {**options.get("environment", {}), **changes["environment"]}
+        if "cpus" in changes:
+            options["cpuset_cpus"] = changes["cpus"]
+        if "network" in changes:
+            options["network_mode"] = changes["network"]
+        if "preload" in changes:
+            mount = Mount(changes["preload"], changes["preload"], "bind", read_only=True)
+            options["mounts"] = [*options["mounts"], mount]
+            options["environment"]["LD_PRELOAD"] = changes["preload"]
+        return create(self, image, command, **options)
+
+    mock.patch.object(ContainerCollection, "create", changed).start()
+
+
+def build_by_buildkit(
+    self: images.Images, context: Path, arguments: dict[str, str], key: str
+) -> str:
+    """Stand in for ``Images._build``; the SDK knows the classic builder alone.
+
+    The client is Debian's, whose version has the builder of Debian's engine without a plugin.
+    """
+    given = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+    id_file = context.parent / "id"
+    subprocess.run(
+        [
+            *(
+                "/usr/bin/docker",
+                "build",
+                "--quiet",
+                "--no-cache",
+                "--network=none",
+                f"--iidfile={id_file}",
+            ),
+            *(f"--label={images.KEY_LABEL}={key}", *given, str(context)),
+        ],
+        env={**os.environ, "DOCKER_BUILDKIT": "1"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return id_file.read_text(encoding="ascii")
+
+
+def with_epoch(load: Callable[[], ImagesIntent], epoch: int) -> ImagesIntent:
+    """Return what images.toml says, but for the time."""
+    return dataclasses.replace(load(), source_date_epoch=epoch)
+
+
+def main() -> None:
+    """Change what has to be changed, then be the command."""
+    changes = json.loads(sys.argv.pop(1))
+    change_containers({"environment": {}, **changes})
+    if changes.get("buildkit"):
+        mock.patch.object(images, "REVISION", -1).start()
+        mock.patch.object(images.Images, "_build", build_by_buildkit).start()
+    if "epoch" in changes:
+        later = functools.partial(with_epoch, load_images, changes["epoch"])
+        mock.patch.object(runner, "load_images", later).start()
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
