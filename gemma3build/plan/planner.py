@@ -177,7 +177,7 @@ def plan_quantization(
 
     Args:
         scheme: by which.
-        shape: for the estimates.
+        shape: sizes of the model's tensors.
         name: of the step.
         export: name of the step whose output is quantized.
         file_name: of the output.
@@ -190,7 +190,11 @@ def plan_quantization(
         name=name,
         module="quantize",
         image="convert",
-        parameters={"groups": encode(scheme.groups), "file_name": file_name},
+        parameters={
+            "groups": encode(scheme.groups),
+            "head_dim": shape.head_dim,
+            "file_name": file_name,
+        },
         inputs=inputs,
         memory=need.memory,
         disk=need.disk,

@@ -5,6 +5,7 @@ Inputs:
     importance: the output of ``calibrate``, where a group asks for it.
 Parameters:
     groups: each ``Group`` of the scheme as JSON, by name.
+    head_dim: channels of an attention head.
     file_name: name of the output.
 Outputs:
     the quantized ``.tflite``.
@@ -73,7 +74,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
             folder = Path(request.inputs["importance"])
             strengths = {kind: np.load(folder / f"{kind}.npy") for kind in KINDS}
             equalized = Path(scratch) / FLOAT_MODEL
-            strengths = equalize(export, equalized, strengths)
+            strengths = equalize(export, equalized, strengths, request.parameters["head_dim"])
             Rounding(strengths).register()
             export = equalized
         quantizer.Quantizer(export, recipe(groups)).quantize().export_model(target)

@@ -1,6 +1,6 @@
 """In the convert image: equalize a float export by strengths that differ widely, and run both.
 
-equalize_model.py SOURCE prints what came of it as JSON.
+equalize_model.py SOURCE REPORT writes what came of it as JSON.
 """
 
 import json
@@ -15,6 +15,7 @@ from gemma3build.core.importance import DOWN, GATE_UP, OUTPUT, QKV
 from gemma3build.steps.equalize import equalize, own_buffers
 from gemma3build.steps.interpreter import Model
 
+HEAD_DIM = 64
 TOKENS = (2, 17, 5, 99, 3, 41, 77, 12, 8, 64)
 
 
@@ -33,32 +34,32 @@ def widths(path: Path) -> dict[str, list[int]]:
         QKV: [layers, hidden],
         GATE_UP: [layers, hidden],
         DOWN: [layers, inner],
-        OUTPUT: [layers, hidden],
+        OUTPUT: [layers, size("output") // hidden],
     }
 
 
-def spread(values: np.ndarray) -> int:
-    """Return how far apart the strongest and the weakest input are."""
-    return int(np.ptp(values.astype(np.int32)))
+def spread(values: np.ndarray) -> float:
+    """Return how far apart inputs are."""
+    return float(np.std(values.astype(np.float64)))
 
 
-def main(source: Path) -> None:
+def main(source: Path, target: Path) -> None:
     random = np.random.default_rng(1)
     strengths = {
         kind: random.integers(-100, 30, shape).astype(np.int8)
         for kind, shape in widths(source).items()
     }
-    target = Path(tempfile.mkdtemp(), "equalized.tflite")
-    left = equalize(source, target, strengths)
-    rows = [Model(path).score(TOKENS, 4, 8) for path in (source, target)]
+    equalized = Path(tempfile.mkdtemp(), "equalized.tflite")
+    left = equalize(source, equalized, strengths, HEAD_DIM)
+    rows = [Model(path).score(TOKENS, 4, 8) for path in (source, equalized)]
     report = {
-        "changed": source.read_bytes() != target.read_bytes(),
+        "changed": source.read_bytes() != equalized.read_bytes(),
         "spread": {kind: [spread(strengths[kind]), spread(left[kind])] for kind in left},
         "equal": rows[0].tobytes() == rows[1].tobytes(),
         "finite": bool(np.isfinite(rows[0]).all()),
     }
-    sys.stdout.write(json.dumps(report))
+    target.write_text(json.dumps(report), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
