@@ -109,6 +109,7 @@ class Scheme:
         attention: query, key, value and output projections.
         feed_forward: gate, up and down projections.
         qkv: query, key and value projections, where they are not as ``attention`` says.
+        equalize: whether scale moves between layers first; see ``steps.equalize``.
         limits: what the gate allows.
     """
 
@@ -119,6 +120,7 @@ class Scheme:
     attention: Group | None = None
     feed_forward: Group | None = None
     qkv: Group | None = None
+    equalize: bool = False
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -148,10 +150,11 @@ class Scheme:
         """Whether any group differs from the float export."""
         return bool(self.groups)
 
-
-def needs_importance(groups: Mapping[GroupName, Group]) -> bool:
-    """Return whether any group's scales are chosen by how strong its inputs are."""
-    return any(group.algorithm == IMPORTANCE for group in groups.values())
+    @property
+    def calibrated(self) -> bool:
+        """Whether quantizing asks how strong the inputs of matrices are."""
+        weighed = any(group.algorithm == IMPORTANCE for group in self.groups.values())
+        return weighed or self.equalize
 
 
 def decode_groups(value: Mapping[str, Any]) -> dict[GroupName, Group]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gemma3build.core.architecture import Shape
 from gemma3build.core.prompts import SCORED, TEXTS
-from gemma3build.core.scheme import Scheme, needs_importance
+from gemma3build.core.scheme import Scheme
 from gemma3build.core.units import GIBIBYTE
 
 FLOAT32 = 4  # bytes
@@ -45,15 +45,22 @@ def export_need(shape: Shape, *, lean: bool) -> Need:
     )
 
 
+def model_size(shape: Shape, scheme: Scheme) -> int:
+    """Return at most how large a scheme's ``.tflite`` is, in bytes."""
+    if not scheme.quantized:
+        return shape.parameters * FLOAT32
+    bits = max(group.bits for group in scheme.groups.values())
+    return shape.parameters * bits // 8 + GIBIBYTE // 20
+
+
 def quantize_need(shape: Shape, scheme: Scheme) -> Need:
     """The float file mapped, the quantized weights, and copies of the largest tensor.
 
-    Scales by importance start from an equalized copy of the float file on disk.
+    Equalizing writes a copy of the float file first.
     """
     size = shape.parameters * FLOAT32
-    bits = max(group.bits for group in scheme.groups.values())
-    written = shape.parameters * bits // 8 + GIBIBYTE // 20
-    copied = size if needs_importance(scheme.groups) else 0
+    written = model_size(shape, scheme)
+    copied = size if scheme.equalize else 0
     return Need(memory=size * 5 // 4 + 2 * written + GIBIBYTE, disk=written + copied)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from gemma3build.core.architecture import Shape
 from gemma3build.core.export import FLOAT_MODEL
-from gemma3build.core.scheme import Scheme, needs_importance
+from gemma3build.core.scheme import Scheme
 from gemma3build.plan import estimate
 from gemma3build.plan.arrival import FETCH, IMPORT, without_tokenizer
 from gemma3build.plan.planner import plan_calibration, plan_quantization
@@ -54,7 +54,7 @@ def plan_evaluation(
         disk=need.disk,
     )
     steps = [*arrival, export]
-    if any(needs_importance(scheme.groups) for scheme in schemes):
+    if any(scheme.calibrated for scheme in schemes):
         steps.append(plan_calibration(plan.checkpoint, plan.shape))
     for scheme in schemes:
         steps += plan_piqa(
@@ -80,7 +80,7 @@ def plan_piqa(
     """
     steps = []
     model = StepOutput(step=SCORE_EXPORT, path=FLOAT_MODEL)
-    size = shape.parameters * estimate.FLOAT32
+    size = estimate.model_size(shape, scheme)
     if scheme.quantized:
         quantize = plan_quantization(
             scheme,
@@ -90,7 +90,7 @@ def plan_piqa(
             file_name="score.tflite",
         )
         steps.append(quantize)
-        model, size = StepOutput(step=quantize.name), quantize.disk
+        model = StepOutput(step=quantize.name)
     need = estimate.piqa_need(shape, scheme, size, SCORE_LENGTH)
     piqa = Step(
         name=piqa_step(scheme.name),

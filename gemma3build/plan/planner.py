@@ -7,7 +7,7 @@ from gemma3build.core.codec import encode
 from gemma3build.core.export import FLOAT_MODEL
 from gemma3build.core.manifest import REFUSED
 from gemma3build.core.prompts import LONGEST
-from gemma3build.core.scheme import NAME, Scheme, needs_importance
+from gemma3build.core.scheme import NAME, Scheme
 from gemma3build.errors import RequestError
 from gemma3build.plan import estimate
 from gemma3build.plan.arrival import Arrival, plan_arrival, without_tokenizer
@@ -88,7 +88,7 @@ def plan_build(
         disk=need.disk,
     )
     steps = [*arrival.steps, check, export, reference]
-    if any(needs_importance(scheme.groups) for scheme in schemes):
+    if any(scheme.calibrated for scheme in schemes):
         steps.append(plan_calibration(checkpoint, shape, after=(CHECK,)))
     artifacts: list[Artifact] = []
     for scheme in schemes:
@@ -183,7 +183,7 @@ def plan_quantization(
         file_name: of the output.
     """
     inputs: dict[str, Input] = {"model": StepOutput(step=export)}
-    if needs_importance(scheme.groups):
+    if scheme.calibrated:
         inputs["importance"] = StepOutput(step=CALIBRATE)
     need = estimate.quantize_need(shape, scheme)
     return Step(
@@ -192,6 +192,7 @@ def plan_quantization(
         image="convert",
         parameters={
             "groups": encode(scheme.groups),
+            "equalize": scheme.equalize,
             "head_dim": shape.head_dim,
             "file_name": file_name,
         },
@@ -208,12 +209,12 @@ def plan_scheme(
     steps = []
     tflite, task, litertlm = (f"{stem}.{kind}" for kind in ("tflite", "task", "litertlm"))
     model = StepOutput(step=EXPORT, path=FLOAT_MODEL)
-    size = shape.parameters * estimate.FLOAT32
+    size = estimate.model_size(shape, scheme)
     if scheme.quantized:
         name = f"quantize-{scheme.name}"
         quantize = plan_quantization(scheme, shape, name=name, export=EXPORT, file_name=tflite)
         steps.append(quantize)
-        model, size = StepOutput(step=quantize.name, path=tflite), quantize.disk
+        model = StepOutput(step=quantize.name, path=tflite)
     parts: dict[str, Input] = {"model": model, "tokenizer": arrival.tokenizer}
     templates = {"chat_template": arrival.chat_template} if arrival.chat_template else {}
     need = estimate.bundle_need(size)

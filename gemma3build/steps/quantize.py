@@ -2,15 +2,16 @@
 
 Inputs:
     model: a directory with the float export.
-    importance: the output of ``calibrate``, where a group asks for it.
+    importance: the output of ``calibrate``, where the scheme asks for it.
 Parameters:
     groups: each ``Group`` of the scheme as JSON, by name.
+    equalize: whether scale moves between layers first.
     head_dim: channels of an attention head.
     file_name: name of the output.
 Outputs:
     the quantized ``.tflite``.
 
-Quantizing one export by ``dynamic_int8`` gives the bytes that the upstream script gives, which exports
+Quantizing one export by ``upstream_int8`` gives the bytes that the upstream script gives, which exports
 anew for every scheme.
 """
 
@@ -34,7 +35,7 @@ from ai_edge_quantizer.utils import tfl_flatbuffer_utils as flatbuffers
 
 from gemma3build.core.export import FLOAT_MODEL
 from gemma3build.core.importance import DOWN, GATE_UP, KINDS, OUTPUT, QKV
-from gemma3build.core.scheme import IMPORTANCE, Group, GroupName, decode_groups, needs_importance
+from gemma3build.core.scheme import IMPORTANCE, Group, GroupName, decode_groups
 from gemma3build.core.step import StepRequest
 from gemma3build.steps.equalize import equalize
 from gemma3build.steps.rounding import round_blockwise
@@ -70,13 +71,15 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     speed_up_comparison()
     export = Path(request.inputs["model"]) / FLOAT_MODEL
     with tempfile.TemporaryDirectory() as scratch:
-        if needs_importance(groups):
+        if "importance" in request.inputs:
             folder = Path(request.inputs["importance"])
             strengths = {kind: np.load(folder / f"{kind}.npy") for kind in KINDS}
-            equalized = Path(scratch) / FLOAT_MODEL
-            strengths = equalize(export, equalized, strengths, request.parameters["head_dim"])
+            if request.parameters["equalize"]:
+                equalized = Path(scratch) / FLOAT_MODEL
+                head_dim = request.parameters["head_dim"]
+                strengths = equalize(export, equalized, strengths, head_dim)
+                export = equalized
             Rounding(strengths).register()
-            export = equalized
         quantizer.Quantizer(export, recipe(groups)).quantize().export_model(target)
     return {"weights": check_weights(target, groups)}
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.e2e
 
 NAME = "gemma3-270m"
 # Our schemes that are upstream's own recipes, and upstream's names of them.
-UPSTREAM = {"dynamic_int8": "dynamic_int8", "upstream_int4_block32": "dynamic_int4_block32"}
+UPSTREAM = {"upstream_int8": "dynamic_int8", "upstream_int4_block32": "dynamic_int4_block32"}
 PROMPT = "Water boils at"
 ANSWER = " 100 degrees Celsius"
 
@@ -132,7 +132,7 @@ def test_bundle_and_package_answer_as_transformers_does_on_the_source(
 def normal(
     client: docker.DockerClient, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Store, Mapping[str, Done]]:
-    """The same checkpoint exported the normal way and quantized by upstream's recipes."""
+    """The same checkpoint exported the normal way and quantized by upstream's recipes and ours."""
     local = LocalCheckpoint(checkpoint)
     store = Store(tmp_path_factory.mktemp("normal"))
     plan = plan_build(
@@ -143,9 +143,10 @@ def normal(
         pinned=True,
         source=Source(checkpoint=local.material),
         parameters=Parameters(prefill_seq_lens=(128,), kv_cache_max_len=1024, lean=False),
-        schemes=tuple(load_schemes()[ours] for ours in UPSTREAM),
+        schemes=tuple(load_schemes()[name] for name in (*UPSTREAM, "dynamic_int8")),
     )
-    steps = tuple(step for step in plan.steps if step.module in ("check", "export", "quantize"))
+    modules = ("check", "calibrate", "export", "quantize")
+    steps = tuple(step for step in plan.steps if step.module in modules)
     return store, run_steps(client, steps, store.root, local)
 
 

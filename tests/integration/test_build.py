@@ -22,6 +22,7 @@ SUFFIXES = (
     "fp16",
     "q4_block32",
     "q4_block128",
+    "upstream_q8",
     "upstream_q4_block32",
     "upstream_q4_block128",
 )

@@ -42,6 +42,7 @@ def test_the_six_schemes_have_upstreams_names_and_suffixes() -> None:
     found = {name: scheme.suffix for name, scheme in load_schemes().items()}
     assert UPSTREAM_SUFFIXES.items() <= found.items()
     assert set(found) - set(UPSTREAM_SUFFIXES) == {
+        "upstream_int8",
         "upstream_int4_block32",
         "upstream_int4_block128",
     }

@@ -186,7 +186,7 @@ def test_weights_that_are_expanded_to_compute_are_estimated() -> None:
         steps = (*plan(PACKAGES, name).steps, *measuring)
         return {step.name.removesuffix(f"-{name}"): step.memory for step in steps}
 
-    more, less = needs("weight_only_int8"), needs("dynamic_int8")
+    more, less = needs("weight_only_int8"), needs("upstream_int8")
     size = SHAPE.parameters * estimate.FLOAT32
     assert {step: more[step] - less[step] for step in more if more[step] != less[step]} == {
         "gate": size,
