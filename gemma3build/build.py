@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from gemma3build.engine import preflight
 from gemma3build.engine.executor import Done, Materials, Reporter, intact_output
 from gemma3build.engine.materials import LocalCheckpoint, PackagedModel
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import GateError
+from gemma3build.engine.source import find_source
+from gemma3build.errors import DirtyError, GateError
 from gemma3build.plan.step import Plan
 from gemma3build.record.evaluation import carry_over, make_evaluation, read_evaluation
 from gemma3build.record.manifest import make_manifest
+from gemma3build.record.provenance import Run, make_provenance
 from gemma3build.record.release import Release, is_written, remove, write
+from gemma3build.record.sbom import make_sbom
 from gemma3build.request import Prepared
 
 
@@ -67,13 +71,14 @@ class Builder:
             BuildError: something else failed; what was finished is kept.
         """
         plan = prepared.plan
+        started = time.time()
         preflight.check_output(folder)
         done = self._runner.run(plan.steps, origin(self._runner, prepared), jobs, reporter)
         for artifact in plan.artifacts:
             # What no later step read was not read since it was written, maybe weeks ago.
             what = "The release cannot be written"
             intact_output(self._runner.store, artifact.source.step, done, what)
-        release = self._release(plan, done)
+        release = self._recorded(self._release(plan, done), plan, started)
         failed = failed_checks(release.evaluation)
         refused = folder.with_name(folder.name + REFUSED)
         if failed:
@@ -93,6 +98,20 @@ class Builder:
             write(release, folder)
         return release
 
+    def _recorded(self, release: Release, plan: Plan, started: float) -> Release:
+        """Return a release with its bill of materials and its provenance."""
+        packages = self._runner.packages(self._runner.images(plan.steps))
+        release = dataclasses.replace(release, sbom=make_sbom(release.manifest, packages))
+        provenance = make_provenance(
+            release.manifest,
+            release.digests,
+            packages,
+            source=find_source(),
+            epoch=self._runner.intent.source_date_epoch,
+            run=Run(started=started, finished=time.time()),
+        )
+        return dataclasses.replace(release, provenance=provenance)
+
     def _release(self, plan: Plan, done: Mapping[str, Done]) -> Release:
         store = self._runner.store
         images = self._runner.images(plan.steps)
@@ -103,6 +122,22 @@ class Builder:
         }
         evaluation = make_evaluation(plan, done, store, manifest)
         return Release(manifest=manifest, evaluation=evaluation, artifacts=artifacts)
+
+
+def refuse_dirty() -> None:
+    """Refuse to build what nobody else could build again.
+
+    Raises:
+        DirtyError: the source has changes that no commit has, or no commit is known.
+    """
+    source = find_source()
+    if source is None:
+        why = "the package does not lie in a checkout of git"
+        raise DirtyError("No release can be built from this source", why, "Clone the project.")
+    if source.dirty:
+        why = f"it is not what commit {source.commit[:12]} has"
+        hint = "Commit or remove the changes: git status"
+        raise DirtyError("No release can be built from this source", why, hint)
 
 
 def carried(release: Release, folder: Path) -> Release:

@@ -52,6 +52,12 @@ class RequestError(BuildError):
     exit_code = 6
 
 
+class DirtyError(BuildError):
+    """The source is not that of a commit."""
+
+    exit_code = 7
+
+
 class EngineError(BuildError):
     """No Docker engine answers, or it failed."""
 

@@ -45,6 +45,9 @@ def build(
     output: Output = None,
     jobs: Jobs = 1,
     memory: Memory = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="Refuse a source tree that no commit has.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -56,8 +59,11 @@ def build(
     * `gemma3build build --checkpoint ./my-finetune --scheme all --output ./release`
     * `gemma3build build --dry-run` shows what would run, and touches nothing
     """
+    from gemma3build.build import refuse_dirty
     from gemma3build.request import Request, prepare
 
+    if release:
+        refuse_dirty()
     prepared = prepare(
         Request(
             model=model,

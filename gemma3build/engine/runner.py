@@ -1,7 +1,8 @@
 """Runs steps: with what they need looked at first, in the images and the store of one machine."""
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import docker
@@ -20,9 +21,11 @@ from gemma3build.engine.executor import (
     image_names,
 )
 from gemma3build.engine.images import Image, Images
+from gemma3build.engine.packages import Packages, image_packages
 from gemma3build.engine.store import Store
+from gemma3build.engine.wheels import locked_wheels
 from gemma3build.errors import from_os_error
-from gemma3build.pins.intent import load_images
+from gemma3build.pins.intent import CONTAINERS_DIR, load_images
 from gemma3build.plan.sources import step_sources
 from gemma3build.plan.step import Step
 
@@ -63,6 +66,20 @@ class Runner:
     def images(self, steps: tuple[Step, ...]) -> dict[str, Image]:
         """Return the images of some steps by name, making those that are missing."""
         return {name: self._images.ensure(name) for name in image_names(steps)}
+
+    def packages(self, images: Mapping[str, Image]) -> dict[str, Packages]:
+        """Return what images are made of, by name; their wheels are downloaded if they are gone."""
+        found = {}
+        for name, image in images.items():
+            requirements = CONTAINERS_DIR / name / "requirements.txt"
+            wheels = functools.partial(self._wheels, requirements)
+            own = wheels if requirements.is_file() else None
+            found[name] = image_packages(self._client, self.store, image, own)
+        return found
+
+    def _wheels(self, requirements: Path) -> Path:
+        text = requirements.read_text(encoding="utf-8")
+        return locked_wheels(self.store, text, self.intent, self.say)
 
     def found(self, steps: tuple[Step, ...]) -> dict[str, Done]:
         """Return the results that are there already; without its images, none counts."""

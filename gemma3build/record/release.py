@@ -1,6 +1,7 @@
 """A release directory: it appears whole or not at all, and is replaced whole."""
 
 import ctypes
+import dataclasses
 import errno
 import os
 import shutil
@@ -15,8 +16,9 @@ from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.core.evaluation import EVALUATION, REPORT, Evaluation
 from gemma3build.core.manifest import MANIFEST, Manifest
 from gemma3build.errors import from_os_error
-from gemma3build.record.checksums import CHECKSUMS, SIGNATURE, checksums
+from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, checksums
 from gemma3build.record.manifest import LEGAL_DIR, artifact_digests
+from gemma3build.record.sbom import SBOM
 
 AT_FDCWD = -100  # linux/fcntl.h
 RENAME_EXCHANGE = 2  # linux/fs.h
@@ -30,23 +32,35 @@ class Release:
         manifest: the record.
         evaluation: what was measured.
         artifacts: name in the release to where the file lies in the store.
+        sbom: content of ``sbom.cdx.json``.
+        provenance: content of ``provenance.intoto.jsonl``.
     """
 
     manifest: Manifest
     evaluation: Evaluation
     artifacts: Mapping[str, Path]
+    sbom: bytes = b""
+    provenance: bytes = b""
 
     @property
     def texts(self) -> dict[str, bytes]:
         """The small files that are the same for everyone; SHA256SUMS covers them and the artifacts."""
         legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
-        texts = {MANIFEST: pretty_json(encode(self.manifest)), **legal}
-        digests = (
-            FileDigest(path=name, size=len(text), sha256=sha256_bytes(text))
-            for name, text in texts.items()
-        )
-        sums = checksums((*artifact_digests(self.manifest), *digests))
+        texts = {MANIFEST: pretty_json(encode(self.manifest)), SBOM: self.sbom, **legal}
+        sums = checksums((*artifact_digests(self.manifest), *map(text_digest, texts.items())))
         return {**texts, CHECKSUMS: sums.encode()}
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Name to SHA-256 of all files that are the same for everyone."""
+        files = (*artifact_digests(self.manifest), *map(text_digest, self.texts.items()))
+        return {file.path: file.sha256 for file in files}
+
+
+def text_digest(item: tuple[str, bytes]) -> FileDigest:
+    """Return the digest of a small file, given by name and content."""
+    name, text = item
+    return FileDigest(path=name, size=len(text), sha256=sha256_bytes(text))
 
 
 def measured_files(manifest: Manifest, evaluation: Evaluation) -> dict[str, bytes]:
@@ -65,10 +79,14 @@ def evaluation_text(evaluation: Evaluation) -> bytes:
 
 
 def is_written(release: Release, folder: Path) -> bool:
-    """Return whether ``folder`` already is this release, by names, sizes and times of change."""
-    texts = {**release.texts, EVALUATION: evaluation_text(release.evaluation)}
-    expected = {*texts, *release.artifacts, REPORT}
+    """Return whether ``folder`` already is this release, by names, sizes and times of change.
+
+    The bill of materials is not made anew for that: it must be what SHA256SUMS says.
+    """
     try:
+        release = dataclasses.replace(release, sbom=(folder / SBOM).read_bytes())
+        texts = {**release.texts, EVALUATION: evaluation_text(release.evaluation)}
+        expected = {*texts, *release.artifacts, PROVENANCE, REPORT}
         if {path.name for path in folder.iterdir()} - {SIGNATURE} != expected:
             return False
         if any((folder / name).read_bytes() != text for name, text in texts.items()):
@@ -98,7 +116,8 @@ def write(release: Release, folder: Path) -> None:
         staged.chmod(0o755)
         for name, path in release.artifacts.items():
             _place(path, staged / name)
-        for name, text in {**release.texts, **measured}.items():
+        own = {PROVENANCE: release.provenance, **measured}
+        for name, text in {**release.texts, **own}.items():
             (staged / name).write_bytes(text)
         _replace(staged, folder)
     except OSError as error:

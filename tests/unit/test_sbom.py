@@ -1,0 +1,69 @@
+import json
+
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from gemma3build.core.digests import FileDigest
+from gemma3build.engine.packages import DebianPackage, Packages, read_status
+from gemma3build.record.sbom import make_sbom
+from tests.fake_release import make_manifest
+
+WHEEL = FileDigest(path="Some_Package-2.4+cpu-cp311-cp311-linux.whl", size=1, sha256="5" * 64)
+SHELL = DebianPackage(name="dash", version="0.5.12-2", architecture="amd64")
+LIBRARY = DebianPackage(name="libstdc++6", version="12.2.0-14", architecture="amd64")
+PACKAGES = {
+    "bundle": Packages(wheels=(), debian=(SHELL,)),
+    "convert": Packages(wheels=(WHEEL,), debian=(SHELL, LIBRARY)),
+}
+STATUS = """Package: dash
+Status: install ok installed
+Maintainer: Somebody
+Architecture: amd64
+Version: 0.5.12-2
+Description: shell
+ Version: of the description
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: amd64
+Version: 1
+"""
+
+
+def sbom() -> bytes:
+    artifacts = {"m_fp16.tflite": b"model", "m_fp16.task": b"bundle"}
+    return make_sbom(make_manifest(artifacts, {}), PACKAGES)
+
+
+def test_it_fits_the_schema_of_cyclonedx() -> None:
+    errors = JsonStrictValidator(SchemaVersion.V1_6).validate_str(sbom().decode())
+    assert errors is None
+
+
+def test_it_is_the_same_every_time_and_tells_no_clock() -> None:
+    assert sbom() == sbom()
+    found = json.loads(sbom())
+    assert "timestamp" not in found["metadata"]
+    other = make_sbom(make_manifest({"m_fp16.tflite": b"other"}, {}), PACKAGES)
+    assert json.loads(other)["serialNumber"] != found["serialNumber"]
+
+
+def test_it_names_models_wheels_and_debian_packages() -> None:
+    found = json.loads(sbom())
+    components = {item["bom-ref"]: item for item in found["components"]}
+    model = components["artifact:m_fp16.tflite"]
+    assert model["type"] == "machine-learning-model"
+    assert model["licenses"][0]["license"]["name"] == "Gemma Terms of Use"
+    purls = {item["purl"] for item in found["components"] if "purl" in item}
+    assert "pkg:deb/debian/dash@0.5.12-2?arch=amd64&distro=bookworm" in purls
+    (wheel,) = (purl for purl in purls if purl.startswith("pkg:pypi/some-package@2.4%2Bcpu"))
+    assert WHEEL.path.replace("+", "%2B") in wheel
+    depends = {item["ref"]: set(item.get("dependsOn", ())) for item in found["dependencies"]}
+    assert depends["release:m"] == {"artifact:m_fp16.task", "artifact:m_fp16.tflite"}
+    assert "image:convert" in depends["artifact:m_fp16.task"]
+    assert f"wheel:{WHEEL.path}" in depends["image:convert"]
+    assert len(depends["image:bundle"]) == 1
+
+
+def test_packages_that_are_not_installed_are_left_out() -> None:
+    assert list(read_status(STATUS)) == [SHELL]
