@@ -29,6 +29,7 @@ from gemma3build.core.checkpoint import (
     weight_files,
 )
 from gemma3build.core.codec import encode
+from gemma3build.core.small import read_small
 from gemma3build.core.step import Refusal, StepRequest
 
 WEIGHT_TYPES = ("BF16", "F16", "F32")
@@ -153,8 +154,8 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
         refuse(Refusal.TOKENIZER, "it has no tokenizer.model", hint)
     processor = sentencepiece.SentencePieceProcessor()
     try:
-        processor.LoadFromSerializedProto(path.read_bytes())
-    except RuntimeError as error:
+        processor.LoadFromSerializedProto(read_small(path))
+    except (RuntimeError, ValueError) as error:
         refuse(Refusal.TOKENIZER, f"tokenizer.model is no SentencePiece model: {error}", hint)
     size = processor.GetPieceSize()
     # A checkpoint may pad its embedding beyond the tokenizer; never the other way round.
