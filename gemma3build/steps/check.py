@@ -155,15 +155,19 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(read_small(path))
+        size = processor.GetPieceSize()
+        # Pieces are bytes to SentencePiece: those that are no UTF-8 show when they are asked for.
+        found = {
+            index: processor.IdToPiece(index) for index in SPECIAL_TOKENS.values() if index < size
+        }
     except (RuntimeError, ValueError) as error:
         refuse(Refusal.TOKENIZER, f"tokenizer.model is no SentencePiece model: {error}", hint)
-    size = processor.GetPieceSize()
     # A checkpoint may pad its embedding beyond the tokenizer; never the other way round.
     if size > vocab_size:
         why = f"tokenizer.model has {size} pieces, the embedding {vocab_size} rows"
         refuse(Refusal.TOKENIZER, why, hint)
     for piece, index in SPECIAL_TOKENS.items():
-        if index >= size or processor.IdToPiece(index) != piece:
+        if found.get(index) != piece:
             refuse(Refusal.TOKENIZER, f"tokenizer.model has no {piece} at {index}", hint)
     for piece in TURN:
         if processor.EncodeAsIds(piece) != [SPECIAL_TOKENS[piece]]:
