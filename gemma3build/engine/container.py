@@ -28,9 +28,9 @@ from gemma3build.core.step import (
     StepResult,
 )
 from gemma3build.core.units import GIBIBYTE, MEBIBYTE
+from gemma3build.engine.docker import engine_failed
 from gemma3build.engine.images import Image
 from gemma3build.errors import (
-    EngineError,
     InterruptedBuildError,
     NoMemoryError,
     NoSpaceError,
@@ -234,13 +234,6 @@ class Containers:
                 check_full(step, staged)
             raise StepFailedError(step.name, result.failure, log if unforeseen else "")
         return result
-
-
-def engine_failed(what: str, error: Exception) -> EngineError:
-    """Return the error of an engine that refused something, or went away."""
-    why = str(getattr(error, "explanation", None) or error)
-    hint = "Look at the engine, then run the same command again; finished steps are kept."
-    return EngineError(what, why, hint)
 
 
 def check_full(step: Step, staged: Path) -> None:

@@ -16,7 +16,7 @@ import docker
 import pytest
 
 from gemma3build.engine.container import STAGED_LABEL
-from gemma3build.errors import EngineError, NoMemoryError, NoSpaceError, OutputError
+from gemma3build.errors import DamagedError, EngineError, NoMemoryError, NoSpaceError, OutputError
 from tests.conftest import SHAPES, Command
 
 pytestmark = pytest.mark.integration
@@ -257,6 +257,26 @@ def test_a_truncated_result_is_made_anew_with_the_same_bytes(
     done = command.run(*build(tiny))
     assert done.returncode == 0, done.stderr
     assert "quantize-dynamic_int8 …" in done.stderr
+    assert sums(tmp_path) == expected
+
+
+def test_a_gate_that_rotted_is_an_error_once_and_then_made_anew(
+    warm: Command, tiny: Path, tmp_path: Path
+) -> None:
+    command = without_export(warm, tmp_path)
+    assert command.run(*build(tiny)).returncode == 0
+    expected = sums(tmp_path)
+    for path in command.cache.glob("steps/*/output/gate.json"):
+        before = path.stat()
+        path.chmod(0o644)
+        path.write_bytes(b"?" * before.st_size)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    done = command.run(*build(tiny))
+    assert done.returncode == DamagedError.exit_code
+    assert "the stored result of gate-dynamic_int8 was damaged" in done.stderr
+    done = command.run(*build(tiny))
+    assert done.returncode == 0, done.stderr
+    assert "gate-dynamic_int8 …" in done.stderr
     assert sums(tmp_path) == expected
 
 
