@@ -17,6 +17,7 @@ from gemma3build.engine.materials import LocalCheckpoint, PackagedModel
 from gemma3build.engine.runner import Runner
 from gemma3build.engine.source import find_source
 from gemma3build.errors import DirtyError, GateError
+from gemma3build.plan.planner import gate_step
 from gemma3build.plan.step import Plan
 from gemma3build.record.evaluation import carry_over, make_evaluation, read_evaluation
 from gemma3build.record.manifest import make_manifest
@@ -24,6 +25,8 @@ from gemma3build.record.provenance import Run, make_provenance
 from gemma3build.record.release import Release, is_written, remove, write
 from gemma3build.record.sbom import make_sbom
 from gemma3build.request import Prepared
+
+UNWRITTEN = "The release cannot be written"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +79,7 @@ class Builder:
         done = self._runner.run(plan.steps, origin(self._runner, prepared), jobs, reporter)
         for artifact in plan.artifacts:
             # What no later step read was not read since it was written, maybe weeks ago.
-            what = "The release cannot be written"
-            intact_output(self._runner.store, artifact.source.step, done, what)
+            intact_output(self._runner.store, artifact.source.step, done, UNWRITTEN)
         release = self._recorded(self._release(plan, done), plan, started)
         failed = failed_checks(release.evaluation)
         refused = folder.with_name(folder.name + REFUSED)
@@ -114,6 +116,8 @@ class Builder:
 
     def _release(self, plan: Plan, done: Mapping[str, Done]) -> Release:
         store = self._runner.store
+        for scheme in plan.schemes:
+            intact_output(store, gate_step(scheme.name), done, UNWRITTEN)
         images = self._runner.images(plan.steps)
         manifest = make_manifest(plan, done, images, self._runner.sources)
         artifacts = {

@@ -24,7 +24,7 @@ from gemma3build.core.questions import make_questions, read_data
 from gemma3build.core.scheme import NAME, Scheme
 from gemma3build.engine import preflight
 from gemma3build.engine.dataset import dataset_files
-from gemma3build.engine.executor import Done, Reporter
+from gemma3build.engine.executor import Done, Reporter, intact_output
 from gemma3build.engine.materials import LocalCheckpoint, LocalFiles, Several
 from gemma3build.engine.runner import Runner
 from gemma3build.errors import DamagedError, RequestError
@@ -177,8 +177,8 @@ def measured_scheme(
     item: SchemeEvaluation, done: Mapping[str, Done], runner: Runner
 ) -> SchemeEvaluation:
     """Return a scheme's evaluation with the new figures."""
-    piqa = runner.store.output(done[piqa_step(item.scheme)].key) / PIQA_FILE
-    speed = runner.store.output(done[speed_step(item.scheme)].key) / SPEED_FILE
+    piqa = intact_output(runner.store, piqa_step(item.scheme), done, REFUSAL) / PIQA_FILE
+    speed = intact_output(runner.store, speed_step(item.scheme), done, REFUSAL) / SPEED_FILE
     return dataclasses.replace(
         item,
         piqa=decode_json(Piqa, piqa.read_bytes(), PIQA_FILE),

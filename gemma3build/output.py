@@ -201,12 +201,13 @@ def print_json(value: object) -> None:
 def show_error(error: BuildError) -> None:
     """Print an error: what failed, why, what to do, and the end of the log where it helps."""
     if isinstance(error, StepFailedError) and error.log:
-        err.print(error.log, style="dim", markup=False)
+        err.print(visible(error.log), style="dim", markup=False)
     if isinstance(error, GateError):
         err.print(checks_table(error.checks))
-    err.print(f"{error.what}.", style="bold red", markup=False)
-    err.print(f"  Why: {error.why}", markup=False)
+    # What a file of somebody else's says is nothing that a terminal may obey.
+    err.print(visible(f"{error.what}."), style="bold red", markup=False)
+    err.print(visible(f"  Why: {error.why}"), markup=False)
     if error.hint:
-        err.print(f"  Next: {error.hint}", markup=False)
+        err.print(visible(f"  Next: {error.hint}"), markup=False)
     if error.log_file is not None:
         err.print(f"  Log: {error.log_file}", markup=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import docker
 import pytest
+from hypothesis import settings
 
 from gemma3build.engine.container import Containers
 from gemma3build.engine.docker import connect
@@ -23,6 +24,11 @@ from gemma3build.pins.intent import load_images
 from gemma3build.plan.step import Plan, Step
 from tests.bench.bench import Quiet
 from tests.tiny import write_checkpoint
+
+# HYPOTHESIS_PROFILE=long tries twenty times as much; that a machine is loaded fails neither.
+settings.register_profile("short", max_examples=100, deadline=None)
+settings.register_profile("long", max_examples=2_000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 # Jobs that a shell put into the background ignore SIGINT and pass that on; the tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -52,11 +58,11 @@ class Command:
             check=False,
         )
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [*COMMAND, *arguments],
             cwd=self.folder,
-            env=self.environment,
+            env={**self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

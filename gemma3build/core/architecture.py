@@ -17,6 +17,10 @@ DEFAULT_PATTERN = 6
 DEFAULT_ATTENTION_SCALAR = 256
 DEFAULT_GLOBAL_ROPE_BASE = 1_000_000.0
 DEFAULT_LOCAL_ROPE_BASE = 10_000.0
+DEFAULT_NORM_EPSILON = 1e-6
+# Bounds on what a file may claim, before anything is made of it.
+LARGEST_SIZE = 2**31 - 1  # the extents of a tensor in a .tflite are int32
+MOST_LAYERS = 1000  # the largest Gemma 3 has 62
 
 
 class ArchitectureError(ValueError):
@@ -127,7 +131,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         vocab_size=_positive(config, "vocab_size"),
         hidden_size=_positive(config, "hidden_size"),
         intermediate_size=_positive(config, "intermediate_size"),
-        layers=_positive(config, "num_hidden_layers"),
+        layers=_positive(config, "num_hidden_layers", MOST_LAYERS),
         heads=_positive(config, "num_attention_heads"),
         kv_heads=_positive(config, "num_key_value_heads"),
         head_dim=_positive(config, "head_dim"),
@@ -150,7 +154,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         global_layers=_global_layers(config, shape.layers),
         rope_base=rope_base,
         rope_local_base=rope_local_base,
-        norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
+        norm_epsilon=_real(config, "rms_norm_eps", DEFAULT_NORM_EPSILON),
     )
 
 
@@ -180,8 +184,8 @@ def _rope_bases(config: Mapping[str, Any]) -> tuple[float, float]:
     parameters = config.get("rope_parameters")
     if parameters is None:
         return (
-            float(config.get("rope_theta", DEFAULT_GLOBAL_ROPE_BASE)),
-            float(config.get("rope_local_base_freq", DEFAULT_LOCAL_ROPE_BASE)),
+            _real(config, "rope_theta", DEFAULT_GLOBAL_ROPE_BASE),
+            _real(config, "rope_local_base_freq", DEFAULT_LOCAL_ROPE_BASE),
         )
     if not isinstance(parameters, Mapping) or set(parameters) - {GLOBAL, LOCAL}:
         message = f"rope_parameters must have a table for {GLOBAL} and {LOCAL}, nothing else"
@@ -192,14 +196,15 @@ def _rope_bases(config: Mapping[str, Any]) -> tuple[float, float]:
         if table.get("rope_type", "default") != "default":
             message = f"its rope_type is {table['rope_type']!r}; the decoder has 'default' only"
             raise ArchitectureError(message)
-        bases.append(float(table.get("rope_theta", default)))
+        bases.append(_real(table, "rope_theta", default))
     return bases[0], bases[1]
 
 
 def _global_layers(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:
     types = config.get("layer_types")
     if types is None:
-        period = config.get("sliding_window_pattern") or DEFAULT_PATTERN
+        given = config.get("sliding_window_pattern")
+        period = _positive(config, "sliding_window_pattern") if given else DEFAULT_PATTERN
         return tuple(layer for layer in range(layers) if (layer + 1) % period == 0)
     if len(types) != layers or set(types) - {GLOBAL, LOCAL}:
         message = f"layer_types must name {GLOBAL} or {LOCAL} for each of {layers} layers"
@@ -207,9 +212,20 @@ def _global_layers(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:
     return tuple(layer for layer, kind in enumerate(types) if kind == GLOBAL)
 
 
-def _positive(config: Mapping[str, Any], key: str) -> int:
+def _positive(config: Mapping[str, Any], key: str, most: int = LARGEST_SIZE) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         message = f"{key} must be a positive whole number, not {value!r}"
         raise ArchitectureError(message)
+    if value > most:
+        message = f"{key} is {value}, more than any model has"
+        raise ArchitectureError(message)
     return value
+
+
+def _real(table: Mapping[str, Any], key: str, default: float) -> float:
+    value = table.get(key, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        message = f"{key} must be a positive number, not {value!r}"
+        raise ArchitectureError(message)
+    return float(value)

@@ -1,10 +1,11 @@
 """The chat template of a checkpoint: Jinja, in a file of its own or in the tokenizer's configuration."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gemma3build.core.codec import load_json
+from gemma3build.core.small import read_small_text
 from gemma3build.core.step import Refusal, StepError
 
 TEMPLATE = "chat_template.jinja"
@@ -27,9 +28,9 @@ def read_chat_template(path: Path) -> str:
         StepError: the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        return text if path.name == TEMPLATE else configured(json.loads(text))
-    except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
+        text = read_small_text(path)
+        return text if path.name == TEMPLATE else configured(load_json(text))
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise StepError(
             Refusal.CONFIG,
             f"{path.name} has no chat template that can be read",

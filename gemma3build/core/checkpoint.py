@@ -4,11 +4,12 @@ The host looks before it starts anything, the ``check`` step looks again inside 
 refuse with the same words.
 """
 
-import json
 from pathlib import Path
 from typing import NoReturn
 
 from gemma3build.core.architecture import Architecture, ArchitectureError, read_architecture
+from gemma3build.core.codec import load_json
+from gemma3build.core.small import read_small
 from gemma3build.core.step import Refusal, StepError
 
 CONFIG = "config.json"
@@ -54,7 +55,7 @@ def checkpoint_architecture(folder: Path) -> Architecture:
         StepError: there is none, it cannot be read, or it is not a Gemma 3 text model.
     """
     try:
-        return read_architecture(json.loads((folder / CONFIG).read_bytes()))
+        return read_architecture(load_json(read_small(folder / CONFIG)))
     except FileNotFoundError:
         refuse(Refusal.CONFIG, "it has no config.json", "Give the directory of a checkpoint.")
     except ArchitectureError as error:
@@ -66,7 +67,7 @@ def checkpoint_architecture(folder: Path) -> Architecture:
 def shards(index: Path) -> list[str]:
     """Return the names of the files that an index lists; raises StepError."""
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        names = sorted(set(load_json(read_small(index))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         refuse(Refusal.CONFIG, f"{INDEX} has no weight_map: {error}", "Save the model again.")
     for name in names:

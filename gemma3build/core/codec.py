@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+DEEPEST = 32  # lists and tables in each other; an evaluation has 7
+INTEGERS = range(-(2**63), 2**63)  # what other readers of JSON and TOML hold too
+
 
 class DecodeError(ValueError):
     """A value does not have the form of the dataclass that it was decoded into."""
@@ -43,6 +46,11 @@ def decode(kind: type[T], value: object, where: str = "") -> T:
     Raises:
         DecodeError: naming the place and what was expected there.
     """
+    try:
+        _require_plain(value, DEEPEST)
+    except ValueError as error:
+        message = f"{where or 'value'}: {error}"
+        raise DecodeError(message) from error
     return typing.cast("T", _decode(kind, value, where))
 
 
@@ -53,11 +61,51 @@ def decode_json(kind: type[T], text: str | bytes, where: str) -> T:
         DecodeError: it is no JSON, which has neither NaN nor infinity, or has another form.
     """
     try:
+        value = load_json(text)
+    except ValueError as error:
+        message = f"{where}: {error}"
+        raise DecodeError(message) from error
+    return typing.cast("T", _decode(kind, value, where))
+
+
+def load_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text that nobody vouches for.
+
+    What comes back can be written as JSON again, in UTF-8, and every number in it is one for ``float``.
+
+    Raises:
+        ValueError: it is no JSON, or has NaN, infinity, an integer of more than 64 bits, half a
+            character, or lists and tables too deep in each other.
+    """
+    try:
         value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
-        message = f"{where}: not JSON: {error}"
-        raise DecodeError(message) from error
-    return decode(kind, value, where)
+        message = f"not JSON: {error}"
+        raise ValueError(message) from error
+    _require_plain(value, DEEPEST)
+    return value
+
+
+def _require_plain(value: object, levels: int) -> None:
+    """Refuse what JSON and TOML can name in Python and no record can hold."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            message = f"{value[:20]!a} has half a character"
+            raise ValueError(message) from error
+    elif isinstance(value, int) and value not in INTEGERS:
+        message = "an integer has more than 64 bits"
+        raise ValueError(message)
+    elif isinstance(value, Mapping | list | tuple):
+        if not levels:
+            message = f"more than {DEEPEST} lists and tables are in each other"
+            raise ValueError(message)
+        if isinstance(value, Mapping):
+            for key in value:
+                _require_plain(key, levels)
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _require_plain(item, levels - 1)
 
 
 def _finite(text: str) -> float:
@@ -76,7 +124,8 @@ def _decode(kind: Any, value: object, where: str) -> object:  # noqa: C901, PLR0
         return _decode_dataclass(kind, value, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
-        if value not in arguments:
+        # Not ``in``, for which 4.0 is 4.
+        if not any(value == argument and type(value) is type(argument) for argument in arguments):
             _refuse(where, f"one of {', '.join(map(str, arguments))}", value)
         return value
     if origin in (types.UnionType, typing.Union):
@@ -98,7 +147,8 @@ def _decode(kind: Any, value: object, where: str) -> object:  # noqa: C901, PLR0
     accepted = (int, float) if kind is float else kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         _refuse(where, kind.__name__, value)
-    return value
+    # 1 and 1.0 are one number: what is encoded again must be one text.
+    return float(typing.cast("float", value)) if kind is float else value
 
 
 def _decode_dataclass(kind: Any, value: object, where: str) -> object:

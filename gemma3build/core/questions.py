@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gemma3build.core.small import read_small_text
+
 QUESTIONS = "valid.jsonl"
 LABELS = "valid-labels.lst"
 FIELDS = ("goal", "sol1", "sol2")
@@ -15,12 +17,12 @@ def read_data(folder: Path) -> tuple[list[str], list[str]]:
     """Return the lines of the questions and of the labels.
 
     Raises:
-        ValueError: there is not one label for each question, or there are too few.
+        ValueError: there is not one label for each question, there are too few, or a file is too large.
         OSError: a file cannot be read.
     """
     lines, labels = (
         # Not splitlines, for which some characters of JSON texts end a line.
-        (folder / name).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        read_small_text(folder / name).removesuffix("\n").split("\n")
         for name in (QUESTIONS, LABELS)
     )
     if len(lines) != len(labels):

@@ -28,9 +28,9 @@ from gemma3build.core.step import (
     StepResult,
 )
 from gemma3build.core.units import GIBIBYTE, MEBIBYTE
+from gemma3build.engine.docker import engine_failed
 from gemma3build.engine.images import Image
 from gemma3build.errors import (
-    EngineError,
     InterruptedBuildError,
     NoMemoryError,
     NoSpaceError,
@@ -41,7 +41,7 @@ from gemma3build.plan.step import Step
 PACKAGE_DIR = Path(__file__).parents[1]
 WORK = "/work"
 SCRATCH = "/tmp"  # noqa: S108 - inside the container, which nobody shares
-KEY_LABEL = "gemma3build.step"
+STAGED_LABEL = "gemma3build.staged"  # of a container: the directory that it writes to
 LOG_LINES = 15
 WATCH_INTERVAL = 0.1  # seconds between two looks at a container
 MEMORY_INTERVAL = 1.0  # seconds between two measurements of its memory
@@ -97,7 +97,6 @@ class Containers:
         step: Step,
         *,
         image: Image,
-        key: str,
         staged: Path,
         inputs: Mapping[str, str],
         mounts: list[Mount],
@@ -114,7 +113,7 @@ class Containers:
         request = StepRequest(step=step.module, parameters=step.parameters, inputs=inputs)
         (staged / REQUEST_FILE).write_bytes(pretty_json(encode(request)))
         try:
-            container = self._create(step, image, key, staged, mounts)
+            container = self._create(step, image, staged, mounts)
             try:
                 container.start()
                 self._watch(container, on_memory)
@@ -124,14 +123,10 @@ class Containers:
                     container.remove(force=True)
         except (DockerException, RequestException) as error:
             self.check_stopped()
-            why = str(getattr(error, "explanation", None) or error)
-            hint = "Look at the engine, then run the same command again; finished steps are kept."
-            raise EngineError(f"The container of {step.name} failed", why, hint) from error
+            raise engine_failed(f"The container of {step.name} failed", error) from error
         return self._result(step, staged, state)
 
-    def _create(
-        self, step: Step, image: Image, key: str, staged: Path, mounts: list[Mount]
-    ) -> Container:
+    def _create(self, step: Step, image: Image, staged: Path, mounts: list[Mount]) -> Container:
         environment = {
             "PYTHONPATH": "/src",
             "SOURCE_DATE_EPOCH": str(self._epoch),
@@ -158,7 +153,7 @@ class Containers:
             environment=environment,
             hostname="gemma3build",
             init=True,
-            labels={KEY_LABEL: key},
+            labels={STAGED_LABEL: str(staged)},
             mounts=binds,
             network_mode=self._network() if step.network else "none",
             read_only=True,
@@ -195,12 +190,22 @@ class Containers:
                 stats = self._client.api.stats(str(container.id), stream=False, one_shot=True)
                 on_memory(resident(stats.get("memory_stats") or {}))
 
-    def remove_orphans(self, key: str) -> None:
-        """Remove the containers of killed builds of this key; the caller holds its lock."""
-        filters: dict[str, str | list[str] | bool] = {"label": f"{KEY_LABEL}={key}"}
-        for container in self._client.containers.list(all=True, filters=filters):
-            with contextlib.suppress(APIError):
-                container.remove(force=True)
+    def remove_orphans(self, staged: Path) -> None:
+        """Remove the containers of killed builds that write to a directory of the store.
+
+        Not those of its key: another store on the same engine may be making the same result. The caller
+        holds the lock of the key.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+        filters: dict[str, str | list[str] | bool] = {"label": f"{STAGED_LABEL}={staged}"}
+        try:
+            for container in self._client.containers.list(all=True, filters=filters):
+                with contextlib.suppress(APIError):
+                    container.remove(force=True)
+        except (DockerException, RequestException) as error:
+            raise engine_failed("Containers of killed builds cannot be removed", error) from error
 
     def _result(self, step: Step, staged: Path, state: Mapping[str, Any]) -> StepResult:
         log = log_tail(staged / LOG_FILE)

@@ -37,6 +37,13 @@ def connect() -> docker.DockerClient:
     return client
 
 
+def engine_failed(what: str, error: Exception) -> EngineError:
+    """Return the error of an engine that refused something, or went away."""
+    why = str(getattr(error, "explanation", None) or error)
+    hint = "Look at the engine, then run the same command again; finished steps are kept."
+    return EngineError(what, why, hint)
+
+
 def ensure(say: Callable[[str], None]) -> str:
     """Make sure that an engine answers; return its version.
 

@@ -129,13 +129,12 @@ class Executor:
     def _run(self, step: Step, image: Image, key: str, done: Mapping[str, Done]) -> Entry:
         mounts, inputs = self._mounts(step, done)
         self._refuse_changed(step, f"{step.name} cannot start")
-        self._containers.remove_orphans(key)
+        self._containers.remove_orphans(self._store.staged(key))
         staged = self._store.stage(key)
         try:
             result = self._containers.run(
                 step,
                 image=image,
-                key=key,
                 staged=staged,
                 inputs=inputs,
                 mounts=mounts,

@@ -20,6 +20,7 @@ from gemma3build.core.canonical import canonical_json
 from gemma3build.core.codec import encode
 from gemma3build.core.digests import sha256_bytes, sha256_file
 from gemma3build.core.units import GIBIBYTE
+from gemma3build.engine.docker import engine_failed
 from gemma3build.engine.stabilize import stabilize_image
 from gemma3build.engine.store import IMAGES, Store
 from gemma3build.engine.wheels import locked_wheels
@@ -93,6 +94,8 @@ class Images:
             ImageError: it cannot be made.
             DownloadError: its wheels cannot be had.
         """
+        if found := self.find(name):  # with no lock: the cache may be read-only
+            return found
         base = None if name == BASE else self.ensure(BASE)
         key = self._key(name, base)
         with self._store.lock(key):
@@ -130,6 +133,8 @@ class Images:
             attributes: dict[str, Any] = self._client.images.get(tag).attrs
         except ImageNotFound:
             return None
+        except (DockerException, RequestException) as error:
+            raise engine_failed(f"The image {name} cannot be looked at", error) from error
         config = attributes["Config"]
         labels = config.get("Labels") or {}
         if labels.get(KEY_LABEL) != key:

@@ -1,12 +1,13 @@
 """Refuse a build that cannot fit before it starts."""
 
-import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
+from gemma3build.core.codec import load_json
 from gemma3build.core.manifest import FORMAT, MANIFEST, REFUSED
+from gemma3build.core.small import read_small
 from gemma3build.core.units import GIBIBYTE
 from gemma3build.errors import NoMemoryError, NoSpaceError, OutputError, from_os_error
 from gemma3build.plan.step import Step
@@ -105,7 +106,7 @@ def check_replaceable(folder: Path) -> None:
 def is_release(folder: Path) -> bool:
     """Return whether a directory has the manifest of a release."""
     try:
-        found = json.loads((folder / MANIFEST).read_bytes())
+        found = load_json(read_small(folder / MANIFEST))
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and found.get("format") == FORMAT

@@ -30,6 +30,7 @@ from gemma3build.plan.sources import step_sources
 from gemma3build.plan.step import Step
 
 CACHE_VARIABLE = "GEMMA3BUILD_CACHE"
+UNUSABLE = "The cache cannot be used"
 RUN = "\ndef run(request: StepRequest"  # what a module of steps has if it is a step itself
 
 
@@ -82,12 +83,19 @@ class Runner:
         return locked_wheels(self.store, text, self.intent, self.say)
 
     def found(self, steps: tuple[Step, ...]) -> dict[str, Done]:
-        """Return the results that are there already; without its images, none counts."""
+        """Return the results that are there already; without its images, none counts.
+
+        Raises:
+            OutputError: the cache cannot be read, or a damaged result in it cannot be removed.
+        """
         images = {name: self._images.find(name) for name in image_names(steps)}
         there = {name: image for name, image in images.items() if image is not None}
         if len(there) < len(images):
             return {}
-        return find_results(steps, self.store, there, self.sources)
+        try:
+            return find_results(steps, self.store, there, self.sources)
+        except OSError as error:
+            raise from_os_error(UNUSABLE, error) from error
 
     def run(
         self, steps: tuple[Step, ...], materials: Materials, jobs: int, reporter: Reporter
@@ -100,7 +108,8 @@ class Runner:
         try:
             self.store.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise from_os_error("The cache cannot be used", error) from error
+            raise from_os_error(UNUSABLE, error) from error
+        preflight.check_writable(self.store.root)
         found = self.found(steps)
         missing = tuple(step for step in steps if step.fresh or step.name not in found)
         available = preflight.available_memory()

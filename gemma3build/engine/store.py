@@ -135,9 +135,13 @@ class Store:
         finally:
             lock.release()
 
+    def staged(self, key: str) -> Path:
+        """Return where the result of a key is written before it is one."""
+        return self._staging / key
+
     def stage(self, key: str) -> Path:
         """Return an empty directory for the result of a key; the caller holds its lock."""
-        folder = self._staging / key
+        folder = self.staged(key)
         self.unstage(key)
         (folder / OUTPUT_DIR).mkdir(parents=True)
         (folder / "scratch").mkdir()
@@ -145,11 +149,11 @@ class Store:
 
     def unstage(self, key: str) -> None:
         """Remove what an unfinished step left; the caller holds its lock."""
-        shutil.rmtree(self._staging / key, ignore_errors=True)
+        shutil.rmtree(self.staged(key), ignore_errors=True)
 
     def keep_log(self, key: str, step: str) -> Path | None:
         """Keep the log of a step that failed; return where, or None if it wrote none."""
-        log = self._staging / key / LOG_FILE
+        log = self.staged(key) / LOG_FILE
         if not log.is_file() or not log.stat().st_size:
             return None
         kept = self.root / FAILED / f"{step}-{key[:16]}.log"
@@ -166,7 +170,7 @@ class Store:
             OSError: the disk is full, or something of that kind.
             ValueError: the step left a link or a device.
         """
-        staged = self._staging / key
+        staged = self.staged(key)
         files = []
         for name, path in sorted(walk_files(staged / OUTPUT_DIR)):
             # A library's choice of mode, or the umask, is not part of a result.

@@ -9,6 +9,7 @@ from typing import TypeVar
 from gemma3build.core.architecture import Shape
 from gemma3build.core.codec import DecodeError, decode
 from gemma3build.core.scheme import Scheme
+from gemma3build.core.small import read_small_text
 from gemma3build.errors import ConfigError, UnknownNameError
 
 PINS_DIR = Path(__file__).parent
@@ -214,10 +215,10 @@ def find_schemes(names: tuple[str, ...]) -> tuple[Scheme, ...]:
 def toml(path: Path) -> dict[str, object]:
     """Return a TOML file as tables; raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_small_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} cannot be read", "there is no such file", "") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read", str(error), "Mend the file.") from error
 
 

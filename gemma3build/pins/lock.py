@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma3build.core.canonical import pretty_json
-from gemma3build.core.codec import DecodeError, decode_json, encode
+from gemma3build.core.codec import decode_json, encode
 from gemma3build.core.digests import FileDigest, sha256_file
+from gemma3build.core.small import read_small
 from gemma3build.errors import ConfigError
 from gemma3build.pins.intent import CONTAINERS_DIR, PINS_DIR
 
@@ -64,20 +65,20 @@ class ImagesLock:
 def read_models_lock(path: Path = MODELS_LOCK) -> ModelsLock:
     """Return the lock of models; raises ConfigError."""
     try:
-        return decode_json(ModelsLock, path.read_bytes(), path.name)
+        return decode_json(ModelsLock, read_small(path), path.name)
     except FileNotFoundError:
         return ModelsLock(models={})
-    except DecodeError as error:
+    except ValueError as error:
         raise _damaged(error) from error
 
 
 def read_images_lock(path: Path = IMAGES_LOCK) -> ImagesLock:
     """Return the lock of images; raises ConfigError."""
     try:
-        return decode_json(ImagesLock, path.read_bytes(), path.name)
+        return decode_json(ImagesLock, read_small(path), path.name)
     except FileNotFoundError:
         return ImagesLock(images={})
-    except DecodeError as error:
+    except ValueError as error:
         raise _damaged(error) from error
 
 
@@ -108,6 +109,6 @@ def current_images(containers: Path = CONTAINERS_DIR) -> ImagesLock:
     )
 
 
-def _damaged(error: DecodeError) -> ConfigError:
+def _damaged(error: ValueError) -> ConfigError:
     hint = "Restore the file, or run `gemma3build lock`."
     return ConfigError("A lock cannot be read", str(error), hint)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gemma3build.core.canonical import pretty_json
-from gemma3build.core.codec import DecodeError, decode_json, encode
+from gemma3build.core.codec import decode_json, encode
 from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.core.evaluation import (
     EVALUATION,
@@ -17,6 +17,7 @@ from gemma3build.core.evaluation import (
     SchemeEvaluation,
 )
 from gemma3build.core.manifest import Manifest
+from gemma3build.core.small import read_small
 from gemma3build.engine.executor import Done, files
 from gemma3build.engine.store import Store
 from gemma3build.plan.planner import REFERENCE_STEP, gate_step
@@ -60,8 +61,8 @@ def manifest_digest(manifest: Manifest) -> str:
 def read_evaluation(folder: Path) -> Evaluation | None:
     """Return the evaluation in a release; None if there is none of this format that can be read."""
     try:
-        found = decode_json(Evaluation, (folder / EVALUATION).read_bytes(), EVALUATION)
-    except (OSError, DecodeError):
+        found = decode_json(Evaluation, read_small(folder / EVALUATION), EVALUATION)
+    except (OSError, ValueError):
         return None
     return found if found.format == FORMAT else None
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from gemma3build.core.codec import DecodeError, decode_json, encode
+from gemma3build.core.codec import decode_json, encode
 from gemma3build.core.digests import FileDigest, sha256_file
 from gemma3build.core.manifest import (
     FORMAT,
@@ -14,6 +14,7 @@ from gemma3build.core.manifest import (
     ImageRecord,
     Manifest,
 )
+from gemma3build.core.small import read_small
 from gemma3build.engine.executor import Done, files
 from gemma3build.engine.images import Image
 from gemma3build.errors import RequestError
@@ -77,11 +78,11 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     hint = "Name the directory of a release, or make one: nox -s build"
     try:
-        manifest = decode_json(Manifest, path.read_bytes(), str(path))
+        manifest = decode_json(Manifest, read_small(path), str(path))
     except OSError as error:
         why = f"{path} cannot be read: {error.strerror}"
         raise RequestError(f"{folder} is not a release", why, hint) from error
-    except DecodeError as error:
+    except ValueError as error:
         raise RequestError(f"{folder} is not a release", str(error), hint) from error
     if manifest.format != FORMAT:
         why = f"its manifest has the format {manifest.format!r}, not {FORMAT!r}"

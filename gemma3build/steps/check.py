@@ -29,6 +29,7 @@ from gemma3build.core.checkpoint import (
     weight_files,
 )
 from gemma3build.core.codec import encode
+from gemma3build.core.small import read_small
 from gemma3build.core.step import Refusal, StepRequest
 
 WEIGHT_TYPES = ("BF16", "F16", "F32")
@@ -153,16 +154,20 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
         refuse(Refusal.TOKENIZER, "it has no tokenizer.model", hint)
     processor = sentencepiece.SentencePieceProcessor()
     try:
-        processor.LoadFromSerializedProto(path.read_bytes())
-    except RuntimeError as error:
+        processor.LoadFromSerializedProto(read_small(path))
+        size = processor.GetPieceSize()
+        # Pieces are bytes to SentencePiece: those that are no UTF-8 show when they are asked for.
+        found = {
+            index: processor.IdToPiece(index) for index in SPECIAL_TOKENS.values() if index < size
+        }
+    except (RuntimeError, ValueError) as error:
         refuse(Refusal.TOKENIZER, f"tokenizer.model is no SentencePiece model: {error}", hint)
-    size = processor.GetPieceSize()
     # A checkpoint may pad its embedding beyond the tokenizer; never the other way round.
     if size > vocab_size:
         why = f"tokenizer.model has {size} pieces, the embedding {vocab_size} rows"
         refuse(Refusal.TOKENIZER, why, hint)
     for piece, index in SPECIAL_TOKENS.items():
-        if index >= size or processor.IdToPiece(index) != piece:
+        if found.get(index) != piece:
             refuse(Refusal.TOKENIZER, f"tokenizer.model has no {piece} at {index}", hint)
     for piece in TURN:
         if processor.EncodeAsIds(piece) != [SPECIAL_TOKENS[piece]]:

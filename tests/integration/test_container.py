@@ -114,6 +114,26 @@ def test_what_the_hub_refuses_or_changes_is_told(
     assert not (tmp_path / "cache" / "steps").exists()
 
 
+def test_a_line_that_is_cut_in_mid_download_leaves_nothing_and_the_next_fetch_goes_on(
+    client: docker.DockerClient, images: None, tmp_path: Path
+) -> None:
+    def fetch(*, cut: bool) -> None:
+        with Hub(CONTENT, token="hf_secret", cut=cut) as hub:
+            run_plan(
+                client,
+                hub_plan(CONTENT),
+                tmp_path / "cache",
+                token="hf_secret",
+                endpoint=hub.address,
+            )
+
+    with pytest.raises(StepFailedError, match="cannot be fetched") as caught:
+        fetch(cut=True)
+    assert caught.value.exit_code == 31
+    assert not (tmp_path / "cache" / "steps").exists()
+    fetch(cut=False)
+
+
 def test_a_model_with_another_digest_than_the_locked_one_is_refused(
     client: docker.DockerClient, images: None, tmp_path: Path
 ) -> None:

@@ -72,7 +72,6 @@ class Lab:
         Containers(self.client, epoch=load_images().source_date_epoch).run(
             step,
             image=self.image(image),
-            key=key,
             staged=staged,
             inputs=targets,
             mounts=[Mount(path, targets[name]) for name, path in inputs.items()],

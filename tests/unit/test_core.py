@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemma3build.core.canonical import canonical_json, pretty_json
-from gemma3build.core.codec import DecodeError, decode, decode_json, encode
+from gemma3build.core.codec import DEEPEST, DecodeError, decode, decode_json, encode, load_json
 from gemma3build.core.digests import FileDigest, digest_tree, sha256_bytes
+from gemma3build.core.scheme import Group
 
+integers = st.integers(-(2**63), 2**63 - 1)
 json_values = st.recursive(
     st.none()
     | st.booleans()
@@ -68,10 +70,10 @@ def test_canonical_json_refuses_keys_that_are_no_strings(value: object) -> None:
     st.builds(
         Tree,
         name=st.text(),
-        leaves=st.lists(st.builds(Leaf, size=st.integers(), kind=st.sampled_from("ab"))).map(tuple),
+        leaves=st.lists(st.builds(Leaf, size=integers, kind=st.sampled_from("ab"))).map(tuple),
         ratio=st.floats(allow_nan=False),
         note=st.none() | st.text(),
-        extra=st.dictionaries(st.text(), st.integers()),
+        extra=st.dictionaries(st.text(), integers),
     )
 )
 def test_what_is_encoded_is_decoded(tree: Tree) -> None:
@@ -95,7 +97,11 @@ def test_decoding_anything_gives_a_tree_or_a_decode_error(value: object) -> None
             r"file.leaves\[0\].size: expected int, found True",
         ),
         ({"name": "x", "leaves": [{"size": 1, "kind": "c"}]}, "kind: expected one of a, b"),
+        ({"name": "x", "leaves": [{"size": 1, "kind": ["a"]}]}, "kind: expected one of a, b"),
         ({"name": "x", "leaves": "abc"}, "file.leaves: expected a list"),
+        ({"name": "x", "extra": {"a": 2**63}}, "file: an integer has more than 64 bits"),
+        ({"name": "\ud800"}, r"file: '\\ud800' has half a character"),
+        ({"\udfff": "x"}, r"file: '\\udfff' has half a character"),
         ({"name": "x", "extra": {"a": "b"}}, "file.extra.a: expected int"),
         ([], "file: expected a table"),
     ],
@@ -110,6 +116,25 @@ def test_decoding_text_that_is_no_json_names_the_file() -> None:
         decode_json(Tree, b"{", "lock.json")
     with pytest.raises(DecodeError, match="lock.json: not JSON"):
         decode_json(Tree, b"[" * 100_000, "lock.json")
+
+
+def test_a_literal_is_of_its_own_type() -> None:
+    with pytest.raises(DecodeError, match="expected one of 4, 8, 16, found 4.0"):
+        decode(Group, {"bits": 4.0}, "file")
+
+
+def test_a_number_has_one_form_however_it_was_written() -> None:
+    texts = [canonical_json(encode(decode(Tree, {"name": "x", "ratio": n}))) for n in (1, 1.0)]
+    assert texts[0] == texts[1]
+
+
+def test_what_is_too_deep_is_refused() -> None:
+    def nested(levels: int) -> bytes:
+        return b"[" * levels + b"]" * levels
+
+    assert load_json(nested(DEEPEST))
+    with pytest.raises(ValueError, match="more than 32 lists and tables are in each other"):
+        load_json(nested(DEEPEST + 1))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])

@@ -27,6 +27,7 @@ FILES = {"/valid.jsonl": b"questions\n" * 1000, "/valid-labels.lst": b"0\n1\n"}
 
 class Handler(http.server.BaseHTTPRequestHandler):
     asked: list[str]
+    cut: int | None = None  # after how many bytes
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
@@ -34,7 +35,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(404 if content is None else 200)
         self.send_header("Content-Length", str(len(content or b"")))
         self.end_headers()
-        self.wfile.write(content or b"")
+        self.wfile.write((content or b"")[: self.cut])
 
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""
@@ -87,6 +88,18 @@ def test_what_is_not_the_pinned_file_is_refused_and_not_kept(
     left = {path.name for path in tmp_path.glob("datasets/*/*")}
     assert not left & set(digests)
     assert not any(name.endswith(".partial") for name in left)
+
+
+def test_a_line_that_is_cut_in_mid_download_leaves_nothing_and_the_next_try_goes_on(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Handler, "cut", 1000)
+        with pytest.raises(DownloadError, match="cannot be fetched"):
+            dataset_files(Store(tmp_path), "piqa", dataset(address), print)
+    assert not list(tmp_path.glob("datasets/*/*"))
+    found = dataset_files(Store(tmp_path), "piqa", dataset(address), print)
+    assert {f"/{name}": path.read_bytes() for name, path in found.items()} == FILES
 
 
 def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:

@@ -36,6 +36,16 @@ def test_every_scheme_is_in_the_readme() -> None:
     assert all(f"| `{name}` |" in text for name in load_schemes())
 
 
+def test_every_fault_names_a_test_that_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "faults.md").read_text()))
+    sources = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    found = {
+        name for text in sources for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)
+    }
+    assert len(named) > 20
+    assert named <= found
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("artifacts/*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
