@@ -1,7 +1,8 @@
 """Runs steps: with what they need looked at first, in the images and the store of one machine."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import docker
@@ -9,6 +10,7 @@ import platformdirs
 
 from gemma3build.core.canonical import canonical_json
 from gemma3build.core.digests import sha256_bytes
+from gemma3build.core.step import OUTPUT_DIR, StepResult
 from gemma3build.engine import preflight
 from gemma3build.engine.container import PACKAGE_DIR, Containers
 from gemma3build.engine.executor import (
@@ -18,6 +20,7 @@ from gemma3build.engine.executor import (
     Reporter,
     find_results,
     image_names,
+    step_key,
 )
 from gemma3build.engine.images import Image, Images
 from gemma3build.engine.store import Store
@@ -41,6 +44,7 @@ class Runner:
 
     Attributes:
         store: where results are.
+        downloads: where wheels are.
         intent: what images.toml says.
         sources: digest of the source of each module of ``gemma3build.steps``.
         say: is told what takes long.
@@ -52,13 +56,23 @@ class Runner:
         store: Store,
         say: Callable[[str], None],
         memory_limit: int | None = None,
+        downloads: Store | None = None,
     ) -> None:
-        """Take an engine, a store, somewhere to say what takes long, and a limit in bytes."""
+        """Take what steps run on.
+
+        Args:
+            client: the engine.
+            store: where results are.
+            say: is told what takes long.
+            memory_limit: of each container, in bytes; None leaves it to the machine.
+            downloads: where wheels are, if not in ``store``.
+        """
         self._client, self._memory_limit = client, memory_limit
         self.store, self.say = store, say
+        self.downloads = downloads or store
         self.intent = load_images()
         self.sources = source_digests()
-        self._images = Images(client, store, self.intent, say)
+        self._images = Images(client, self.downloads, self.intent, say)
 
     def images(self, steps: tuple[Step, ...]) -> dict[str, Image]:
         """Return the images of some steps by name, making those that are missing."""
@@ -71,6 +85,26 @@ class Runner:
         if len(there) < len(images):
             return {}
         return find_results(steps, self.store, there, self.sources)
+
+    def keep(self, step: Step, files: Mapping[str, Path]) -> None:
+        """Keep copies of files as the result of a step that reads no other's; it then need not run.
+
+        Args:
+            step: which one.
+            files: where each file lies, by its name in the result.
+
+        Raises:
+            BuildError: they cannot be kept.
+        """
+        key = step_key(step, self._images.ensure(step.image), self.sources, {})
+        try:
+            with self.store.lock(key):
+                folder = self.store.stage(key) / OUTPUT_DIR
+                for name, path in files.items():
+                    shutil.copyfile(path, folder / name)
+                self.store.commit(key, step.name, StepResult(seconds=0.0, peak_memory=0))
+        except OSError as error:
+            raise from_os_error(f"The result of {step.name} cannot be kept", error) from error
 
     def run(
         self, steps: tuple[Step, ...], materials: Materials, jobs: int, reporter: Reporter

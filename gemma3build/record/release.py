@@ -39,14 +39,19 @@ class Release:
     @property
     def texts(self) -> dict[str, bytes]:
         """The small files that are the same for everyone; SHA256SUMS covers them and the artifacts."""
-        legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
-        texts = {MANIFEST: pretty_json(encode(self.manifest)), **legal}
-        digests = (
-            FileDigest(path=name, size=len(text), sha256=sha256_bytes(text))
-            for name, text in texts.items()
-        )
-        sums = checksums((*artifact_digests(self.manifest), *digests))
-        return {**texts, CHECKSUMS: sums.encode()}
+        return release_texts(self.manifest)
+
+
+def release_texts(manifest: Manifest) -> dict[str, bytes]:
+    """Return the small files that a release has for everyone, by name."""
+    legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
+    texts = {MANIFEST: pretty_json(encode(manifest)), **legal}
+    digests = (
+        FileDigest(path=name, size=len(text), sha256=sha256_bytes(text))
+        for name, text in texts.items()
+    )
+    sums = checksums((*artifact_digests(manifest), *digests))
+    return {**texts, CHECKSUMS: sums.encode()}
 
 
 def measured_files(manifest: Manifest, evaluation: Evaluation) -> dict[str, bytes]:
@@ -97,7 +102,7 @@ def write(release: Release, folder: Path) -> None:
     try:
         staged.chmod(0o755)
         for name, path in release.artifacts.items():
-            _place(path, staged / name)
+            place(path, staged / name)
         for name, text in {**release.texts, **measured}.items():
             (staged / name).write_bytes(text)
         _replace(staged, folder)
@@ -150,7 +155,8 @@ def partial_prefix(folder: Path) -> str:
     return f".{folder.name}.partial-"
 
 
-def _place(source: Path, target: Path) -> None:
+def place(source: Path, target: Path) -> None:
+    """Put a file of the store at another place: as a hard link where the file system allows it."""
     try:
         target.hardlink_to(source)
     except OSError:  # another file system, or one without links
