@@ -115,6 +115,13 @@ def rebuild(session: nox.Session) -> None:
 
 
 @nox.session
+def archive(session: nox.Session) -> None:
+    """Archive all that a rebuild needs; arguments after -- go to `gemma3build archive`."""
+    install(session)
+    run(session, "gemma3build", "archive", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Compare with the upstream script in one run, in one image."""
     install(session)

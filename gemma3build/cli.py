@@ -29,6 +29,7 @@ for command in (
     verify.verify,
     verify.sign,
     rebuild.rebuild,
+    rebuild.archive,
     pins.models,
     pins.schemes,
     pins.lock,

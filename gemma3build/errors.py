@@ -118,6 +118,12 @@ class DifferentError(BuildError):
     exit_code = 71
 
 
+class ArchiveError(BuildError):
+    """An archive cannot be made, or is not whole and safe to unpack."""
+
+    exit_code = 72
+
+
 class InterruptedBuildError(BuildError):
     """The build was stopped by a signal."""
 

@@ -4,6 +4,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from gemma3build.errors import ChangedError, RequestError, from_os_error
 from gemma3build.plan.arrival import FETCH, IMPORT
 from gemma3build.plan.planner import CHECK
 from gemma3build.plan.step import Plan, Step
+from gemma3build.record.archive import BASE, CHECKPOINT, RELEASE
 from gemma3build.record.attestation import RebuilderRecord, attestation, attestation_path
-from gemma3build.record.checks import read_record
+from gemma3build.record.checks import read_record, read_sums
 from gemma3build.record.compare import Comparison, Verdict, compare
 from gemma3build.record.folder import Folder, list_folder, listed
 from gemma3build.record.manifest import LOCAL, make_manifest
@@ -46,6 +48,8 @@ class PreparedRebuild:
         prepared: the plan of the same request, and where its checkpoint comes from.
         steps: those of the plan that an artifact comes from; the gate is none.
         given: the user's copy of a pinned model's checkpoint, which then is not fetched.
+        attestation: where the statement about it is written.
+        archived: the unpacked archive that wheels and the base image come from, if any.
     """
 
     folder: Folder
@@ -53,6 +57,15 @@ class PreparedRebuild:
     prepared: Prepared
     steps: tuple[Step, ...]
     given: LocalCheckpoint | None
+    attestation: Path
+    archived: Path | None
+
+    @property
+    def said(self) -> dict[str, str]:
+        """What SHA256SUMS says of files that an archive leaves out; nothing for a release elsewhere."""
+        if self.archived is None or self.folder.path != self.archived / RELEASE:
+            return {}
+        return read_sums(self.folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +85,19 @@ class Rebuilt:
     reports: tuple[Path, ...]
 
 
-def prepare_rebuild(path: Path, own: OwnCheckpoint) -> PreparedRebuild:
+def prepare_rebuild(
+    path: Path,
+    own: OwnCheckpoint,
+    attestation: Path | None = None,
+    archived: Path | None = None,
+) -> PreparedRebuild:
     """Return what will be run to build a release again; nothing in it is trusted.
 
     Args:
         path: its directory.
         own: where the user has its checkpoint.
+        attestation: where the statement about it is written; None for beside the release.
+        archived: an unpacked archive, if wheels and the base image come from one.
 
     Raises:
         RequestError: it is no release, or its request cannot be made again.
@@ -85,18 +105,23 @@ def prepare_rebuild(path: Path, own: OwnCheckpoint) -> PreparedRebuild:
     """
     folder = list_folder(path)
     manifest = read_record(folder)
+    if archived is not None and own.folder is None and (archived / CHECKPOINT).is_dir():
+        own = OwnCheckpoint(folder=archived / CHECKPOINT)
     prepared = prepare_again(manifest, own, REFUSAL, find_schemes(manifest, REFUSAL))
     given = None
     if own.folder is not None and manifest.checkpoint.source != LOCAL:
         _, given = read_checkpoint(own.folder, own.tokenizer)
         refuse_other_files(given.material.files, manifest.checkpoint.files, own.folder, REFUSAL)
-    preflight.check_writable(path.parent)
+    attestation = attestation or attestation_path(path)
+    preflight.check_writable(attestation.parent)
     return PreparedRebuild(
         folder=folder,
         manifest=manifest,
         prepared=prepared,
         steps=artifact_steps(prepared.plan),
         given=given,
+        attestation=attestation,
+        archived=archived,
     )
 
 
@@ -134,8 +159,13 @@ def rebuild(
         BuildError: something failed; nothing is kept.
     """
     plan, released = rebuilding.prepared.plan, rebuilding.folder
-    with home.scratch("rebuild") as scratch:
-        runner = Runner(client, Store(scratch / "store"), say, memory, downloads=home)
+    base = rebuilding.archived and rebuilding.archived / BASE
+    with ExitStack() as stack:
+        scratch = stack.enter_context(home.scratch("rebuild"))
+        store = Store(scratch / "store")
+        runner = Runner(client, store, say, memory, downloads=home, archived=base)
+        if base is not None:
+            stack.callback(runner.forget_images)
         images = runner.images(plan.steps)
         apart = unlike(rebuilding.manifest, images, runner.sources)
         for sentence in apart:
@@ -147,9 +177,10 @@ def rebuild(
         try:
             rebuilt = lay_out(scratch / "rebuilt", plan, manifest, runner, done)
             say("Comparing")
-            comparisons = compare(released, rebuilt, runner.intent.source_date_epoch, scratch)
-            reports = run_diffoscope(released, rebuilt, comparisons) if diffoscope else ()
-            path = attestation_path(released.path)
+            epoch = runner.intent.source_date_epoch
+            comparisons = compare(released, rebuilt, epoch, scratch, rebuilding.said)
+            path = rebuilding.attestation
+            reports = run_diffoscope(released, rebuilt, comparisons, path) if diffoscope else ()
             text = attestation(
                 comparisons,
                 builder=rebuilder(client),
@@ -221,9 +252,9 @@ def require_diffoscope() -> None:
 
 
 def run_diffoscope(
-    released: Folder, rebuilt: Folder, comparisons: Sequence[Comparison]
+    released: Folder, rebuilt: Folder, comparisons: Sequence[Comparison], beside: Path
 ) -> tuple[Path, ...]:
-    """Write what diffoscope says about each file that differs, beside the release; return where.
+    """Write what diffoscope says about each file that differs, beside another file; return where.
 
     Raises:
         RequestError: it failed.
@@ -232,7 +263,7 @@ def run_diffoscope(
     reports = []
     for item in comparisons:
         if item.verdict is Verdict.DIFFERENT and item.path in released.sizes.keys() & rebuilt.sizes:
-            report = released.path.with_name(f"{released.path.name}.{item.path}.{DIFFOSCOPE}.txt")
+            report = beside.with_name(f"{released.path.name}.{item.path}.{DIFFOSCOPE}.txt")
             pair = [released.path / item.path, rebuilt.path / item.path]
             done = subprocess.run(
                 [DIFFOSCOPE, "--text", report, *pair], capture_output=True, text=True, check=False

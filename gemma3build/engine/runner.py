@@ -57,6 +57,7 @@ class Runner:
         say: Callable[[str], None],
         memory_limit: int | None = None,
         downloads: Store | None = None,
+        archived: Path | None = None,
     ) -> None:
         """Take what steps run on.
 
@@ -66,17 +67,30 @@ class Runner:
             say: is told what takes long.
             memory_limit: of each container, in bytes; None leaves it to the machine.
             downloads: where wheels are, if not in ``store``.
+            archived: where the base image lies as files, if it is not to be made.
         """
         self._client, self._memory_limit = client, memory_limit
         self.store, self.say = store, say
         self.downloads = downloads or store
         self.intent = load_images()
         self.sources = source_digests()
-        self._images = Images(client, self.downloads, self.intent, say)
+        self._images = Images(client, self.downloads, self.intent, say, archived=archived)
 
     def images(self, steps: tuple[Step, ...]) -> dict[str, Image]:
         """Return the images of some steps by name, making those that are missing."""
         return {name: self._images.ensure(name) for name in image_names(steps)}
+
+    def forget_images(self) -> None:
+        """Take the names of the images away that were made from an archive."""
+        self._images.forget()
+
+    def export_base(self, folder: Path) -> None:
+        """Write the base image to a directory as files; raises ImageError."""
+        self._images.export_base(folder)
+
+    def image(self, name: str) -> Image:
+        """Return an image, making it if it is missing."""
+        return self._images.ensure(name)
 
     def found(self, steps: tuple[Step, ...]) -> dict[str, Done]:
         """Return the results that are there already; without its images, none counts."""
@@ -96,7 +110,7 @@ class Runner:
         Raises:
             BuildError: they cannot be kept.
         """
-        key = step_key(step, self._images.ensure(step.image), self.sources, {})
+        key = step_key(step, self.image(step.image), self.sources, {})
         try:
             with self.store.lock(key):
                 folder = self.store.stage(key) / OUTPUT_DIR

@@ -1,15 +1,31 @@
 import json
+import os
+import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
+import docker
 import pytest
 
+from gemma3build.engine.images import Images
+from gemma3build.engine.runner import CACHE_VARIABLE
+from gemma3build.engine.store import Store
+from gemma3build.pins.intent import load_images
+from gemma3build.record.archive import unpack
 from gemma3build.record.attestation import attestation_path
-from tests.conftest import SHAPES, Command
+from tests.conftest import COMMAND, SHAPES, Command
 
 pytestmark = pytest.mark.integration
 
 INT8 = "tiny_q8_ekv64"
+CLOSED = {
+    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    "PIP_EXTRA_INDEX_URL": "",
+    "PIP_FIND_LINKS": "",
+    "http_proxy": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+}
 
 
 @pytest.fixture
@@ -83,3 +99,60 @@ def test_a_checkpoint_that_was_changed_is_refused_before_the_work(
     done = warm.run("rebuild", str(release), "--checkpoint", str(other))
     assert done.returncode == 6
     assert "is not the checkpoint that the manifest names" in done.stderr
+
+
+def test_an_archive_has_all_that_an_image_and_a_rebuild_need(
+    warm: Command,
+    tiny: Path,
+    release: Path,
+    tmp_path: Path,
+    user_cache: Path,
+    client: docker.DockerClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(user_cache / "wheels", tmp_path / "cache" / "wheels", copy_function=os.link)
+    done = Command(tmp_path / "cache", tmp_path).run("archive", str(release), "-o", "a.tar")
+    assert done.returncode == 0, done.stderr
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    index = unpack(tmp_path / "a.tar", unpacked)
+    assert not index.complete
+    assert not list(unpacked.glob("checkpoint/*"))
+
+    # From here on nothing can be fetched.
+    for name, value in CLOSED.items():
+        monkeypatch.setenv(name, value)
+    containers = unpacked / "source" / "containers"
+    images = Images(client, Store(unpacked), load_images(), print, containers, unpacked / "base")
+    try:
+        found = images.ensure("fetch")
+        engines = Images(client, Store(user_cache), load_images(), print).find("fetch")
+        assert engines is not None
+        assert found.digest == engines.digest
+        assert found.tag != engines.tag
+    finally:
+        images.forget()
+    tags = [tag for image in client.images.list() for tag in image.tags]
+    assert found.tag not in tags
+    assert engines.tag in tags
+
+    done = subprocess.run(
+        [*COMMAND, "rebuild", str(release), "--checkpoint", str(tiny), "--json"],
+        cwd=unpacked / "source",
+        env={
+            **os.environ,
+            CACHE_VARIABLE: str(tmp_path / "empty"),
+            "PYTHONPATH": str(unpacked / "source"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {item["verdict"] for item in json.loads(done.stdout)["files"]} == {"identical"}
+
+
+def test_a_local_checkpoint_is_not_archived(warm: Command, release: Path) -> None:
+    done = warm.run("archive", str(release), "--with-checkpoint")
+    assert done.returncode == 6
+    assert "its checkpoint is somebody's own" in done.stderr

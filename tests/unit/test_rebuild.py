@@ -154,9 +154,9 @@ def test_diffoscope_is_asked_about_files_that_differ(
     other = write_release(tmp_path / "rebuilt", {TASK: b"other"})
     folders = list_folder(release), list_folder(other)
     found = [item for item in compare(*folders, 0, tmp_path) if item.path in (TASK, "Notice")]
-    (report,) = run_diffoscope(*folders, found)
+    (report,) = run_diffoscope(*folders, found, tmp_path / "attestation")
     assert report == tmp_path / f"mine.{TASK}.diffoscope.txt"
     assert report.read_text() == f"{release / TASK} {other / TASK}\n"
     tool.write_text("#!/bin/sh\necho broken >&2\nexit 2\n")
     with pytest.raises(RequestError, match="broken"):
-        run_diffoscope(*folders, found)
+        run_diffoscope(*folders, found, tmp_path / "attestation")
