@@ -219,7 +219,7 @@ def test_what_cannot_be_written_or_changes_meanwhile_leaves_no_archive(
         write(tmp_path / "nowhere" / "a.tar")
     before = digest_file(file, "source/a")
     monkeypatch.setattr(record_archive, "digest_file", lambda *_: before)
-    file.write_bytes(b"xy")
+    file.write_bytes(b"y")
     with pytest.raises(ArchiveError, match="source/a changed while it was read"):
         write(tmp_path / "a.tar")
     assert list(tmp_path.iterdir()) == [file]
