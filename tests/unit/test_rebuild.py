@@ -1,16 +1,23 @@
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from gemma3build import archive
 from gemma3build.core.codec import encode
 from gemma3build.core.digests import sha256_bytes
 from gemma3build.core.manifest import MANIFEST
+from gemma3build.engine import runner as runner_module
 from gemma3build.engine.images import Image
+from gemma3build.engine.materials import LocalCheckpoint
+from gemma3build.engine.runner import Runner
 from gemma3build.engine.store import Store
-from gemma3build.errors import RequestError, VerificationError
-from gemma3build.pins.lock import read_models_lock
+from gemma3build.errors import ChangedError, RequestError, VerificationError
+from gemma3build.pins.lock import LockedModel, read_models_lock
+from gemma3build.plan.arrival import plan_fetch
 from gemma3build.rebuild import (
+    keep_checkpoint,
     prepare_rebuild,
     require_diffoscope,
     run_diffoscope,
@@ -160,3 +167,76 @@ def test_diffoscope_is_asked_about_files_that_differ(
     tool.write_text("#!/bin/sh\necho broken >&2\nexit 2\n")
     with pytest.raises(RequestError, match="broken"):
         run_diffoscope(*folders, found, tmp_path / "attestation")
+
+
+class OneImage:
+    """Gives one image for every name."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def ensure(self, name: str) -> Image:
+        return image(name, "0" * 64)
+
+    def find(self, name: str) -> Image:
+        return self.ensure(name)
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    monkeypatch.setattr(runner_module, "Images", OneImage)
+    return Runner(cast("Any", None), Store(tmp_path / "store"), print)
+
+
+def test_a_copy_of_a_checkpoint_takes_the_place_of_the_step_that_brings_it(
+    release: Path, tmp_path: Path, runner: Runner
+) -> None:
+    tiny = write_checkpoint(tmp_path / "tiny")
+    given = LocalCheckpoint(tiny)
+    plan = prepare_rebuild(release, NONE).prepared.plan
+    keep_checkpoint(runner, plan, given)
+    found = runner.found(plan.steps)
+    assert found.keys() == {"import"}
+    assert found["import"].entry.digests == given.material.files
+    assert all(path.stat().st_mode & 0o200 for path in tiny.iterdir())
+    (tiny / "config.json").write_text("{}")
+    with pytest.raises(ChangedError, match="changed while it was copied"):
+        keep_checkpoint(runner, plan, given)
+
+
+def test_the_wheels_of_a_packaged_model_are_its_checkpoint(
+    release: Path, tmp_path: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels = tmp_path / "wheels" / "key"
+    wheels.mkdir(parents=True)
+    (wheels / "a.whl").touch()
+    monkeypatch.setattr(archive, "package_files", lambda *_: wheels)
+    found = archive.find_checkpoint(read_record(list_folder(release)), runner)
+    assert found == {"wheels/key/a.whl": wheels / "a.whl"}
+
+
+def test_a_checkpoint_of_the_hub_is_archived_from_the_cache(
+    release: Path, tmp_path: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = write_checkpoint(tmp_path / "tiny")
+    files = LocalCheckpoint(tiny).material.files
+    locked = LockedModel(source="o/n", revision="0" * 40, files=files)
+    manifest = read_record(list_folder(release))
+    prepared = prepare_rebuild(release, NONE).prepared
+    fetch = plan_fetch(locked)
+    plan = dataclasses.replace(prepared.plan, steps=(fetch,))
+    again = dataclasses.replace(prepared, plan=plan, origin=locked)
+    monkeypatch.setattr(archive, "prepare_again", lambda *_: again)
+    with pytest.raises(RequestError, match="is not in the cache"):
+        archive.find_checkpoint(manifest, runner)
+    runner.keep(fetch, {path.name: path for path in tiny.iterdir()})
+    found = archive.find_checkpoint(manifest, runner)
+    assert found.keys() == {f"checkpoint/{file.path}" for file in files}
+    assert all(path.read_bytes() == (tiny / path.name).read_bytes() for path in found.values())
+
+
+def test_another_version_makes_no_archive(release: Path, tmp_path: Path, runner: Runner) -> None:
+    manifest = read_record(list_folder(release))
+    with pytest.raises(RequestError, match="sources of the steps, bundle is not those") as caught:
+        archive.make_archive(release, manifest, tmp_path / "a.tar", runner, with_checkpoint=False)
+    assert "by the version that built it" in caught.value.hint
