@@ -6,6 +6,7 @@ nox -s engine tests      all tests
 nox -s build -- ARGS     the same as `gemma3build build ARGS`
 nox -s evaluate          measure PIQA, speed and memory of what was built
 nox -s verify            check every byte of what was built, and its records
+nox -s rebuild           build it again from its manifest, and compare
 """
 
 import hashlib
@@ -104,6 +105,20 @@ def sign(session: nox.Session) -> None:
     """Sign a release; arguments after -- go to `gemma3build sign`."""
     install(session)
     session.run("gemma3build", "sign", *session.posargs)
+
+
+@nox.session
+def rebuild(session: nox.Session) -> None:
+    """Build a release again and compare; arguments after -- go to `gemma3build rebuild`."""
+    install(session)
+    run(session, "gemma3build", "rebuild", *session.posargs)
+
+
+@nox.session
+def archive(session: nox.Session) -> None:
+    """Archive all that a rebuild needs; arguments after -- go to `gemma3build archive`."""
+    install(session)
+    run(session, "gemma3build", "archive", *session.posargs)
 
 
 @nox.session

@@ -154,7 +154,7 @@ def origin(runner: Runner, prepared: Prepared) -> Materials:
     """Return where the checkpoint of a plan comes from."""
     if isinstance(prepared.origin, LocalCheckpoint):
         return prepared.origin
-    return PackagedModel(runner.store, prepared.origin, runner.intent, runner.say)
+    return PackagedModel(runner.downloads, prepared.origin, runner.intent, runner.say)
 
 
 def release_lock(runner: Runner, folder: Path) -> AbstractContextManager[None]:

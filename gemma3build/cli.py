@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from gemma3build import __version__
-from gemma3build.commands import build, engine, evaluate, pins, verify
+from gemma3build.commands import build, engine, evaluate, pins, rebuild, verify
 from gemma3build.errors import BuildError
 from gemma3build.output import out, show_error
 
@@ -28,6 +28,8 @@ for command in (
     evaluate.evaluate,
     verify.verify,
     verify.sign,
+    rebuild.rebuild,
+    rebuild.archive,
     pins.models,
     pins.schemes,
     pins.lock,

@@ -112,6 +112,24 @@ class SigningError(BuildError):
     exit_code = 63
 
 
+class NotIdenticalError(BuildError):
+    """A rebuilt release has other bytes, and the same once what is known to vary is taken out."""
+
+    exit_code = 70
+
+
+class DifferentError(BuildError):
+    """A rebuilt release is another one."""
+
+    exit_code = 71
+
+
+class ArchiveError(BuildError):
+    """An archive cannot be made, or is not whole and safe to unpack."""
+
+    exit_code = 72
+
+
 class InterruptedBuildError(BuildError):
     """The build was stopped by a signal."""
 

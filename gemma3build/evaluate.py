@@ -5,11 +5,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from gemma3build.build import origin, release_lock
-from gemma3build.core.checkpoint import TOKENIZER
-from gemma3build.core.codec import DecodeError, decode, decode_json
+from gemma3build.core.codec import decode_json
 from gemma3build.core.digests import FileDigest
 from gemma3build.core.evaluation import (
     PIQA_FILE,
@@ -21,28 +19,25 @@ from gemma3build.core.evaluation import (
 )
 from gemma3build.core.manifest import Manifest
 from gemma3build.core.questions import make_questions, read_data
-from gemma3build.core.scheme import NAME, Scheme
+from gemma3build.core.scheme import NAME
 from gemma3build.engine import preflight
 from gemma3build.engine.dataset import dataset_files
 from gemma3build.engine.executor import Done, Reporter, intact_output
-from gemma3build.engine.materials import LocalCheckpoint, LocalFiles, Several
+from gemma3build.engine.materials import LocalFiles, Several
 from gemma3build.engine.runner import Runner
 from gemma3build.errors import DamagedError, RequestError
 from gemma3build.pins.intent import load_datasets
-from gemma3build.pins.lock import read_models_lock
 from gemma3build.plan.evaluation import piqa_step, plan_evaluation, speed_step
-from gemma3build.plan.step import Parameters, Step
+from gemma3build.plan.step import Step
 from gemma3build.record.evaluation import manifest_digest, merge, read_evaluation
-from gemma3build.record.manifest import LOCAL, read_manifest
+from gemma3build.record.manifest import read_manifest
 from gemma3build.record.readable import questions
 from gemma3build.record.release import write_measured
-from gemma3build.request import Prepared, Request, prepare
+from gemma3build.released import OwnCheckpoint, find_scheme, prepare_again
 
 PIQA = "piqa"
 REFUSAL = "The release cannot be evaluated"
 REBUILD = "Build it again: nox -s build"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,18 +119,19 @@ def prepare_evaluation(
             written.
     """
     preflight.check_writable(release.folder.parent, release.folder)
-    prepared = find_checkpoint(release.manifest, request)
-    asked, own = find_questions(request.piqa, runner)
+    own = OwnCheckpoint(folder=request.checkpoint, tokenizer=request.tokenizer)
+    prepared = prepare_again(release.manifest, own, REFUSAL)
+    asked, own_questions = find_questions(request.piqa, runner)
     items = release.evaluation.schemes
     models = {item.scheme: intact_file(release.folder, item.model) for item in items}
     bundles = {item.scheme: intact_file(release.folder, item.bundle) for item in items}
     steps = plan_evaluation(
         prepared.plan,
-        schemes=tuple(find_scheme(release.manifest, item.scheme) for item in items),
+        schemes=tuple(find_scheme(release.manifest, item.scheme, REFUSAL) for item in items),
         models={scheme: files.material for scheme, files in models.items()},
         bundles={scheme: files.material for scheme, files in bundles.items()},
         questions=asked.material,
-        own=own,
+        own=own_questions,
         limit=request.limit,
     )
     local = (asked, *models.values(), *bundles.values())
@@ -184,71 +180,6 @@ def measured_scheme(
         piqa=decode_json(Piqa, piqa.read_bytes(), PIQA_FILE),
         speed=decode_json(Speed, speed.read_bytes(), SPEED_FILE),
     )
-
-
-def find_scheme(manifest: Manifest, name: str) -> Scheme:
-    """Return a scheme of a release; raises RequestError where its manifest has none of this name."""
-    scheme = of_manifest(Scheme, manifest.schemes.get(name), f"schemes.{name}")
-    if scheme.name != name:
-        why = f"its manifest has {scheme.name!r} under the name {name!r}"
-        raise RequestError(REFUSAL, why, REBUILD)
-    return scheme
-
-
-def of_manifest(kind: type[T], value: object, where: str) -> T:
-    """Return a part of a manifest; raises RequestError for one of another form."""
-    try:
-        return decode(kind, value, f"manifest.json: {where}")
-    except DecodeError as error:
-        raise RequestError(REFUSAL, str(error), REBUILD) from error
-
-
-def find_checkpoint(manifest: Manifest, request: EvaluationRequest) -> Prepared:
-    """Return a plan for the checkpoint that a release was made from.
-
-    Raises:
-        RequestError: it is not at hand, or is another one.
-    """
-    record = manifest.checkpoint
-    parameters = of_manifest(Parameters, manifest.parameters, "parameters")
-    wanted = Request(
-        model=record.model,
-        prefill_seq_lens=parameters.prefill_seq_lens,
-        kv_cache_max_len=parameters.kv_cache_max_len,
-    )
-    if record.source == LOCAL:
-        if request.checkpoint is None:
-            why = "it was made from a checkpoint of somebody's own"
-            raise RequestError(REFUSAL, why, "Give the same directory: --checkpoint DIR")
-        prepared = prepare(
-            dataclasses.replace(
-                wanted,
-                name=record.model,
-                checkpoint=request.checkpoint,
-                tokenizer=request.tokenizer,
-            )
-        )
-        assert isinstance(prepared.origin, LocalCheckpoint)  # noqa: S101 - of a directory
-        refuse_other_files(prepared.origin.material.files, record.files, request.checkpoint)
-        return prepared
-    for name, locked in read_models_lock().models.items():
-        if (locked.source, locked.revision) == (record.source, record.revision):
-            return prepare(dataclasses.replace(wanted, model=name))
-    why = f"no pinned model comes from {record.source} at {record.revision}"
-    raise RequestError(REFUSAL, why, "Use the version of gemma3build that built the release.")
-
-
-def refuse_other_files(
-    found: tuple[FileDigest, ...], expected: tuple[FileDigest, ...], folder: Path
-) -> None:
-    """Raise RequestError for a checkpoint that is not the manifest's, or has another tokenizer."""
-    differing = {file.path for file in set(found) ^ set(expected)}
-    if differing == {TOKENIZER}:
-        why = f"it was built with another {TOKENIZER} than that of {folder}"
-        raise RequestError(REFUSAL, why, "Give the same one: --tokenizer FILE")
-    if differing:
-        why = f"{folder} is not the checkpoint that the manifest names"
-        raise RequestError(REFUSAL, why, "Give the directory that it was built from.")
 
 
 def find_questions(folder: Path | None, runner: Runner) -> tuple[LocalFiles, bool]:

@@ -24,6 +24,7 @@ MARKS = {
     "noted": ("·", "dim"),
     "skipped": ("-", "dim"),
 }
+SHOWN_PARTS = 3  # of a file that differs
 out = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
 err = Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else FILE_WIDTH)
 
@@ -182,6 +183,34 @@ def show_findings(folder: Path, findings: Any, *, as_json: bool) -> None:
         # What a release holds is no markup.
         line = Text.assemble((mark, style), f" {item.name:{width}}  ", (item.detail, style))
         out.print(line, soft_wrap=True)
+
+
+def show_rebuilt(folder: Path, rebuilt: Any, *, as_json: bool) -> None:
+    """Print how each file of a release compares with the rebuilt one: a table, or JSON."""
+    if as_json:
+        print_json(
+            {
+                "release": str(folder),
+                "files": encode(rebuilt.comparisons),
+                "unlike": list(rebuilt.unlike),
+                "attestation": str(rebuilt.attestation),
+                "diffoscope": [str(path) for path in rebuilt.reports],
+            }
+        )
+        return
+    table = make_table("file", "verdict", "released", "rebuilt", "where")
+    for item in rebuilt.comparisons:
+        parts = [difference.part for difference in item.differences]
+        if len(parts) > SHOWN_PARTS:
+            parts[SHOWN_PARTS:] = [f"{len(parts) - SHOWN_PARTS} more"]
+        where = item.stabilizer or ", ".join(parts)
+        digests = (item.released[:16] or "—", item.rebuilt[:16] or "—")
+        # What a release holds is no markup.
+        table.add_row(*map(Text, (visible(item.path), item.verdict, *digests, visible(where))))
+    out.print(table)
+    for report in rebuilt.reports:
+        out.print(f"{report} has what diffoscope says.", markup=False, soft_wrap=True)
+    out.print(f"{rebuilt.attestation} attests this.", markup=False, soft_wrap=True)
 
 
 def make_table(*columns: str) -> Table:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemma3build.core.architecture import Architecture
 from gemma3build.core.checkpoint import checkpoint_architecture
+from gemma3build.core.scheme import Scheme
 from gemma3build.core.step import StepError
 from gemma3build.engine.materials import LocalCheckpoint
 from gemma3build.errors import RequestError, StepFailedError
@@ -25,7 +27,7 @@ class Request:
 
     Attributes:
         model: name of a pinned model.
-        schemes: names of schemes, ``all``, or paths of scheme files.
+        schemes: names of schemes, ``all``, paths of scheme files, or schemes.
         checkpoint: a directory of the user's own, instead of a pinned model.
         tokenizer: a tokenizer.model, instead of the checkpoint's.
         name: name of the release, instead of the model's or the directory's.
@@ -35,7 +37,7 @@ class Request:
     """
 
     model: str
-    schemes: tuple[str, ...] = ()
+    schemes: tuple[str | Scheme, ...] = ()
     checkpoint: Path | None = None
     tokenizer: Path | None = None
     name: str | None = None
@@ -92,14 +94,7 @@ def prepare_local(request: Request, folder: Path) -> Prepared:
         kv_cache_max_len=request.kv_cache_max_len or DEFAULT_KV_CACHE_MAX_LEN,
         mask_as_input=request.mask_as_input,
     )
-    try:
-        architecture = checkpoint_architecture(folder)
-        local = LocalCheckpoint(folder, request.tokenizer)
-    except StepError as error:
-        raise StepFailedError(CHECK, error.failure) from error
-    except OSError as error:
-        what = f"The checkpoint {folder} cannot be read"
-        raise RequestError(what, error.strerror or str(error), "Check the path.") from error
+    architecture, local = read_checkpoint(folder, request.tokenizer)
     plan = plan_build(
         model=request.name or folder.resolve().name,
         base_model="",
@@ -111,3 +106,19 @@ def prepare_local(request: Request, folder: Path) -> Prepared:
         schemes=schemes,
     )
     return Prepared(plan=plan, origin=local)
+
+
+def read_checkpoint(folder: Path, tokenizer: Path | None) -> tuple[Architecture, LocalCheckpoint]:
+    """Return the architecture and the files of a user's own checkpoint.
+
+    Raises:
+        StepFailedError: it is none that can be built.
+        RequestError: it cannot be read.
+    """
+    try:
+        return checkpoint_architecture(folder), LocalCheckpoint(folder, tokenizer)
+    except StepError as error:
+        raise StepFailedError(CHECK, error.failure) from error
+    except OSError as error:
+        what = f"The checkpoint {folder} cannot be read"
+        raise RequestError(what, error.strerror or str(error), "Check the path.") from error

@@ -3,17 +3,18 @@
 A file starts with ``LITERTLM``, three uint32 of version, four bytes of padding and a uint64 that says
 where the header ends. The header is a FlatBuffer at byte 32, the table ``LiteRTLMMetaData``; sections
 follow, each at a multiple of 16 KiB. All numbers are little-endian. The layout is that of
-``litertlm_core.py`` and ``litertlm_header_schema_py_generated.py`` in litert-lm-builder 0.18.1, the
-encoding of tables, vectors and strings that of flatbuffers.dev/internals.
+``litertlm_core.py`` and ``litertlm_header_schema_py_generated.py`` in litert-lm-builder 0.18.1.
 
 The reader trusts nothing: what it reads is bounded before it reads it, and offsets are checked against
-what was read. The libraries for FlatBuffers in Python do not check them.
+what was read.
 """
 
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
+
+from gemma3build.core.flatbuffer import FlatBuffer, FlatBufferError, Span
 
 MAGIC = b"LITERTLM"
 MAJOR = 1
@@ -40,14 +41,6 @@ KINDS = (
 
 class LitertlmError(ValueError):
     """A file that is no ``.litertlm``, is cut off, or contradicts itself."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """Where something lies in a file: offset from its start, and size, in bytes."""
-
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +88,12 @@ def read_header(file: BinaryIO, size: int) -> Header:
     data = start + file.read(end - START)
     if len(data) < end:
         raise LitertlmError("its header is cut off")
-    root = _pointer(data, START)
-    texts = dict(_unique(_texts(data, _field(data, root, 0))))
-    sections = dict(_unique(_sections(data, _field(data, root, 1))))
+    buffer = FlatBuffer(data=data, start=START)
+    try:
+        texts = dict(_unique(_texts(buffer)))
+        sections = dict(_unique(_sections(buffer)))
+    except FlatBufferError as error:
+        raise LitertlmError(f"its header cannot be read: {error}") from error
     _check_places(sections, end, size)
     return Header(data=data, texts=texts, sections=sections)
 
@@ -112,26 +108,26 @@ def _check_places(sections: Mapping[str, Span], end: int, size: int) -> None:
         raise LitertlmError(f"its last section ends at byte {end} of {size}")
 
 
-def _texts(data: bytes, system: int | None) -> Iterator[tuple[str, Span]]:
-    """Yield the strings of a ``SystemMetadata``: key, and where the text lies."""
-    for entry in _tables(data, system, 0):
-        kind, value = _field(data, entry, 1), _field(data, entry, 2)
-        if kind is not None and _number(data, "<B", kind) == STRING and value is not None:
-            text = _field(data, _pointer(data, value), 0)
-            yield _text(data, _field(data, entry, 0)), _string(data, text)
+def _texts(buffer: FlatBuffer) -> Iterator[tuple[str, Span]]:
+    """Yield the strings of the ``SystemMetadata``: key, and where the text lies."""
+    for entry in _tables(buffer, 0):
+        kind, value = buffer.field(entry, 1), buffer.field(entry, 2)
+        if kind is not None and buffer.number("<B", kind) == STRING and value is not None:
+            text = buffer.field(buffer.pointer(value), 0)
+            yield _text(buffer, buffer.field(entry, 0)), _string(buffer, text)
 
 
-def _sections(data: bytes, sections: int | None) -> Iterator[tuple[str, Span]]:
-    """Yield the objects of a ``SectionMetadata``: type, and where the section lies."""
-    for item in _tables(data, sections, 0):
-        begin, end, kind = (_field(data, item, slot) for slot in (1, 2, 3))
+def _sections(buffer: FlatBuffer) -> Iterator[tuple[str, Span]]:
+    """Yield the objects of the ``SectionMetadata``: type, and where the section lies."""
+    for item in _tables(buffer, 1):
+        begin, end, kind = (buffer.field(item, slot) for slot in (1, 2, 3))
         if begin is None or end is None or kind is None:
             raise LitertlmError("a section has no place or no type")
-        number = _number(data, "<B", kind)
+        number = buffer.number("<B", kind)
         if not 1 <= number <= len(KINDS):
             raise LitertlmError(f"a section has the unknown type {number}")
-        offset = _number(data, "<Q", begin)
-        size = _number(data, "<Q", end) - offset
+        offset = buffer.number("<Q", begin)
+        size = buffer.number("<Q", end) - offset
         yield KINDS[number - 1], Span(offset=offset, size=size)
 
 
@@ -145,58 +141,22 @@ def _unique(pairs: Iterator[tuple[str, Span]]) -> Iterator[tuple[str, Span]]:
         yield name, span
 
 
-def _tables(data: bytes, holder: int | None, slot: int) -> Iterator[int]:
-    """Yield where each table lies, of a vector that is a field of a table that is a field."""
-    if holder is None:
-        return
-    vector = _field(data, _pointer(data, holder), slot)
-    if vector is None:
-        return
-    first = _pointer(data, vector)
-    count = _number(data, "<I", first)
-    if count > MOST:
-        raise LitertlmError(f"its header has a list of {count}")
-    for number in range(1, count + 1):
-        yield _pointer(data, first + 4 * number)
+def _tables(buffer: FlatBuffer, slot: int) -> Iterator[int]:
+    """Yield where the tables lie that a field of the root holds, in the one vector of its table."""
+    holder = buffer.field(buffer.root, slot)
+    return iter(()) if holder is None else buffer.tables(buffer.pointer(holder), 0, MOST)
 
 
-def _field(data: bytes, table: int, slot: int) -> int | None:
-    """Return where a field of a table lies; None if the table leaves it out."""
-    vtable = table - _number(data, "<i", table)
-    place = 4 + 2 * slot
-    if place + 2 > _number(data, "<H", vtable):
-        return None
-    offset = _number(data, "<H", vtable + place)
-    return table + offset if offset else None
+def _text(buffer: FlatBuffer, field: int | None) -> str:
+    span = _string(buffer, field)
+    return _decode(buffer.data[span.offset : span.offset + span.size])
 
 
-def _text(data: bytes, field: int | None) -> str:
-    span = _string(data, field)
-    return _decode(data[span.offset : span.offset + span.size])
-
-
-def _string(data: bytes, field: int | None) -> Span:
+def _string(buffer: FlatBuffer, field: int | None) -> Span:
     """Return where the text of a string field lies."""
     if field is None:
         raise LitertlmError("a string is missing in its header")
-    start = _pointer(data, field)
-    size = _number(data, "<I", start)
-    if start + 4 + size > len(data):
-        raise LitertlmError("a string leads out of its header")
-    return Span(offset=start + 4, size=size)
-
-
-def _pointer(data: bytes, at: int) -> int:
-    """Return where the offset at ``at`` leads to."""
-    return at + _number(data, "<I", at)
-
-
-def _number(data: bytes, kind: str, at: int) -> int:
-    """Return a number; ``struct`` would count a negative place from the end."""
-    if not START <= at <= len(data) - struct.calcsize(kind):
-        raise LitertlmError("an offset leads out of its header")
-    (value,) = struct.unpack_from(kind, data, at)
-    return int(value)
+    return buffer.content(field)
 
 
 def _decode(text: bytes) -> str:

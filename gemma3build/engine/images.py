@@ -21,6 +21,7 @@ from gemma3build.core.codec import encode
 from gemma3build.core.digests import sha256_bytes, sha256_file
 from gemma3build.core.units import GIBIBYTE
 from gemma3build.engine.docker import engine_failed
+from gemma3build.engine.portable import export_image, import_image
 from gemma3build.engine.stabilize import stabilize_image
 from gemma3build.engine.store import IMAGES, Store
 from gemma3build.engine.wheels import locked_wheels
@@ -30,6 +31,7 @@ from gemma3build.pins.intent import CONTAINERS_DIR, ImagesIntent
 from gemma3build.pins.lock import current_images, image_names, read_images_lock
 
 BASE = "base"
+REPOSITORY = "gemma3build"  # before the names of images
 REVISION = 1  # of the way images are made; a change here makes all of them anew
 KEY_LABEL = "gemma3build.key"
 PARENT_LABEL = "gemma3build.parent"
@@ -71,9 +73,24 @@ class Images:
         intent: ImagesIntent,
         say: Callable[[str], None],
         containers: Path = CONTAINERS_DIR,
+        archived: Path | None = None,
     ) -> None:
+        """Take what images are made of.
+
+        Args:
+            client: the engine.
+            store: where wheels are kept.
+            intent: what images.toml says.
+            say: is told what takes long.
+            containers: a directory for each image.
+            archived: where ``base`` lies as files; it is then not made, and the images get names of their
+                own, so that no other build takes them for its own.
+        """
         self._client, self._store, self._intent, self._say = client, store, intent, say
-        self._containers = containers
+        self._containers, self._archived = containers, archived
+        self._repository = REPOSITORY
+        if archived is not None:
+            self._repository += f"-{sha256_bytes(bytes(archived.resolve()))[:12]}"
         refuse_drift(images_drift(current_images(containers), read_images_lock()), RELOCK)
 
     def names(self) -> tuple[str, ...]:
@@ -109,6 +126,24 @@ class Images:
             raise ImageError(f"The image {name} cannot be made", why, "Restart the engine.")
         return found
 
+    def export_base(self, folder: Path) -> None:
+        """Write ``base`` to a directory as files that ``archived`` can name.
+
+        Raises:
+            ImageError: it cannot be made or saved.
+        """
+        tag = self.ensure(BASE).tag
+        with self._translated(BASE):
+            export_image(self._client, tag, folder)
+
+    def forget(self) -> None:
+        """Take the names of these images away from the engine, which then keeps none for them."""
+        for image in self._client.images.list():
+            for tag in image.tags:
+                if tag.startswith(f"{self._repository}/"):
+                    with contextlib.suppress(DockerException):
+                        self._client.images.remove(tag)
+
     def _key(self, name: str, base: Image | None) -> str:
         folder = self._containers / name
         files = [path for path in sorted(folder.iterdir()) if path.name != "requirements.in"]
@@ -125,7 +160,7 @@ class Images:
         )
 
     def _tag(self, name: str, key: str) -> str:
-        return f"gemma3build/{name}:{key[:16]}"
+        return f"{self._repository}/{name}:{key[:16]}"
 
     def _inspect(self, name: str, key: str) -> Image | None:
         tag = self._tag(name, key)
@@ -168,6 +203,9 @@ class Images:
             )
         with tempfile.TemporaryDirectory(dir=scratch) as folder, self._translated(name):
             work = Path(folder)
+            if base is None and self._archived is not None:
+                import_image(self._client, self._archived, self._tag(name, key), work)
+                return
             context = work / "context"
             shutil.copytree(self._containers / name, context)
             arguments = {"SOURCE_DATE_EPOCH": str(self._intent.source_date_epoch)}

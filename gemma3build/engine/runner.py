@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import platformdirs
 
 from gemma3build.core.canonical import canonical_json
 from gemma3build.core.digests import sha256_bytes
+from gemma3build.core.step import OUTPUT_DIR, StepResult
 from gemma3build.engine import preflight
 from gemma3build.engine.container import PACKAGE_DIR, Containers
 from gemma3build.engine.executor import (
@@ -19,6 +21,7 @@ from gemma3build.engine.executor import (
     Reporter,
     find_results,
     image_names,
+    step_key,
 )
 from gemma3build.engine.images import Image, Images
 from gemma3build.engine.packages import Packages, image_packages
@@ -45,6 +48,7 @@ class Runner:
 
     Attributes:
         store: where results are.
+        downloads: where wheels are.
         intent: what images.toml says.
         sources: digest of the source of each module of ``gemma3build.steps``.
         say: is told what takes long.
@@ -56,13 +60,25 @@ class Runner:
         store: Store,
         say: Callable[[str], None],
         memory_limit: int | None = None,
+        downloads: Store | None = None,
+        archived: Path | None = None,
     ) -> None:
-        """Take an engine, a store, somewhere to say what takes long, and a limit in bytes."""
+        """Take what steps run on.
+
+        Args:
+            client: the engine.
+            store: where results are.
+            say: is told what takes long.
+            memory_limit: of each container, in bytes; None leaves it to the machine.
+            downloads: where wheels are, if not in ``store``.
+            archived: where the base image lies as files, if it is not to be made.
+        """
         self._client, self._memory_limit = client, memory_limit
         self.store, self.say = store, say
+        self.downloads = downloads or store
         self.intent = load_images()
         self.sources = source_digests()
-        self._images = Images(client, store, self.intent, say)
+        self._images = Images(client, self.downloads, self.intent, say, archived=archived)
 
     def images(self, steps: tuple[Step, ...]) -> dict[str, Image]:
         """Return the images of some steps by name, making those that are missing."""
@@ -75,12 +91,24 @@ class Runner:
             requirements = CONTAINERS_DIR / name / "requirements.txt"
             wheels = functools.partial(self._wheels, requirements)
             own = wheels if requirements.is_file() else None
-            found[name] = image_packages(self._client, self.store, image, own)
+            found[name] = image_packages(self._client, self.downloads, image, own)
         return found
 
     def _wheels(self, requirements: Path) -> Path:
         text = requirements.read_text(encoding="utf-8")
-        return locked_wheels(self.store, text, self.intent, self.say)
+        return locked_wheels(self.downloads, text, self.intent, self.say)
+
+    def forget_images(self) -> None:
+        """Take the names of the images away that were made from an archive."""
+        self._images.forget()
+
+    def export_base(self, folder: Path) -> None:
+        """Write the base image to a directory as files; raises ImageError."""
+        self._images.export_base(folder)
+
+    def image(self, name: str) -> Image:
+        """Return an image, making it if it is missing."""
+        return self._images.ensure(name)
 
     def found(self, steps: tuple[Step, ...]) -> dict[str, Done]:
         """Return the results that are there already; without its images, none counts.
@@ -96,6 +124,26 @@ class Runner:
             return find_results(steps, self.store, there, self.sources)
         except OSError as error:
             raise from_os_error(UNUSABLE, error) from error
+
+    def keep(self, step: Step, files: Mapping[str, Path]) -> None:
+        """Keep copies of files as the result of a step that reads no other's; it then need not run.
+
+        Args:
+            step: which one.
+            files: where each file lies, by its name in the result.
+
+        Raises:
+            BuildError: they cannot be kept.
+        """
+        key = step_key(step, self.image(step.image), self.sources, {})
+        try:
+            with self.store.lock(key):
+                folder = self.store.stage(key) / OUTPUT_DIR
+                for name, path in files.items():
+                    shutil.copyfile(path, folder / name)
+                self.store.commit(key, step.name, StepResult(seconds=0.0, peak_memory=0))
+        except OSError as error:
+            raise from_os_error(f"The result of {step.name} cannot be kept", error) from error
 
     def run(
         self, steps: tuple[Step, ...], materials: Materials, jobs: int, reporter: Reporter

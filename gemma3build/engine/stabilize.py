@@ -63,21 +63,23 @@ def stabilize_image(
     scratch = target.parent / f"{target.name}.layers"
     scratch.mkdir()
     with tarfile.open(source) as archive:
-        manifest = json.load(_member(archive, "manifest.json"))[0]
-        config = json.load(_member(archive, manifest["Config"]))
+        manifest = json.load(member_file(archive, "manifest.json"))[0]
+        config = json.load(member_file(archive, manifest["Config"]))
         names = manifest["Layers"]
         layers = []
         for index, name in enumerate(names[:parent_layers]):
             layers.append(scratch / f"{index}.tar")
             with layers[-1].open("wb") as file:
-                shutil.copyfileobj(_uncompressed(_member(archive, name)), file, COPY_SIZE)
+                shutil.copyfileobj(uncompressed(member_file(archive, name)), file, COPY_SIZE)
         layers.append(scratch / "own.tar")
         with layers[-1].open("wb") as file:
-            merge_layers([_member(archive, name) for name in names[parent_layers:]], file, epoch)
+            merge_layers(
+                [member_file(archive, name) for name in names[parent_layers:]], file, epoch
+            )
     diff_ids = [f"sha256:{sha256_file(path)}" for path in layers]
     new_config = stable_config(config, diff_ids, epoch, labels)
     image_id = sha256_bytes(new_config)
-    _write_archive(target, image_id, new_config, layers, diff_ids, tag)
+    write_image(target, new_config, layers, diff_ids, tag)
     shutil.rmtree(scratch)
     return Stabilized(image_id=f"sha256:{image_id}", layers=tuple(diff_ids))
 
@@ -135,9 +137,19 @@ def stable_config(
     )
 
 
-def _write_archive(
-    target: Path, image_id: str, config: bytes, layers: list[Path], diff_ids: list[str], tag: str
+def write_image(
+    target: Path, config: bytes, layers: list[Path], diff_ids: list[str], tag: str
 ) -> None:
+    """Write an image as the archive that ``docker load`` reads.
+
+    Args:
+        target: the archive.
+        config: the image's configuration.
+        layers: its uncompressed layers, lowest first.
+        diff_ids: their digests.
+        tag: its name.
+    """
+    image_id = sha256_bytes(config)
     names = [f"{diff_id.removeprefix('sha256:')}/layer.tar" for diff_id in diff_ids]
     manifest = [{"Config": f"{image_id}.json", "Layers": names, "RepoTags": [tag]}]
     small = target.parent / f"{target.name}.small"
@@ -154,14 +166,16 @@ def _write_archive(
     small.unlink()
 
 
-def _uncompressed(layer: IO[bytes]) -> IO[bytes]:
+def uncompressed(layer: IO[bytes]) -> IO[bytes]:
+    """Return a layer without its compression."""
     # Engines with the containerd store keep layers as the registry sent them.
     magic = layer.read(len(GZIP_MAGIC))
     layer.seek(0)
     return cast("IO[bytes]", gzip.GzipFile(fileobj=layer)) if magic == GZIP_MAGIC else layer
 
 
-def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+def member_file(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    """Return a file in an archive; raises ReadError for anything else."""
     file = archive.extractfile(name)
     if file is None:
         message = f"{name} is not a file"

@@ -147,6 +147,17 @@ class Store:
         (folder / "scratch").mkdir()
         return folder
 
+    @contextlib.contextmanager
+    def scratch(self, purpose: str) -> Iterator[Path]:
+        """Give an empty directory for a while; ``prune`` removes what a kill leaves of it."""
+        self._staging.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self._staging))
+        with self.lock(folder.name):
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def unstage(self, key: str) -> None:
         """Remove what an unfinished step left; the caller holds its lock."""
         shutil.rmtree(self.staged(key), ignore_errors=True)

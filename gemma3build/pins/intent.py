@@ -180,8 +180,10 @@ def find_model(name: str) -> Model:
     return models[name]
 
 
-def find_schemes(names: tuple[str, ...]) -> tuple[Scheme, ...]:
+def find_schemes(names: tuple[str | Scheme, ...]) -> tuple[Scheme, ...]:
     """Return the schemes of these names; a name that ends in ``.toml`` is a user's own file.
+
+    What is a scheme already, is taken as it is.
 
     Raises:
         UnknownNameError: a name is neither.
@@ -189,7 +191,9 @@ def find_schemes(names: tuple[str, ...]) -> tuple[Scheme, ...]:
     shipped = load_schemes()
     found: dict[str, Scheme] = {}
     for name in names:
-        if name == ALL_SCHEMES:
+        if isinstance(name, Scheme):
+            found[name.name] = name
+        elif name == ALL_SCHEMES:
             found.update(shipped)
         elif name in shipped:
             found[name] = shipped[name]

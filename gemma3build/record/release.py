@@ -45,16 +45,21 @@ class Release:
     @property
     def texts(self) -> dict[str, bytes]:
         """The small files that are the same for everyone; SHA256SUMS covers them and the artifacts."""
-        legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
-        texts = {MANIFEST: pretty_json(encode(self.manifest)), SBOM: self.sbom, **legal}
-        sums = checksums((*artifact_digests(self.manifest), *map(text_digest, texts.items())))
-        return {**texts, CHECKSUMS: sums.encode()}
+        return release_texts(self.manifest, self.sbom)
 
     @property
     def digests(self) -> dict[str, str]:
         """Name to SHA-256 of all files that are the same for everyone."""
         files = (*artifact_digests(self.manifest), *map(text_digest, self.texts.items()))
         return {file.path: file.sha256 for file in files}
+
+
+def release_texts(manifest: Manifest, sbom: bytes) -> dict[str, bytes]:
+    """Return the small files that a release has for everyone, by name."""
+    legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
+    texts = {MANIFEST: pretty_json(encode(manifest)), SBOM: sbom, **legal}
+    sums = checksums((*artifact_digests(manifest), *map(text_digest, texts.items())))
+    return {**texts, CHECKSUMS: sums.encode()}
 
 
 def text_digest(item: tuple[str, bytes]) -> FileDigest:
@@ -115,7 +120,7 @@ def write(release: Release, folder: Path) -> None:
     try:
         staged.chmod(0o755)
         for name, path in release.artifacts.items():
-            _place(path, staged / name)
+            place(path, staged / name)
         own = {PROVENANCE: release.provenance, **measured}
         for name, text in {**release.texts, **own}.items():
             (staged / name).write_bytes(text)
@@ -169,7 +174,8 @@ def partial_prefix(folder: Path) -> str:
     return f".{folder.name}.partial-"
 
 
-def _place(source: Path, target: Path) -> None:
+def place(source: Path, target: Path) -> None:
+    """Put a file of the store at another place: as a hard link where the file system allows it."""
     try:
         target.hardlink_to(source)
     except OSError:  # another file system, or one without links

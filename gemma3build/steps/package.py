@@ -14,7 +14,6 @@ Tokens and prompts are those of the ``.task``. Without a chat template the runti
 prompts.
 """
 
-import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -24,7 +23,7 @@ from litert_lm_builder import LitertLmFileBuilder, TfLiteModelType
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
 from gemma3build.core.chat_template import read_chat_template
-from gemma3build.core.litertlm import Header, Span, read_header
+from gemma3build.core.litertlm import Header, read_header
 from gemma3build.core.prompts import (
     MODEL_PREFIX,
     START_TOKEN,
@@ -32,10 +31,8 @@ from gemma3build.core.prompts import (
     TURN_SUFFIX,
     USER_PREFIX,
 )
+from gemma3build.core.stable_litertlm import TIME, stabilize, stable_time
 from gemma3build.core.step import StepRequest
-from gemma3build.steps.stable_header import TIME, UUID, replace, stable_time, stable_uuid
-
-COPY_SIZE = 1 << 20
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
@@ -46,15 +43,12 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         template = read_chat_template(request.only_file("chat_template"))
         if template:
             metadata.jinja_prompt_template = template
-    time = stable_time(int(os.environ["SOURCE_DATE_EPOCH"]))
+    epoch = int(os.environ["SOURCE_DATE_EPOCH"])
     header = build(target, metadata, request.only_file("tokenizer"), request.only_file("model"))
-    while len(header.text(TIME)) != len(time):
+    while len(header.text(TIME)) != len(stable_time(epoch)):
         # Once in a million runs the clock is at a whole second, and is written without a fraction.
         header = build(target, metadata, request.only_file("tokenizer"), request.only_file("model"))
-    digests = {name: section_digest(target, span) for name, span in header.sections.items()}
-    with target.open("r+b") as file:
-        file.write(replace(header, {UUID: stable_uuid(digests), TIME: time}))
-    return {"sections": digests}
+    return {"sections": stabilize(target, epoch)}
 
 
 def model_metadata(cache: int) -> LlmMetadata:
@@ -89,15 +83,3 @@ def build(target: Path, metadata: LlmMetadata, tokenizer: Path, model: Path) -> 
             builder.build(file, validate_metadata=True)
     with target.open("rb") as file:
         return read_header(file, target.stat().st_size)
-
-
-def section_digest(path: Path, span: Span) -> str:
-    """Return the SHA-256 of a part of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(span.offset)
-        left = span.size
-        while block := file.read(min(left, COPY_SIZE)):
-            digest.update(block)
-            left -= len(block)
-    return digest.hexdigest()

@@ -18,7 +18,10 @@ class Gated(Builder):
     """A builder whose steps have run, and whose gate has said this."""
 
     def __init__(self, root: Path, *, passed: bool) -> None:
-        runner: Any = SimpleNamespace(store=Store(root), run=lambda *_: {}, intent=None, say=print)
+        store = Store(root)
+        runner: Any = SimpleNamespace(
+            store=store, downloads=store, run=lambda *_: {}, intent=None, say=print
+        )
         super().__init__(runner)
         self._passed = passed
 

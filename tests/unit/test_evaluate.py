@@ -29,18 +29,16 @@ from gemma3build.engine.materials import Several
 from gemma3build.engine.preflight import check_writable
 from gemma3build.engine.store import Store
 from gemma3build.errors import NoSpaceError, OutputError, RequestError
-from gemma3build.evaluate import (
-    EvaluationRequest,
-    PreparedEvaluation,
-    evaluate,
-    find_checkpoint,
-    find_scheme,
-    read_release,
-    refuse_other_files,
-)
+from gemma3build.evaluate import REFUSAL, PreparedEvaluation, evaluate, read_release
 from gemma3build.record.comparison import unlike
 from gemma3build.record.evaluation import manifest_digest, merge
 from gemma3build.record.release import write_measured
+from gemma3build.released import (
+    OwnCheckpoint,
+    find_scheme,
+    prepare_again,
+    refuse_other_files,
+)
 from tests.bench.bench import Quiet
 from tests.unit.test_report import MACHINE, gate, piqa, sample, scheme, speed
 
@@ -142,13 +140,13 @@ def test_a_scheme_that_the_manifest_does_not_explain_is_refused(
 ) -> None:
     manifest = dataclasses.replace(measured()[0], schemes=schemes)
     with pytest.raises(RequestError, match=message):
-        find_scheme(manifest, INT8)
+        find_scheme(manifest, INT8, REFUSAL)
 
 
 def test_parameters_of_another_form_are_refused() -> None:
     manifest = dataclasses.replace(measured()[0], parameters={"prefill_seq_lens": "many"})
     with pytest.raises(RequestError, match="manifest.json: parameters"):
-        find_checkpoint(manifest, EvaluationRequest())
+        prepare_again(manifest, OwnCheckpoint(), REFUSAL)
 
 
 def quick() -> Piqa:
@@ -275,13 +273,13 @@ def test_a_release_with_a_tokenizer_of_its_own_asks_for_it(tmp_path: Path) -> No
         )
 
     release = files(config_json="1", tokenizer_model="1")
-    refuse_other_files(release, release, tmp_path)
+    refuse_other_files(release, release, tmp_path, REFUSAL)
     for found in (files(config_json="1", tokenizer_model="2"), files(config_json="1")):
         with pytest.raises(RequestError, match="another tokenizer.model than that of") as caught:
-            refuse_other_files(found, release, tmp_path)
+            refuse_other_files(found, release, tmp_path, REFUSAL)
         assert "--tokenizer FILE" in caught.value.hint
     with pytest.raises(RequestError, match="is not the checkpoint") as caught:
-        refuse_other_files(files(config_json="2", tokenizer_model="2"), release, tmp_path)
+        refuse_other_files(files(config_json="2", tokenizer_model="2"), release, tmp_path, REFUSAL)
     assert "--tokenizer" not in caught.value.hint
 
 

@@ -12,10 +12,10 @@ from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
 from gemma3build.core.digests import sha256_bytes, sha256_file
 from gemma3build.core.litertlm import Header, LitertlmError, read_header
+from gemma3build.core.stable_litertlm import TIME, UUID, replace, stable_time, stable_uuid
 from gemma3build.core.step import StepRequest
 from gemma3build.record.litertlm_file import read_sections
 from gemma3build.steps import package
-from gemma3build.steps.stable_header import TIME, UUID, replace, stable_time, stable_uuid
 
 EPOCH = 1735689600
 MODEL, TOKENIZER = b"TFL3" * 5000, b"a tokenizer"

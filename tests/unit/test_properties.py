@@ -18,11 +18,11 @@ from gemma3build.core.digests import FileDigest, digest_file, digest_tree, sha25
 from gemma3build.core.evaluation import Evaluation
 from gemma3build.core.manifest import Manifest
 from gemma3build.core.scheme import NAME, Group, Limits, Scheme
+from gemma3build.core.stable_task import stabilize
 from gemma3build.core.step import StepRequest, StepResult
 from gemma3build.pins.lock import ImagesLock, ModelsLock, read_models_lock, write_lock
 from gemma3build.record.checksums import UNLISTED, checksums, parse_checksums
 from gemma3build.record.task_file import read_members
-from gemma3build.steps.bundle import stabilize
 from tests.fake_release import AlignedZipFile
 
 names = st.from_regex(NAME, fullmatch=True).filter(lambda name: len(name) < 60)

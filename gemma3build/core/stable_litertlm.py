@@ -6,15 +6,54 @@ that they are changed in place and no offset moves.
 """
 
 import datetime
+import hashlib
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 
 from gemma3build.core.canonical import canonical_json
-from gemma3build.core.litertlm import Header
+from gemma3build.core.flatbuffer import Span
+from gemma3build.core.litertlm import Header, read_header
 
 UUID, TIME = "uuid", "creation_timestamp"
 # A namespace of this project's own, drawn once at random: RFC 9562, 6.6.
 NAMESPACE = uuid.UUID("aad80869-8fe7-48d0-9af3-93abe1ce70fd")
+COPY_SIZE = 1 << 20
+
+
+def stabilize(path: Path, epoch: int) -> dict[str, str]:
+    """Give a file the uuid of its content and one fixed time, in place.
+
+    Args:
+        path: of the file.
+        epoch: SOURCE_DATE_EPOCH, in seconds.
+
+    Returns:
+        SHA-256 of each section, by its type.
+
+    Raises:
+        LitertlmError: the file is no ``.litertlm``, or has no such strings.
+        ValueError: its strings have other lengths.
+    """
+    with path.open("r+b") as file:
+        header = read_header(file, path.stat().st_size)
+        digests = {name: section_digest(path, span) for name, span in header.sections.items()}
+        values = {UUID: stable_uuid(digests), TIME: stable_time(epoch)}
+        file.seek(0)
+        file.write(replace(header, values))
+    return digests
+
+
+def section_digest(path: Path, span: Span) -> str:
+    """Return the SHA-256 of a part of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(span.offset)
+        left = span.size
+        while block := file.read(min(left, COPY_SIZE)):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
 
 
 def stable_uuid(digests: Mapping[str, str]) -> str:

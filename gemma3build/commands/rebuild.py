@@ -1,0 +1,212 @@
+"""``rebuild`` and ``archive``: whether a release can be built again, today and later."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gemma3build.commands.options import (
+    ARTIFACTS,
+    DEFAULT_MODEL,
+    AsJson,
+    Checkpoint,
+    Memory,
+    Tokenizer,
+    parse_size,
+)
+from gemma3build.commands.verify import Release, look_at
+from gemma3build.core.units import MEGABYTE
+from gemma3build.errors import (
+    DifferentError,
+    InterruptedBuildError,
+    NotIdenticalError,
+    RequestError,
+)
+from gemma3build.output import err, out, show_findings, show_rebuilt
+
+
+def rebuild(
+    release: Annotated[
+        Path | None, typer.Argument(help="A release. [artifacts/gemma3-270m]", show_default=False)
+    ] = None,
+    *,
+    checkpoint: Checkpoint = None,
+    tokenizer: Tokenizer = None,
+    from_archive: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Rebuild with all from an archive, its code included."),
+    ] = None,
+    attestation: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Attestation. [beside the release]")
+    ] = None,
+    diffoscope: Annotated[
+        bool, typer.Option("--diffoscope", help="Run diffoscope on files that differ.")
+    ] = False,
+    memory: Memory = None,
+    as_json: AsJson = False,
+    unpacked: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Build a release again from its own manifest, and compare every file part by part.
+
+    Examples:
+    * `gemma3build rebuild` rebuilds the release of the default model
+    * `gemma3build rebuild artifacts/my-finetune --checkpoint ./my-finetune`
+    * `gemma3build rebuild --from-archive gemma3-270m.archive.tar` needs no network
+    """
+    from gemma3build.engine.docker import connect
+    from gemma3build.engine.runner import cache_dir
+    from gemma3build.engine.store import Store
+    from gemma3build.progress import Progress
+    from gemma3build.rebuild import prepare_rebuild, require_diffoscope
+    from gemma3build.rebuild import rebuild as run_rebuild
+    from gemma3build.released import OwnCheckpoint
+
+    if diffoscope:
+        require_diffoscope()
+    if from_archive is not None:
+        options = {
+            "--checkpoint": checkpoint,
+            "--tokenizer": tokenizer,
+            "--attestation": attestation,
+        }
+        flags = [
+            *(("--memory", memory) if memory else ()),
+            *(("--diffoscope",) if diffoscope else ()),
+            *(("--json",) if as_json else ()),
+        ]
+        rebuild_archived(from_archive.absolute(), release, options, flags)
+        return
+    release = release or ARTIFACTS / DEFAULT_MODEL
+    rebuilding = prepare_rebuild(
+        release.absolute(),
+        OwnCheckpoint(folder=checkpoint, tokenizer=tokenizer),
+        attestation=attestation and attestation.absolute(),
+        archived=unpacked,
+    )
+    with Progress(err) as progress:
+        progress.expect(len(rebuilding.steps))
+        try:
+            rebuilt = run_rebuild(
+                rebuilding,
+                connect(),
+                Store(unpacked or cache_dir()),
+                progress,
+                progress.say,
+                memory=parse_size(memory),
+                diffoscope=diffoscope,
+            )
+        except KeyboardInterrupt as stopped:
+            raise rebuild_stopped() from stopped
+    show_rebuilt(release, rebuilt, as_json=as_json)
+    refuse_differences(rebuilt)
+
+
+def refuse_differences(rebuilt: Any) -> None:
+    """Raise the error of the worst verdict, unless it is that all files are identical."""
+    from gemma3build.record.compare import Verdict, worst
+    from gemma3build.record.folder import listed
+
+    verdict = worst(rebuilt.comparisons)
+    if verdict is Verdict.IDENTICAL:
+        return
+    names = listed(item.path for item in rebuilt.comparisons if item.verdict is verdict)
+    kind = NotIdenticalError if verdict is Verdict.EQUIVALENT else DifferentError
+    hint = "docs/rebuild.md says what can cause that."
+    raise kind("The rebuilt release has other bytes", f"{names} {verdict}", hint)
+
+
+def rebuild_archived(
+    archive: Path, release: Path | None, options: Mapping[str, Path | None], flags: list[str]
+) -> None:
+    """Rebuild from an archive, by its own code; the process ends with its exit code.
+
+    Args:
+        archive: the file.
+        release: what is compared; None for the records in the archive.
+        options: paths by option.
+        flags: other options.
+    """
+    from gemma3build.archive import run_archived
+    from gemma3build.engine.runner import cache_dir
+    from gemma3build.engine.store import Store
+    from gemma3build.progress import reading
+    from gemma3build.record.archive import RELEASE, unpack
+    from gemma3build.record.attestation import attestation_path
+
+    beside = release.absolute() if release is not None else archive
+    options = {**options, "--attestation": options["--attestation"] or attestation_path(beside)}
+    paths = [
+        text for name, path in options.items() if path for text in (name, str(path.absolute()))
+    ]
+    try:
+        with Store(cache_dir()).scratch("archive") as folder:
+            size = archive.stat().st_size if archive.is_file() else 0
+            with reading(err, size) as advance:
+                index = unpack(archive, folder, advance)
+            if not index.complete and options["--checkpoint"] is None:
+                why = f"the archive of {index.model} was made without its checkpoint"
+                hint = "Give it: --checkpoint DIR"
+                raise RequestError("The release cannot be rebuilt", why, hint)
+            err.print(
+                f"Rebuilding {index.model} by gemma3build {index.version}, the archive's own.",
+                markup=False,
+            )
+            target = beside if release is not None else folder / RELEASE
+            code = run_archived(folder, [str(target), *paths, *flags])
+    except KeyboardInterrupt as stopped:
+        raise rebuild_stopped() from stopped
+    if code:
+        raise typer.Exit(code)
+
+
+def rebuild_stopped() -> InterruptedBuildError:
+    """Return the error of a rebuild that a signal stopped."""
+    hint = "Run it again; it begins anew."
+    return InterruptedBuildError("The rebuild was stopped", "it got a signal", hint)
+
+
+def archive(
+    release: Release = ARTIFACTS / DEFAULT_MODEL,
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The archive. [<release>.archive.tar]")
+    ] = None,
+    with_checkpoint: Annotated[
+        bool,
+        typer.Option(
+            "--with-checkpoint", help="Also what the checkpoint is made of: see its licence."
+        ),
+    ] = False,
+) -> None:
+    """Put all that a rebuild needs into one file: wheels, base image, source, pins, records.
+
+    Examples:
+    * `gemma3build archive --output gemma3-270m.archive.tar --with-checkpoint`
+    * `gemma3build rebuild --from-archive gemma3-270m.archive.tar` needs no network then
+    """
+    from gemma3build.archive import make_archive
+    from gemma3build.engine.docker import connect
+    from gemma3build.engine.runner import Runner, cache_dir
+    from gemma3build.engine.store import Store
+    from gemma3build.progress import Progress
+    from gemma3build.record.checks import read_record
+
+    verified = look_at(release.absolute())
+    if verified.error is not None:
+        show_findings(release, verified.findings, as_json=False)
+        raise verified.error
+    path = release.absolute()
+    target = (output or path.with_name(f"{path.name}.archive.tar")).absolute()
+    with Progress(err) as progress:
+        try:
+            runner = Runner(connect(), Store(cache_dir()), progress.say)
+            manifest = read_record(verified.folder)
+            index = make_archive(path, manifest, target, runner, with_checkpoint=with_checkpoint)
+        except KeyboardInterrupt as stopped:
+            why = "it got a signal"
+            hint = "Run it again."
+            raise InterruptedBuildError("The archive was not made", why, hint) from stopped
+    size = target.stat().st_size / MEGABYTE
+    text = f"{target} has {len(index.members)} files, {size:,.1f} MB."
+    out.print(text, markup=False, soft_wrap=True)
