@@ -17,8 +17,8 @@ from docker.errors import DockerException, ImageNotFound
 from requests import RequestException
 
 from gemma3build.core.canonical import canonical_json
-from gemma3build.core.codec import encode
-from gemma3build.core.digests import sha256_bytes, sha256_file
+from gemma3build.core.codec import decode, encode
+from gemma3build.core.digests import FileDigest, digest_tree, sha256_bytes, sha256_file
 from gemma3build.core.units import GIBIBYTE
 from gemma3build.engine.docker import engine_failed
 from gemma3build.engine.portable import export_image, import_image
@@ -32,9 +32,10 @@ from gemma3build.pins.lock import current_images, image_names, read_images_lock
 
 BASE = "base"
 REPOSITORY = "gemma3build"  # before the names of images
-REVISION = 1  # of the way images are made; a change here makes all of them anew
+REVISION = 2  # of the way images are made; a change here makes all of them anew
 KEY_LABEL = "gemma3build.key"
 PARENT_LABEL = "gemma3build.parent"
+WHEELS_LABEL = "gemma3build.wheels"
 RELOCK = "nox -s lock"
 MACHINES = ("x86_64", "amd64")
 # The largest image three times: saved, stabilized layer by layer, and whole again.
@@ -53,6 +54,7 @@ class Image:
             which have ids of another making.
         parent: kind and digest of what ``base`` was made from.
         layers: digests of the uncompressed layers, lowest first.
+        wheels: the files that were installed in it, ordered by name.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Image:
     digest: str
     parent: str
     layers: tuple[str, ...]
+    wheels: tuple[FileDigest, ...] = ()
 
 
 class Images:
@@ -183,6 +186,7 @@ class Images:
             digest=sha256_bytes(canonical_json(content)),
             parent=labels.get(PARENT_LABEL, ""),
             layers=layers,
+            wheels=read_wheels(labels.get(WHEELS_LABEL, "[]")),
         )
 
     def _make(self, name: str, key: str, base: Image | None) -> None:
@@ -209,6 +213,7 @@ class Images:
             context = work / "context"
             shutil.copytree(self._containers / name, context)
             arguments = {"SOURCE_DATE_EPOCH": str(self._intent.source_date_epoch)}
+            labels = {KEY_LABEL: key}
             if base is None:
                 reference, parent = self._parent(work)
                 arguments["PARENT"] = reference
@@ -218,9 +223,11 @@ class Images:
                 text = (context / "requirements.txt").read_text(encoding="utf-8")
                 wheels = locked_wheels(self._store, text, self._intent, self._say)
                 shutil.copytree(wheels, context / "wheels", copy_function=_link)
+                labels[WHEELS_LABEL] = canonical_json(encode(digest_tree(wheels))).decode()
+            labels[PARENT_LABEL] = parent
             try:
                 built = self._build(context, arguments, key)
-                self._load_stable(built, reference, parent, name, key, work)
+                self._load_stable(built, reference, self._tag(name, key), labels, work)
             finally:
                 self._remove_unstable(key)
 
@@ -237,7 +244,7 @@ class Images:
         return str(image.id)
 
     def _load_stable(
-        self, built: str, reference: str, parent: str, name: str, key: str, work: Path
+        self, built: str, reference: str, tag: str, labels: dict[str, str], work: Path
     ) -> None:
         parent_layers = len(self._client.images.get(reference).attrs["RootFS"]["Layers"])
         saved, stable = work / "saved.tar", work / "stable.tar"
@@ -249,8 +256,8 @@ class Images:
             stable,
             parent_layers=parent_layers,
             epoch=self._intent.source_date_epoch,
-            tag=self._tag(name, key),
-            labels={KEY_LABEL: key, PARENT_LABEL: parent},
+            tag=tag,
+            labels=labels,
         )
         saved.unlink()
         with stable.open("rb") as file:
@@ -323,6 +330,11 @@ class Images:
             ) from error
         except OSError as error:
             raise from_os_error(f"The image {name} cannot be made", error) from error
+
+
+def read_wheels(text: str) -> tuple[FileDigest, ...]:
+    """Return the wheels that an image's label names."""
+    return tuple(decode(FileDigest, item, WHEELS_LABEL) for item in json.loads(text))
 
 
 def _link(source: str, target: str) -> None:

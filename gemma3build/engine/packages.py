@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from docker.errors import DockerException
 
 from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import DecodeError, decode_json, encode
-from gemma3build.core.digests import FileDigest, digest_tree
+from gemma3build.core.digests import FileDigest
 from gemma3build.engine.images import Image
 from gemma3build.engine.store import IMAGES, Store
 from gemma3build.errors import EngineError
@@ -42,19 +42,13 @@ class Packages:
     debian: tuple[DebianPackage, ...]
 
 
-def image_packages(
-    client: docker.DockerClient,
-    store: Store,
-    image: Image,
-    wheels: Callable[[], Path] | None,
-) -> Packages:
+def image_packages(client: docker.DockerClient, store: Store, image: Image) -> Packages:
     """Return what an image is made of; asked once for each image, then kept in the store.
 
     Args:
         client: the engine that has the image.
         store: where the answer is kept.
         image: which.
-        wheels: returns the directory of its wheels; None for an image without.
 
     Raises:
         EngineError: the image cannot be read.
@@ -65,7 +59,7 @@ def image_packages(
     except (OSError, DecodeError):
         pass
     found = Packages(
-        wheels=digest_tree(wheels()) if wheels else (),
+        wheels=image.wheels,
         debian=tuple(sorted(read_status(status_file(client, image)))),
     )
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """Runs steps: with what they need looked at first, in the images and the store of one machine."""
 
-import functools
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -26,9 +25,8 @@ from gemma3build.engine.executor import (
 from gemma3build.engine.images import Image, Images
 from gemma3build.engine.packages import Packages, image_packages
 from gemma3build.engine.store import Store
-from gemma3build.engine.wheels import locked_wheels
 from gemma3build.errors import from_os_error
-from gemma3build.pins.intent import CONTAINERS_DIR, load_images
+from gemma3build.pins.intent import load_images
 from gemma3build.plan.sources import step_sources
 from gemma3build.plan.step import Step
 
@@ -85,18 +83,11 @@ class Runner:
         return {name: self._images.ensure(name) for name in image_names(steps)}
 
     def packages(self, images: Mapping[str, Image]) -> dict[str, Packages]:
-        """Return what images are made of, by name; their wheels are downloaded if they are gone."""
-        found = {}
-        for name, image in images.items():
-            requirements = CONTAINERS_DIR / name / "requirements.txt"
-            wheels = functools.partial(self._wheels, requirements)
-            own = wheels if requirements.is_file() else None
-            found[name] = image_packages(self._client, self.downloads, image, own)
-        return found
-
-    def _wheels(self, requirements: Path) -> Path:
-        text = requirements.read_text(encoding="utf-8")
-        return locked_wheels(self.downloads, text, self.intent, self.say)
+        """Return what images are made of, by name."""
+        return {
+            name: image_packages(self._client, self.downloads, image)
+            for name, image in images.items()
+        }
 
     def forget_images(self) -> None:
         """Take the names of the images away that were made from an archive."""

@@ -242,7 +242,10 @@ def main() -> int:
             different = differences(plain, found)
             verdict = f"DIFFERENT: {', '.join(different)}" if different else "the same"
             seconds = time.monotonic() - start
-            print(f"{item.name:12} {item.what:64} {len(found):2} files {seconds:5.0f} s  {verdict}")
+            print(
+                f"{item.name:12} {item.what:64} {len(found):2} files {seconds:5.0f} s  {verdict}",
+                flush=True,
+            )
             failed = failed or bool(different)
             remove_images(client, known)
             shutil.rmtree(root / item.name)
