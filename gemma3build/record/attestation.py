@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemma3build.core.canonical import canonical_json
 from gemma3build.core.codec import encode
 from gemma3build.core.manifest import ImageRecord, Manifest
-from gemma3build.record.checks import STATEMENT
 from gemma3build.record.compare import Comparison, worst
+from gemma3build.record.statement import statement
 
 PREDICATE = "urn:gemma3build:rebuild:v1"
 SUFFIX = ".rebuild.intoto.jsonl"  # after the name of the release, beside which it lies
@@ -50,11 +49,9 @@ def attestation(
         unlike: what the rebuild did with other images or sources than the release, in words.
     """
     artifacts = {item.path for item in manifest.artifacts}
-    subjects = [
-        {"name": item.path, "digest": {"sha256": item.released}}
-        for item in comparisons
-        if item.path in artifacts and item.released
-    ]
+    subjects = {
+        item.path: item.released for item in comparisons if item.path in artifacts and item.released
+    }
     predicate: Mapping[str, Any] = {
         "builder": encode(builder),
         "verdict": worst(comparisons).value,
@@ -62,13 +59,7 @@ def attestation(
         "images": encode(tuple(images)),
         "unlike": list(unlike),
     }
-    statement = {
-        "_type": STATEMENT,
-        "subject": subjects,
-        "predicateType": PREDICATE,
-        "predicate": predicate,
-    }
-    return canonical_json(statement) + b"\n"
+    return statement(subjects, PREDICATE, predicate)
 
 
 def attestation_path(release: Path) -> Path:

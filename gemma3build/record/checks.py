@@ -26,10 +26,10 @@ from gemma3build.record.checksums import (
 from gemma3build.record.folder import Advance, Folder, listed, missing, short
 from gemma3build.record.litertlm_file import read_sections
 from gemma3build.record.manifest import schema
+from gemma3build.record.provenance import PREDICATE_TYPE
+from gemma3build.record.statement import STATEMENT
 from gemma3build.record.task_file import read_members
 
-STATEMENT = "https://in-toto.io/Statement/v1"
-PREDICATE = "https://slsa.dev/provenance/v1"
 TOKENIZER = "tokenizer.model"
 
 Spans = Callable[[Path], dict[str, tuple[int, int]]]
@@ -229,8 +229,8 @@ def check_provenance(folder: Folder, sums: Mapping[str, str], digests: Mapping[s
         raise _unusable(Flaw.PROVENANCE, PROVENANCE, why) from error
     named = dict(subjects)
     why = ""
-    if kind != (STATEMENT, PREDICATE):
-        why = f"it is not {STATEMENT} with {PREDICATE}"
+    if kind != (STATEMENT, PREDICATE_TYPE):
+        why = f"it is not {STATEMENT} with {PREDICATE_TYPE}"
     elif len(named) < len(subjects):
         why = "it names a file twice"
     elif apart := (named.keys() ^ sums.keys()) - {CHECKSUMS}:

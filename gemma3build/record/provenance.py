@@ -17,6 +17,7 @@ from gemma3build.core.digests import sha256_bytes
 from gemma3build.core.manifest import Manifest
 from gemma3build.engine.packages import Packages
 from gemma3build.engine.source import Source
+from gemma3build.record.statement import statement
 
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:gemma3build:build-type:v1"  # docs/build-type.md
@@ -53,8 +54,6 @@ def make_provenance(
     # Slow to import, and an idle build has no use for it.
     from google.protobuf.json_format import ParseDict
     from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
-    from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
-    from in_toto_attestation.v1.statement import STATEMENT_TYPE_URI, Statement
 
     predicate = {
         "buildDefinition": {
@@ -72,21 +71,8 @@ def make_provenance(
             },
         },
     }
-    subjects = [
-        {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(sums.items())
-    ]
-    # The typed messages refuse a field that in-toto or SLSA do not know. What is written is what went
-    # in: a message would make a float of every whole number.
-    ParseDict(predicate, Provenance())
-    descriptors = [ResourceDescriptor(**subject).pb for subject in subjects]
-    Statement(descriptors, PREDICATE_TYPE, predicate).validate()
-    statement = {
-        "_type": STATEMENT_TYPE_URI,
-        "subject": subjects,
-        "predicateType": PREDICATE_TYPE,
-        "predicate": predicate,
-    }
-    return canonical_json(statement) + b"\n"
+    ParseDict(predicate, Provenance())  # refuses a field that SLSA does not know
+    return statement(sums, PREDICATE_TYPE, predicate)
 
 
 def external_parameters(manifest: Manifest) -> dict[str, Any]:
