@@ -177,6 +177,7 @@ class Flaw(enum.StrEnum):
     BUNDLE = "bundle"
     EVALUATION = "evaluation"
     PROVENANCE = "provenance"
+    BILL = "bill"
     KEY = "key"
     SIGNATURE = "signature"
     UNSIGNED = "unsigned"
@@ -193,6 +194,7 @@ FLAW_EXIT_CODES = {
     Flaw.BUNDLE: 57,
     Flaw.EVALUATION: 58,
     Flaw.PROVENANCE: 59,
+    Flaw.BILL: 64,
     Flaw.KEY: 60,
     Flaw.SIGNATURE: 61,
     Flaw.UNSIGNED: 62,

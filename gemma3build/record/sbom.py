@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
 SBOM = "sbom.cdx.json"
+ARTIFACT = "artifact:"  # what references to artifacts begin with
 # For serial numbers: a UUID of version 5 over this project's name for its SBOMs (RFC 9562).
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:gemma3build:sbom:v1")
 TERMS_NAME, TERMS_URL = "Gemma Terms of Use", "https://ai.google.dev/gemma/terms"
@@ -96,7 +97,7 @@ def checkpoint_component(manifest: Manifest) -> "Component":
 
 def artifact_component(file: FileDigest) -> "Component":
     """Return a file of the release."""
-    found = model_component(f"artifact:{file.path}", file.path)
+    found = model_component(f"{ARTIFACT}{file.path}", file.path)
     found.hashes.add(sha256(file.sha256))
     return found
 

@@ -13,6 +13,7 @@ from gemma3build.record import checks
 from gemma3build.record.checks import Trust
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE
 from gemma3build.record.folder import Advance, Folder, ignore, list_folder, unreadable
+from gemma3build.record.sbom import SBOM
 
 T = TypeVar("T")
 
@@ -113,6 +114,8 @@ def verify(path: Path, trust: Trust | None = None, advance: Advance = ignore) ->
     sheet.look("names", checks.check_names, folder, sums)
     sheet.look("digests", checks.check_digests, sums, digests)
     sheet.look("contents", checks.check_contents, folder, sums, manifest)
+    if SBOM in folder.sizes:  # else an earlier check has said so
+        sheet.look(SBOM, checks.check_bill, folder, manifest)
     for artifact in manifest.artifacts if manifest else ():
         kind = checks.BUNDLES.get(Path(artifact.path).suffix)
         if kind is not None and sums and artifact.path in sums:  # else its name may be no plain one

@@ -16,6 +16,7 @@ from gemma3build.core.manifest import MANIFEST
 from gemma3build.errors import FLAW_EXIT_CODES, Flaw, RequestError
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, parse_checksums
 from gemma3build.record.folder import LARGEST_TEXT, list_folder, listed, short
+from gemma3build.record.sbom import SBOM
 from gemma3build.record.verify import State, total_bytes, verify
 from tests.fake_release import (
     TASK,
@@ -336,9 +337,34 @@ def test_an_evaluation_of_something_else_is_refused(
     assert flaws(release) == {}
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda bill: bill.update(bomFormat="SPDX"), "its format is 'SPDX'"),
+        (lambda bill: bill.update(components=[]), "not as the manifest says"),
+        (lambda bill: bill.update(components=None), "TypeError"),
+        (
+            lambda bill: [
+                item.update(hashes=[{"content": "0" * 64}]) for item in bill["components"]
+            ],
+            "m_fp16.tflite",
+        ),
+    ],
+)
+def test_a_bill_of_materials_of_other_files_is_noticed(
+    release: Path, change: Callable[[Any], None], message: str
+) -> None:
+    edit_json(release / SBOM, change)
+    seal(release)
+    error = verify(release).error
+    assert error is not None
+    assert error.flaw is Flaw.BILL
+    assert message in str(error)
+
+
 def test_a_provenance_of_the_files_passes(release: Path) -> None:
     write_provenance(release)
-    assert state(release, PROVENANCE) == (State.PASSED, "8 subjects")
+    assert state(release, PROVENANCE) == (State.PASSED, "9 subjects")
 
 
 @pytest.mark.parametrize(
@@ -393,7 +419,7 @@ def test_what_is_no_directory_is_no_release(tmp_path: Path) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None
 )
 @given(
-    st.sampled_from([MANIFEST, CHECKSUMS, EVALUATION, PROVENANCE, TASK]),
+    st.sampled_from([MANIFEST, CHECKSUMS, SBOM, EVALUATION, PROVENANCE, TASK]),
     st.floats(0, 1, exclude_max=True),
     st.binary(max_size=6),
     st.integers(0, 40),
@@ -413,7 +439,7 @@ def test_no_change_of_a_record_is_a_traceback_or_goes_unnoticed(
     finally:
         (folder / name).write_bytes(content)
     # The evaluation and the provenance are covered by no checksum, and say much that nothing else does.
-    assert bool(found) >= (changed != content and name in (MANIFEST, CHECKSUMS, TASK))
+    assert bool(found) >= (changed != content and name in (MANIFEST, CHECKSUMS, SBOM, TASK))
 
 
 def test_lists_of_names_are_short() -> None:
