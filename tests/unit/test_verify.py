@@ -347,7 +347,7 @@ def test_an_evaluation_of_something_else_is_refused(
             lambda bill: [
                 item.update(hashes=[{"content": "0" * 64}]) for item in bill["components"]
             ],
-            "m_fp16.tflite",
+            "m_dynamic_int8.tflite",
         ),
     ],
 )
