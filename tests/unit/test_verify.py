@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,15 +14,20 @@ from hypothesis import strategies as st
 from gemma3build.core.digests import sha256_bytes
 from gemma3build.core.evaluation import EVALUATION, REPORT
 from gemma3build.core.manifest import MANIFEST
+from gemma3build.engine.packages import Packages
 from gemma3build.errors import FLAW_EXIT_CODES, Flaw, RequestError
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, parse_checksums
 from gemma3build.record.folder import LARGEST_TEXT, list_folder, listed, short
-from gemma3build.record.sbom import SBOM
+from gemma3build.record.manifest import read_manifest
+from gemma3build.record.provenance import Run, make_provenance
+from gemma3build.record.release import Release, write
+from gemma3build.record.sbom import SBOM, make_sbom
 from gemma3build.record.verify import State, total_bytes, verify
 from tests.fake_release import (
     TASK,
     TFLITE,
     edit_json,
+    make_evaluation,
     members,
     seal,
     task,
@@ -360,6 +366,31 @@ def test_a_bill_of_materials_of_other_files_is_noticed(
     assert error is not None
     assert error.flaw is Flaw.BILL
     assert message in str(error)
+
+
+def test_what_a_build_writes_passes(release: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(release)
+    packages = {image.name: Packages(wheels=(), debian=()) for image in manifest.images}
+    built = Release(
+        manifest=manifest,
+        evaluation=make_evaluation(manifest, (release / MANIFEST).read_bytes()),
+        artifacts={item.path: release / item.path for item in manifest.artifacts},
+        sbom=make_sbom(manifest, packages),
+    )
+    run = Run(started=0, finished=1)
+    provenance = make_provenance(manifest, built.digests, packages, source=None, epoch=0, run=run)
+    folder = tmp_path / "built"
+    write(dataclasses.replace(built, provenance=provenance), folder)
+    assert verify(folder).error is None
+    assert state(folder, PROVENANCE) == (State.PASSED, "9 subjects")
+    assert (folder / CHECKSUMS).read_bytes() == (release / CHECKSUMS).read_bytes()
+
+
+def test_a_release_without_its_bill_of_materials_is_of_another_kind(release: Path) -> None:
+    (release / SBOM).unlink()
+    seal(release)
+    assert flaws(release) == {"contents": Flaw.SWAPPED}
+    assert "sbom.cdx.json is not in both" in state(release, "contents")[1]
 
 
 def test_a_provenance_of_the_files_passes(release: Path) -> None:
