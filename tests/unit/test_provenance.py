@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_the_source_is_read_back(tmp_path: Path, source: Source | None) -> None:
     assert read_source(path) == source
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"predicate": 3}', b"\xff"])
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"predicate": 3}', b"\xff", b"[" * 100_000])
 def test_another_file_is_no_provenance(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "provenance.intoto.jsonl"
     path.write_bytes(text)
@@ -111,7 +112,9 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def test_a_checkout_says_which_commit_it_is_of_and_whether_it_was_changed(tmp_path: Path) -> None:
+def test_a_checkout_says_which_commit_it_is_of_and_whether_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -122,8 +125,19 @@ def test_a_checkout_says_which_commit_it_is_of_and_whether_it_was_changed(tmp_pa
     git(tmp_path, "commit", "--quiet", "--message=one")
     commit = git(tmp_path, "rev-parse", "HEAD").strip()
     assert find_source(package) == Source(commit=commit, dirty=False)
-    (tmp_path / "untracked").write_text("")
+    (tmp_path / os.fsdecode(b"untracked\xff")).write_text("")
+    git(tmp_path, "config", "status.showUntrackedFiles", "no")
+    git(tmp_path, "config", "core.quotePath", "false")
     assert find_source(package) == Source(commit=commit, dirty=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "of-a-hook"))
+    assert find_source(package) == Source(commit=commit, dirty=True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_source(package) is None
+
+
+def test_a_package_that_is_not_of_the_checkout_around_it_has_no_source(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message=one")
     installed = tmp_path / "site-packages"
     installed.mkdir()
     assert find_source(installed) is None
