@@ -4,7 +4,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from gemma3build.core.digests import FileDigest
-from gemma3build.engine.packages import DebianPackage, Packages, read_status
+from gemma3build.engine.packages import DebianPackage, Packages
 from gemma3build.record.sbom import make_sbom
 from tests.fake_release import make_manifest
 
@@ -15,19 +15,6 @@ PACKAGES = {
     "bundle": Packages(wheels=(), debian=(SHELL,)),
     "convert": Packages(wheels=(WHEEL,), debian=(SHELL, LIBRARY)),
 }
-STATUS = """Package: dash
-Status: install ok installed
-Maintainer: Somebody
-Architecture: amd64
-Version: 0.5.12-2
-Description: shell
- Version: of the description
-
-Package: gone
-Status: deinstall ok config-files
-Architecture: amd64
-Version: 1
-"""
 
 
 def sbom() -> bytes:
@@ -63,7 +50,3 @@ def test_it_names_models_wheels_and_debian_packages() -> None:
     assert "image:convert" in depends["artifact:m_fp16.task"]
     assert f"wheel:{WHEEL.path}" in depends["image:convert"]
     assert len(depends["image:bundle"]) == 1
-
-
-def test_packages_that_are_not_installed_are_left_out() -> None:
-    assert list(read_status(STATUS)) == [SHELL]
