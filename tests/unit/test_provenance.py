@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from tests.fake_release import make_manifest
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "build-type.md"
 WHEEL = FileDigest(path="numpy-2.4.6-cp311-cp311-manylinux.whl", size=1, sha256="5" * 64)
+GGUF = FileDigest(path="part1-1.0-py3-none-any.whl", size=1, sha256="6" * 64)
 PACKAGES = {
     "bundle": Packages(wheels=(), debian=()),
     "convert": Packages(wheels=(WHEEL,), debian=()),
@@ -23,8 +25,10 @@ SOURCE = Source(commit="c" * 40, dirty=False)
 
 
 def statement(*, source: Source | None = SOURCE, started: float = 1.5) -> bytes:
+    manifest = make_manifest({"m_fp16.tflite": b"model"}, {})
+    fetched = dataclasses.replace(manifest.checkpoint, fetched=(GGUF,))
     return make_provenance(
-        make_manifest({"m_fp16.tflite": b"model"}, {}),
+        dataclasses.replace(manifest, checkpoint=fetched),
         SUMS,
         PACKAGES,
         source=source,
@@ -47,6 +51,7 @@ def test_everything_that_a_release_was_made_from_is_named_by_digest() -> None:
     assert all(item["digest"] for item in found)
     assert {item["name"] for item in found} == {
         "gemma3build",
+        f"fetched/{GGUF.path}",
         "checkpoint/tokenizer.model",
         "base/debian",
         "image/bundle",
@@ -83,12 +88,23 @@ def test_whole_numbers_stay_whole() -> None:
     assert ".0" not in json.dumps(parameters["parameters"])
 
 
-def test_every_field_is_documented() -> None:
-    definition = json.loads(statement())["predicate"]["buildDefinition"]
-    names = {*definition["externalParameters"], *definition["internalParameters"]}
-    names |= {item["name"].partition("/")[0] for item in definition["resolvedDependencies"]}
-    documented = set(re.findall(r"^\| `([\w]+)", DOCUMENT.read_text(), re.MULTILINE))
-    assert names <= documented
+def documented(section: str) -> set[str]:
+    """The names in the first column of a section's table."""
+    text = DOCUMENT.read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \|", text, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([\w.]+)", row)}
+
+
+def test_the_document_has_the_fields_that_are_written_and_no_others() -> None:
+    predicate = json.loads(statement())["predicate"]
+    definition, details = predicate["buildDefinition"], predicate["runDetails"]
+    assert set(definition["externalParameters"]) == documented("External parameters")
+    assert set(definition["internalParameters"]) == documented("Internal parameters")
+    names = {item["name"].partition("/")[0] for item in definition["resolvedDependencies"]}
+    assert names == documented("Resolved dependencies")
+    fields = {f"{part}.{name}" for part, found in details.items() for name in found}
+    assert fields == documented("Run details")
+    assert definition["buildType"] in DOCUMENT.read_text()
 
 
 @pytest.mark.parametrize("source", [SOURCE, Source(commit="d" * 40, dirty=True), None])
