@@ -33,6 +33,7 @@ from gemma3build.pins.lock import read_images_lock
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, UNLISTED, checksums
 from gemma3build.record.manifest import LEGAL_DIR, terms
 from gemma3build.record.release import evaluation_text
+from gemma3build.record.sbom import SBOM
 
 SCHEMES = ("dynamic_int8", "fp16")
 TOKENIZER = b"tokenizer" * 9
@@ -169,7 +170,8 @@ def write_release(folder: Path, replaced: Mapping[str, bytes] | None = None) -> 
     folder.mkdir()
     legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
     evaluation = evaluation_text(make_evaluation(manifest, text))
-    rest = {MANIFEST: text, EVALUATION: evaluation, REPORT: b"<html></html>"}
+    measured = {EVALUATION: evaluation, REPORT: b"<html></html>"}
+    rest = {MANIFEST: text, SBOM: pretty_json({"components": ["pip"]}), **measured}
     for name, content in {**artifacts, **legal, **rest}.items():
         (folder / name).write_bytes(content)
     seal(folder)

@@ -27,6 +27,7 @@ from gemma3build.record.folder import Advance, Folder, listed, missing, short
 from gemma3build.record.litertlm_file import read_sections
 from gemma3build.record.manifest import schema
 from gemma3build.record.provenance import PREDICATE_TYPE
+from gemma3build.record.sbom import SBOM
 from gemma3build.record.statement import STATEMENT
 from gemma3build.record.task_file import read_members
 
@@ -130,13 +131,16 @@ def check_digests(sums: Mapping[str, str], digests: Mapping[str, str]) -> str:
 
 
 def check_contents(folder: Folder, sums: Mapping[str, str], manifest: Manifest) -> str:
-    """Require that SHA256SUMS lists the manifest, its artifacts and its terms, and that they agree."""
+    """Require that SHA256SUMS lists the manifest, its artifacts and its terms, and that they agree.
+
+    It can list the bill of materials, too, which the manifest does not name.
+    """
     artifacts = {item.path: item for item in manifest.artifacts}
     if len(artifacts) < len(manifest.artifacts):
         raise _unusable(Flaw.MANIFEST, MANIFEST, "it names an artifact twice")
     named = {MANIFEST, *manifest.terms, *artifacts}
     what = f"{MANIFEST} is of another release"
-    if apart := named ^ sums.keys():
+    if apart := (named ^ sums.keys()) - {SBOM}:
         why = f"{listed(apart)} not in both {MANIFEST} and {CHECKSUMS}"
         raise VerificationError(Flaw.SWAPPED, what, why)
     for name, item in artifacts.items():

@@ -338,7 +338,7 @@ def test_an_evaluation_of_something_else_is_refused(
 
 def test_a_provenance_of_the_files_passes(release: Path) -> None:
     write_provenance(release)
-    assert state(release, PROVENANCE) == (State.PASSED, "8 subjects")
+    assert state(release, PROVENANCE) == (State.PASSED, "9 subjects")
 
 
 @pytest.mark.parametrize(
