@@ -131,7 +131,10 @@ def check_digests(sums: Mapping[str, str], digests: Mapping[str, str]) -> str:
 
 
 def check_contents(folder: Folder, sums: Mapping[str, str], manifest: Manifest) -> str:
-    """Require that SHA256SUMS lists the manifest, its artifacts and its terms, and that they agree."""
+    """Require that SHA256SUMS lists the manifest, its artifacts and its terms, and that they agree.
+
+    It lists the bill of materials, too, which the manifest does not name.
+    """
     artifacts = {item.path: item for item in manifest.artifacts}
     if len(artifacts) < len(manifest.artifacts):
         raise _unusable(Flaw.MANIFEST, MANIFEST, "it names an artifact twice")
