@@ -43,7 +43,7 @@ def change_containers(changes: Mapping[str, Any]) -> None:
             options["network_mode"] = changes["network"]
         if "preload" in changes:
             mount = Mount(changes["preload"], changes["preload"], "bind", read_only=True)
-            options["mounts"] = [*options["mounts"], mount]
+            options["mounts"] = [*options.get("mounts", ()), mount]
             options["environment"]["LD_PRELOAD"] = changes["preload"]
         return create(self, image, command, **options)
 
