@@ -261,11 +261,16 @@ REFUSAL_EXIT_CODES = {
 
 
 class HubError(BuildError):
-    """The Hub refused something, or cannot be reached, while the host talked to it."""
+    """The Hub refused something, or cannot be reached, while the host talked to it.
+
+    Attributes:
+        refusal: which of its refusals it is.
+    """
 
     def __init__(self, failure: StepFailure) -> None:
         super().__init__(failure.what, failure.why, failure.hint)
-        self.exit_code = REFUSAL_EXIT_CODES[Refusal(failure.code)]
+        self.refusal = Refusal(failure.code)
+        self.exit_code = REFUSAL_EXIT_CODES[self.refusal]
 
 
 class StepFailedError(BuildError):

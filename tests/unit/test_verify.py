@@ -16,7 +16,7 @@ from gemma3build.core.manifest import MANIFEST
 from gemma3build.errors import FLAW_EXIT_CODES, Flaw, RequestError
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, parse_checksums
 from gemma3build.record.folder import LARGEST_TEXT, list_folder, listed, short
-from gemma3build.record.verify import State, total_bytes, verify
+from gemma3build.record.verify import GATE, State, total_bytes, verify
 from tests.fake_release import (
     TASK,
     TFLITE,
@@ -311,11 +311,18 @@ def empty_gate(evaluation: Any) -> None:
     evaluation["schemes"][1]["gate"]["checks"] = []
 
 
+@pytest.mark.parametrize("change", [fail_gate, empty_gate])
+def test_a_release_that_the_gate_refused_is_refused(
+    release: Path, change: Callable[[Any], object]
+) -> None:
+    edit_json(release / EVALUATION, change)
+    assert flaws(release) == {GATE: Flaw.EVALUATION}
+    assert "the gate refused fp16" in state(release, GATE)[1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (fail_gate, "the gate refused fp16"),
-        (empty_gate, "the gate refused fp16"),
         (lambda value: value.update(manifest="0" * 64), "it names another manifest.json"),
         (lambda value: value.update(format="x\x1b"), "its format is"),
         (lambda value: value["schemes"].pop(), "its schemes are not those"),
