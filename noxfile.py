@@ -8,6 +8,7 @@ nox -s evaluate          measure PIQA, speed and memory of what was built
 nox -s verify            check every byte of what was built, and its records
 nox -s publish -- ARGS   put it on the Hub
 nox -s rebuild           build it again from its manifest, and compare
+nox -s reproducibility   build a tiny model under variation; fail on any difference
 """
 
 import hashlib

@@ -15,13 +15,14 @@ from gemma3build.engine import preflight
 from gemma3build.engine.executor import Done, Materials, Reporter, intact_output
 from gemma3build.engine.materials import LocalCheckpoint, PackagedModel
 from gemma3build.engine.runner import Runner
-from gemma3build.engine.source import find_source
+from gemma3build.engine.source import Source, find_source
 from gemma3build.errors import DirtyError, GateError
 from gemma3build.plan.planner import gate_step
 from gemma3build.plan.step import Plan
+from gemma3build.record.checksums import PROVENANCE
 from gemma3build.record.evaluation import carry_over, make_evaluation, read_evaluation
 from gemma3build.record.manifest import make_manifest
-from gemma3build.record.provenance import Run, make_provenance
+from gemma3build.record.provenance import Run, make_provenance, read_source
 from gemma3build.record.release import Release, is_written, remove, write
 from gemma3build.record.sbom import make_sbom
 from gemma3build.request import Prepared
@@ -51,13 +52,15 @@ class Outcome:
 class Builder:
     """Builds prepared plans."""
 
-    def __init__(self, runner: Runner) -> None:
-        """Take what runs the steps."""
-        self._runner = runner
+    def __init__(self, runner: Runner, source: Source | None = None) -> None:
+        """Take what runs the steps, and the source that releases must be from, if it matters."""
+        self._runner, self._source = runner, source
 
     def find(self, prepared: Prepared, folder: Path) -> Outcome | None:
         """Return the release if it is there already, whole; starts nothing."""
         plan = prepared.plan
+        if self._source is not None and released_source(folder) != self._source:
+            return None
         done = self._runner.found(plan.steps)
         if len(done) < len(plan.steps):
             return None
@@ -74,13 +77,14 @@ class Builder:
             BuildError: something else failed; what was finished is kept.
         """
         plan = prepared.plan
-        started = time.time()
+        # Now: whoever waits for a build may edit the source meanwhile.
+        started, source = time.time(), self._source or find_source()
         preflight.check_output(folder)
         done = self._runner.run(plan.steps, origin(self._runner, prepared), jobs, reporter)
         for artifact in plan.artifacts:
             # What no later step read was not read since it was written, maybe weeks ago.
             intact_output(self._runner.store, artifact.source.step, done, UNWRITTEN)
-        release = self._recorded(self._release(plan, done), plan, started)
+        release = self._recorded(self._release(plan, done), plan, source, started)
         failed = failed_checks(release.evaluation)
         refused = folder.with_name(folder.name + REFUSED)
         if failed:
@@ -100,7 +104,9 @@ class Builder:
             write(release, folder)
         return release
 
-    def _recorded(self, release: Release, plan: Plan, started: float) -> Release:
+    def _recorded(
+        self, release: Release, plan: Plan, source: Source | None, started: float
+    ) -> Release:
         """Return a release with its bill of materials and its provenance."""
         packages = self._runner.packages(self._runner.images(plan.steps))
         release = dataclasses.replace(release, sbom=make_sbom(release.manifest, packages))
@@ -108,7 +114,7 @@ class Builder:
             release.manifest,
             release.digests,
             packages,
-            source=find_source(),
+            source=source,
             epoch=self._runner.intent.source_date_epoch,
             run=Run(started=started, finished=time.time()),
         )
@@ -128,20 +134,30 @@ class Builder:
         return Release(manifest=manifest, evaluation=evaluation, artifacts=artifacts)
 
 
-def refuse_dirty() -> None:
-    """Refuse to build what nobody else could build again.
+def clean_source() -> Source:
+    """Return the source that runs; refuse one that nobody else could build from.
 
     Raises:
         DirtyError: the source has changes that no commit has, or no commit is known.
     """
     source = find_source()
     if source is None:
-        why = "the package does not lie in a checkout of git"
-        raise DirtyError("No release can be built from this source", why, "Clone the project.")
+        why = "the package does not lie in a checkout that git can read"
+        hint = "Clone the project as the user who builds."
+        raise DirtyError("No release can be built from this source", why, hint)
     if source.dirty:
         why = f"it is not what commit {source.commit[:12]} has"
         hint = "Commit or remove the changes: git status"
         raise DirtyError("No release can be built from this source", why, hint)
+    return source
+
+
+def released_source(folder: Path) -> Source | None:
+    """Return which source the provenance of a release names; None without one that says it."""
+    try:
+        return read_source(folder / PROVENANCE)
+    except (OSError, ValueError):
+        return None
 
 
 def carried(release: Release, folder: Path) -> Release:

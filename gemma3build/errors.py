@@ -201,6 +201,7 @@ class Flaw(enum.StrEnum):
     BUNDLE = "bundle"
     EVALUATION = "evaluation"
     PROVENANCE = "provenance"
+    BILL = "bill"
     KEY = "key"
     SIGNATURE = "signature"
     UNSIGNED = "unsigned"
@@ -217,6 +218,7 @@ FLAW_EXIT_CODES = {
     Flaw.BUNDLE: 57,
     Flaw.EVALUATION: 58,
     Flaw.PROVENANCE: 59,
+    Flaw.BILL: 64,
     Flaw.KEY: 60,
     Flaw.SIGNATURE: 61,
     Flaw.UNSIGNED: 62,

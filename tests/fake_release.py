@@ -28,11 +28,13 @@ from gemma3build.core.manifest import (
     ImageRecord,
     Manifest,
 )
+from gemma3build.engine.packages import Packages
 from gemma3build.pins.intent import load_schemes
 from gemma3build.pins.lock import read_images_lock
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, UNLISTED, checksums
 from gemma3build.record.manifest import LEGAL_DIR, terms
 from gemma3build.record.release import evaluation_text
+from gemma3build.record.sbom import SBOM, make_sbom
 
 SCHEMES = ("dynamic_int8", "fp16")
 TOKENIZER = b"tokenizer" * 9
@@ -169,7 +171,9 @@ def write_release(folder: Path, replaced: Mapping[str, bytes] | None = None) -> 
     folder.mkdir()
     legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
     evaluation = evaluation_text(make_evaluation(manifest, text))
-    rest = {MANIFEST: text, EVALUATION: evaluation, REPORT: b"<html></html>"}
+    nothing = Packages(wheels=(), debian=())
+    bill = make_sbom(manifest, {image.name: nothing for image in manifest.images})
+    rest = {MANIFEST: text, SBOM: bill, EVALUATION: evaluation, REPORT: b"<html></html>"}
     for name, content in {**artifacts, **legal, **rest}.items():
         (folder / name).write_bytes(content)
     seal(folder)

@@ -59,11 +59,10 @@ def build(
     * `gemma3build build --checkpoint ./my-finetune --scheme all --output ./release`
     * `gemma3build build --dry-run` shows what would run, and touches nothing
     """
-    from gemma3build.build import refuse_dirty
+    from gemma3build.build import clean_source
     from gemma3build.request import Request, prepare
 
-    if release:
-        refuse_dirty()
+    source = clean_source() if release else None
     prepared = prepare(
         Request(
             model=model,
@@ -84,12 +83,15 @@ def build(
         folder=(output or ARTIFACTS / prepared.plan.model).absolute(),
         jobs=jobs,
         memory=parse_size(memory),
+        source=source,
         as_json=as_json,
     )
 
 
-def run_build(prepared: Any, *, folder: Path, jobs: int, memory: int | None, as_json: bool) -> None:
-    """Build a prepared plan and show the outcome."""
+def run_build(
+    prepared: Any, *, folder: Path, jobs: int, memory: int | None, source: Any, as_json: bool
+) -> None:
+    """Build a prepared plan and show the outcome; ``source`` is what a release must be from."""
     from gemma3build.build import Builder
     from gemma3build.engine.docker import connect
     from gemma3build.engine.runner import Runner, cache_dir
@@ -100,7 +102,7 @@ def run_build(prepared: Any, *, folder: Path, jobs: int, memory: int | None, as_
     with Progress(err) as progress:
         progress.expect(len(prepared.plan.steps))
         store = Store(cache_dir())
-        builder = Builder(Runner(connect(), store, progress.say, memory))
+        builder = Builder(Runner(connect(), store, progress.say, memory), source)
         outcome = builder.find(prepared, folder)
         if outcome is None:
             if store.once("terms-shown"):

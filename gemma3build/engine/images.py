@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,12 +18,13 @@ from gemma3build.core.canonical import canonical_json
 from gemma3build.core.codec import decode, encode
 from gemma3build.core.digests import FileDigest, digest_tree, sha256_bytes, sha256_file
 from gemma3build.core.units import GIBIBYTE
+from gemma3build.engine.bootstrap import bootstrap
 from gemma3build.engine.docker import engine_failed
 from gemma3build.engine.portable import export_image, import_image
 from gemma3build.engine.stabilize import stabilize_image
 from gemma3build.engine.store import IMAGES, Store
 from gemma3build.engine.wheels import locked_wheels
-from gemma3build.errors import EngineError, ImageError, NoSpaceError, from_os_error
+from gemma3build.errors import ImageError, NoSpaceError, from_os_error
 from gemma3build.pins.drift import images_drift, refuse_drift
 from gemma3build.pins.intent import CONTAINERS_DIR, ImagesIntent
 from gemma3build.pins.lock import current_images, image_names, read_images_lock
@@ -278,42 +277,8 @@ class Images:
         except DockerException as error:
             self._say(f"No registry answers ({getattr(error, 'explanation', None) or error})")
             self._say("Bootstrapping the base from Debian's packages")
-            return self._bootstrap(work)
+            return bootstrap(self._client, self._intent, work)
         return registry, f"registry {digest}"
-
-    def _bootstrap(self, work: Path) -> tuple[str, str]:
-        if shutil.which("mmdebstrap") is None:
-            raise ImageError(
-                "The image base cannot be made",
-                "no registry answers and mmdebstrap is not installed",
-                "Connect to a registry, or on Debian run `apt-get install mmdebstrap` as root.",
-            )
-        root = work / "root.tar"
-        parent = self._intent.parent
-        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(parent.packages)}"]
-        done = subprocess.run(
-            [*command, parent.suite, str(root)],
-            env={
-                **{name: value for name, value in os.environ.items() if name.endswith("_proxy")},
-                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-                "SOURCE_DATE_EPOCH": str(self._intent.source_date_epoch),
-                "TMPDIR": str(work),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            why = f"mmdebstrap failed: {done.stderr.strip()[-500:]}"
-            raise ImageError("The image base cannot be made", why, "Check the network.")
-        digest = sha256_file(root)
-        reference = f"gemma3build/root:{digest[:16]}"
-        with root.open("rb") as file:
-            repository, _, tag = reference.partition(":")
-            answer = self._client.api.import_image_from_data(file, repository, tag=tag)
-        if "error" in json.loads(answer.strip().splitlines()[-1]):
-            raise EngineError("The base cannot be imported", answer, "Restart the engine.")
-        return reference, f"debian sha256:{digest}"
 
     @contextlib.contextmanager
     def _translated(self, name: str) -> Iterator[None]:

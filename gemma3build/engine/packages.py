@@ -1,23 +1,37 @@
 """What an image is made of: its wheels, and Debian's packages in its base."""
 
 import io
+import re
 import tarfile
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import docker
 from docker.errors import DockerException
+from requests import RequestException
 
 from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import DecodeError, decode_json, encode
 from gemma3build.core.digests import FileDigest
+from gemma3build.core.units import MEBIBYTE
 from gemma3build.engine.images import Image
 from gemma3build.engine.store import IMAGES, Store
-from gemma3build.errors import EngineError
+from gemma3build.errors import EngineError, from_os_error
 
 STATUS = "/var/lib/dpkg/status"
-INSTALLED = "install ok installed"
+LARGEST_STATUS = 64 * MEBIBYTE  # a base has some 100 KiB
+# Names and versions of packages: Debian Policy 5.6.7 and 5.6.12. Architectures: deb-src-control(5).
+FIELDS = {
+    "Package": re.compile(r"[a-z0-9][a-z0-9+.-]+"),
+    "Version": re.compile(r"(?:[0-9]+:)?[0-9][A-Za-z0-9.+~-]*"),
+    "Architecture": re.compile(r"[a-z0-9][a-z0-9-]*"),
+    # What dpkg was asked for, whether it failed, what it did: dpkg(1).
+    "Status": re.compile(r"(?:unknown|install|hold|deinstall|purge) (?:ok|reinstreq) [a-z-]+"),
+}
+INSTALLED = " installed"
+SHOWN = 80  # characters of a line in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -52,51 +66,112 @@ def image_packages(client: docker.DockerClient, store: Store, image: Image) -> P
 
     Raises:
         EngineError: the image cannot be read.
+        NoSpaceError: the disk is full.
+        OutputError: the store cannot be written.
     """
     kept = store.root / IMAGES / f"{image.digest}.packages.json"
     try:
         return decode_json(Packages, kept.read_bytes(), kept.name)
     except (OSError, DecodeError):
         pass
-    found = Packages(
-        wheels=image.wheels,
-        debian=tuple(sorted(read_status(status_file(client, image)))),
-    )
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    temporary = kept.with_suffix(".tmp")
-    temporary.write_bytes(pretty_json(encode(found)))
-    temporary.replace(kept)
+    what = f"The packages of the image {image.name} cannot be read"
+    try:
+        debian = tuple(sorted(read_status(status_file(client, image))))
+    except (DockerException, RequestException, tarfile.TarError, ValueError) as error:
+        hint = "Remove the image and run the same command again."
+        raise EngineError(what, str(error), hint) from error
+    found = Packages(wheels=image.wheels, debian=debian)
+    try:
+        keep(kept, pretty_json(encode(found)))
+    except OSError as error:
+        what = f"The packages of the image {image.name} cannot be kept"
+        raise from_os_error(what, error) from error
     return found
 
 
+def keep(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, whoever else writes it at the same time; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        staged = Path(scratch) / path.name
+        staged.write_bytes(content)
+        staged.replace(path)
+
+
 def status_file(client: docker.DockerClient, image: Image) -> str:
-    """Return dpkg's list of packages from an image, which is not run for it."""
+    """Return dpkg's list of packages from an image, which is not run for it.
+
+    Raises:
+        DockerException: the engine has no such image, or the image no such file.
+        RequestException: the engine went away.
+        TarError: the engine's answer is no archive.
+        ValueError: what the engine brings is no list of packages.
+    """
+    container = client.containers.create(image.image_id, ["true"], network_mode="none")
     try:
-        container = client.containers.create(image.image_id, ["true"], network_mode="none")
-        try:
-            blocks, _ = container.get_archive(STATUS)
-            content = b"".join(blocks)
-        finally:
-            container.remove(force=True)
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            file = archive.extractfile(Path(STATUS).name)
-            return file.read().decode() if file else ""
-    except (DockerException, tarfile.TarError, KeyError) as error:
-        what = f"The packages of the image {image.name} cannot be read"
-        raise EngineError(what, str(error), "Remove the image and run the same again.") from error
+        blocks, _ = container.get_archive(STATUS)
+        content = bounded(blocks)
+    finally:
+        container.remove(force=True)
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+        member = archive.next()
+        file = archive.extractfile(member) if member is not None and member.isreg() else None
+        if file is None:
+            message = f"{STATUS} is not a plain file"
+            raise ValueError(message)
+        return file.read().decode()
+
+
+def bounded(blocks: Iterable[bytes]) -> bytes:
+    """Return blocks in one piece; raises ValueError where they are more than any list of packages."""
+    found = bytearray()
+    for block in blocks:
+        found += block
+        if len(found) > LARGEST_STATUS:
+            message = f"{STATUS} has more than {LARGEST_STATUS // MEBIBYTE} MiB"
+            raise ValueError(message)
+    return bytes(found)
 
 
 def read_status(text: str) -> Iterator[DebianPackage]:
-    """Yield the installed packages of dpkg's status file: deb822, a paragraph for each."""
-    for paragraph in text.split("\n\n"):
-        fields = dict(
-            line.split(": ", 1)
-            for line in paragraph.splitlines()
-            if line[:1].isalpha() and ": " in line
-        )
-        if fields.get("Status") == INSTALLED:
+    """Yield the installed packages of dpkg's status file: deb822(5), a paragraph for each.
+
+    Raises:
+        ValueError: it is not as dpkg writes it, or names no installed package.
+    """
+    count = 0
+    for paragraph in re.split(r"\n{2,}", text.strip("\n")):
+        fields = read_paragraph(paragraph)
+        if value(fields, "Status").endswith(INSTALLED):  # others may have no version
+            count += 1
             yield DebianPackage(
-                name=fields["Package"],
-                version=fields["Version"],
-                architecture=fields["Architecture"],
+                name=value(fields, "Package"),
+                version=value(fields, "Version"),
+                architecture=value(fields, "Architecture"),
             )
+    if not count:
+        message = f"{STATUS} names no installed package"
+        raise ValueError(message)
+
+
+def read_paragraph(paragraph: str) -> dict[str, str]:
+    """Return the fields of a paragraph, the first line of each; raises ValueError."""
+    found: dict[str, str] = {}
+    for line in paragraph.split("\n"):
+        if line.startswith((" ", "\t")):  # goes on with the field above
+            continue
+        name, colon, text = line.partition(":")
+        if not colon or name in found:
+            message = f"{STATUS} has the line {line[:SHOWN]!r}, which is no field, or one twice"
+            raise ValueError(message)
+        found[name] = text.strip()
+    return found
+
+
+def value(fields: Mapping[str, str], name: str) -> str:
+    """Return a field, which must have its form; raises ValueError."""
+    found = fields.get(name, "")
+    if not FIELDS[name].fullmatch(found):
+        message = f"{STATUS} has a package with the {name} {found[:SHOWN]!r}"
+        raise ValueError(message)
+    return found

@@ -13,7 +13,7 @@ class Source:
     """The checkout that the package lies in.
 
     Attributes:
-        commit: of git, 40 hex digits.
+        commit: of git, in hex.
         dirty: whether tracked files differ from it, or untracked ones lie about.
     """
 
@@ -24,21 +24,26 @@ class Source:
 def find_source(package: Path = PACKAGE_DIR) -> Source | None:
     """Return the revision of the checkout; None without git, or for an installed package."""
     root = package.parent
-    if _git(root, "ls-files", "--error-unmatch", package.name) is None:
+    if _git(root, "ls-files", "--error-unmatch", "--", package.name) is None:
         return None  # a checkout of something else, around an installed package
-    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
+    commit = _git(root, "rev-parse", "--verify", "HEAD")
+    # Whatever a configuration leaves out of what people see.
+    everything = ("--untracked-files=normal", "--ignore-submodules=none")
+    changes = _git(root, "status", "--porcelain", *everything)
     if commit is None or changes is None:
         return None
-    return Source(commit=commit.strip(), dirty=bool(changes.strip()))
+    return Source(commit=commit.decode("ascii").strip(), dirty=bool(changes))
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git says; None if it fails or is not there."""
-    command = ["git", "-C", str(folder), *arguments]
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    """Return what git says, names of files in any encoding; None if it fails or is not there."""
+    command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
+    # A hook's variables name its own repository, not this one.
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")}
     # Without the lock that `status` takes to write what it has learnt: looking changes nothing.
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    except FileNotFoundError:
+        done = subprocess.run(command, capture_output=True, check=False, env=environment)
+    except OSError:
         return None
     return done.stdout if done.returncode == 0 else None

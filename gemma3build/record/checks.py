@@ -27,6 +27,7 @@ from gemma3build.record.folder import Advance, Folder, listed, missing, short
 from gemma3build.record.litertlm_file import read_sections
 from gemma3build.record.manifest import schema
 from gemma3build.record.provenance import PREDICATE_TYPE
+from gemma3build.record.sbom import ARTIFACT, SBOM
 from gemma3build.record.statement import STATEMENT
 from gemma3build.record.task_file import read_members
 
@@ -130,11 +131,14 @@ def check_digests(sums: Mapping[str, str], digests: Mapping[str, str]) -> str:
 
 
 def check_contents(folder: Folder, sums: Mapping[str, str], manifest: Manifest) -> str:
-    """Require that SHA256SUMS lists the manifest, its artifacts and its terms, and that they agree."""
+    """Require that SHA256SUMS lists the manifest, its artifacts and its terms, and that they agree.
+
+    It lists the bill of materials, too, which the manifest does not name.
+    """
     artifacts = {item.path: item for item in manifest.artifacts}
     if len(artifacts) < len(manifest.artifacts):
         raise _unusable(Flaw.MANIFEST, MANIFEST, "it names an artifact twice")
-    named = {MANIFEST, *manifest.terms, *artifacts}
+    named = {MANIFEST, SBOM, *manifest.terms, *artifacts}
     what = f"{MANIFEST} is of another release"
     if apart := named ^ sums.keys():
         why = f"{listed(apart)} not in both {MANIFEST} and {CHECKSUMS}"
@@ -218,6 +222,35 @@ def check_gate(evaluation: Evaluation) -> str:
         what = "The release is not faithful to its checkpoint"
         raise VerificationError(Flaw.EVALUATION, what, why, hint)
     return f"it passed {len(evaluation.schemes)} schemes"
+
+
+def check_bill(folder: Folder, manifest: Manifest) -> str:
+    """Require a CycloneDX bill of materials that has the artifacts of the manifest, with its digests."""
+    try:
+        bill = json.loads(folder.read(SBOM))
+        kind = bill["bomFormat"]
+        components = {str(item["bom-ref"]): item for item in bill["components"]}
+        found = {
+            ref.removeprefix(ARTIFACT): item["hashes"][0]["content"]
+            for ref, item in components.items()
+            if ref.startswith(ARTIFACT)
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _unusable(Flaw.BILL, SBOM, f"{type(error).__name__}: {error}") from error
+    why = ""
+    if kind != "CycloneDX":
+        why = f"its format is {kind!r}"
+    elif apart := dict_differences({a.path: a.sha256 for a in manifest.artifacts}, found):
+        why = f"{listed(apart)} not as the manifest says"
+    if why:
+        what = f"{SBOM} does not speak for this release"
+        raise VerificationError(Flaw.BILL, what, short(why))
+    return f"{len(components)} components"
+
+
+def dict_differences(one: Mapping[str, str], other: Mapping[str, str]) -> set[str]:
+    """Return the keys whose values differ, or that only one has."""
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
 
 
 def passed(gate: Gate) -> bool:

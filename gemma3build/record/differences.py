@@ -1,16 +1,17 @@
 """In which parts two files differ: members, sections, buffers, values, lines; else, which bytes."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 from gemma3build.core.canonical import canonical_json
+from gemma3build.core.codec import load_json
 from gemma3build.core.manifest import MANIFEST
 from gemma3build.record.checks import BUNDLES
 from gemma3build.record.checksums import CHECKSUMS, parse_checksums
 from gemma3build.record.folder import BLOCK, Folder, short
+from gemma3build.record.sbom import SBOM
 from gemma3build.record.tflite_file import read_buffers
 
 ABSENT = "nothing"
@@ -46,6 +47,7 @@ def find_differences(released: Folder, rebuilt: Folder, name: str) -> tuple[Diff
     """
     readers: Mapping[str, Callable[[Folder, str], dict[str, str]]] = {
         MANIFEST: _values,
+        SBOM: _values,
         CHECKSUMS: _lines,
     }
     read = readers.get(name, _parts)
@@ -77,7 +79,7 @@ def _lines(folder: Folder, name: str) -> dict[str, str]:
 
 def _values(folder: Folder, name: str) -> dict[str, str]:
     """Return every value in a file of JSON, by where it stands."""
-    return dict(_leaves(json.loads(_text(folder, name)), ""))
+    return dict(_leaves(load_json(_text(folder, name)), ""))
 
 
 def _leaves(value: object, where: str) -> Iterator[tuple[str, str]]:

@@ -135,6 +135,6 @@ def read_source(path: Path) -> Source | None:
         if own is None:
             return None
         return Source(commit=own["digest"]["gitCommit"], dirty=own["annotations"]["dirty"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
         message = f"{path.name} is not a provenance of this project"
         raise ValueError(message) from error

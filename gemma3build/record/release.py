@@ -15,8 +15,10 @@ from gemma3build.core.codec import encode
 from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.core.evaluation import EVALUATION, REPORT, Evaluation
 from gemma3build.core.manifest import MANIFEST, Manifest
-from gemma3build.errors import from_os_error
+from gemma3build.errors import VerificationError, from_os_error
+from gemma3build.record.checks import check_provenance
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, checksums
+from gemma3build.record.folder import list_folder
 from gemma3build.record.manifest import LEGAL_DIR, artifact_digests
 from gemma3build.record.sbom import SBOM
 
@@ -86,7 +88,8 @@ def evaluation_text(evaluation: Evaluation) -> bytes:
 def is_written(release: Release, folder: Path) -> bool:
     """Return whether ``folder`` already is this release, by names, sizes and times of change.
 
-    The bill of materials is not made anew for that: it must be what SHA256SUMS says.
+    The bill of materials is not made anew for that: it must be what SHA256SUMS says. The provenance must
+    be about these files; who ran what, and when, is its own.
     """
     try:
         release = dataclasses.replace(release, sbom=(folder / SBOM).read_bytes())
@@ -96,8 +99,9 @@ def is_written(release: Release, folder: Path) -> bool:
             return False
         if any((folder / name).read_bytes() != text for name, text in texts.items()):
             return False
+        check_provenance(list_folder(folder), release.digests, release.digests)
         return all(_same(folder / name, path) for name, path in release.artifacts.items())
-    except OSError:
+    except (OSError, VerificationError):
         return False
 
 

@@ -5,6 +5,7 @@ library that writes it is pinned to one version, which decides about details of 
 """
 
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,17 +19,29 @@ if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
 SBOM = "sbom.cdx.json"
+ARTIFACT = "artifact:"  # what references to artifacts begin with
 # For serial numbers: a UUID of version 5 over this project's name for its SBOMs (RFC 9562).
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:gemma3build:sbom:v1")
 TERMS_NAME, TERMS_URL = "Gemma Terms of Use", "https://ai.google.dev/gemma/terms"
 DISTRIBUTION = "bookworm"
+CHECKPOINT = "checkpoint"
+# What is known of every checkpoint that can be built, in the words of CycloneDX's model card.
+MODEL_CARD = {
+    "modelParameters": {
+        "task": "text-generation",
+        "architectureFamily": "transformer",
+        "modelArchitecture": "Gemma3ForCausalLM",
+        "inputs": [{"format": "text"}],
+        "outputs": [{"format": "text"}],
+    }
+}
 
 
 def make_sbom(manifest: Manifest, packages: Mapping[str, Packages]) -> bytes:
     """Return the bill of materials of a release.
 
     The release depends on its artifacts, these on the checkpoint and on the images, each image on its
-    packages. What a model was trained on is unknown here, so no component names a dataset.
+    packages. What a model was trained on is unknown here, so its model card names no dataset.
 
     Args:
         manifest: the record of the release.
@@ -58,6 +71,8 @@ def make_sbom(manifest: Manifest, packages: Mapping[str, Packages]) -> bytes:
     found: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
     del found["metadata"]["timestamp"]
     del found["serialNumber"]
+    (model,) = (item for item in found["components"] if item["bom-ref"] == CHECKPOINT)
+    model["modelCard"] = MODEL_CARD  # which the library does not know
     found["serialNumber"] = uuid.uuid5(NAMESPACE, canonical_json(found).decode()).urn
     return pretty_json(found)
 
@@ -86,9 +101,8 @@ def model_component(ref: str, name: str, *files: FileDigest) -> "Component":
 def checkpoint_component(manifest: Manifest) -> "Component":
     """Return the checkpoint that was built, with the digests of its files."""
     checkpoint = manifest.checkpoint
-    found = model_component(
-        "checkpoint", checkpoint.base_model or checkpoint.model, *checkpoint.files
-    )
+    name = checkpoint.base_model or checkpoint.model
+    found = model_component(CHECKPOINT, name, *checkpoint.files)
     found.version = checkpoint.revision or None
     found.description = f"{checkpoint.parameters} parameters, from {checkpoint.source}"
     return found
@@ -96,7 +110,7 @@ def checkpoint_component(manifest: Manifest) -> "Component":
 
 def artifact_component(file: FileDigest) -> "Component":
     """Return a file of the release."""
-    found = model_component(f"artifact:{file.path}", file.path)
+    found = model_component(f"{ARTIFACT}{file.path}", file.path)
     found.hashes.add(sha256(file.sha256))
     return found
 
@@ -120,7 +134,7 @@ def wheel_component(wheel: FileDigest) -> "Component":
     from packageurl import PackageURL
 
     name, version = wheel.path.split("-")[:2]
-    name = name.replace("_", "-").lower()
+    name = re.sub(r"[-_.]+", "-", name).lower()  # as an index has it: PEP 503
     return Component(
         name=name,
         version=version,

@@ -14,6 +14,7 @@ from gemma3build.record import checks
 from gemma3build.record.checks import Trust
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE
 from gemma3build.record.folder import Advance, Folder, ignore, list_folder, unreadable
+from gemma3build.record.sbom import SBOM
 
 GATE = "gate"  # a check
 
@@ -122,6 +123,8 @@ def verify(
     sheet.look("names", checks.check_names, folder, sums)
     sheet.look("digests", checks.check_digests, sums, digests)
     sheet.look("contents", checks.check_contents, folder, sums, manifest)
+    if SBOM in folder.sizes:  # else an earlier check has said so
+        sheet.look(SBOM, checks.check_bill, folder, manifest)
     for artifact in manifest.artifacts if manifest else ():
         kind = checks.BUNDLES.get(Path(artifact.path).suffix)
         if artifact.path in folder.stated:

@@ -228,6 +228,8 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=[item.name for item in all_variations])
     parser.add_argument("--model", help="a pinned model, instead of a tiny checkpoint")
     arguments = parser.parse_args()
+    if os.geteuid() or not FAKETIME.is_file():
+        parser.error("needs root and Debian's faketime: apt-get install faketime")
     client = connect()
     failed = False
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:

@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 
-from gemma3build.build import Builder
+from gemma3build.build import Builder, clean_source
+from gemma3build.commands.build import build as build_command
+from gemma3build.engine.packages import Packages
+from gemma3build.engine.source import Source
 from gemma3build.engine.store import Store
-from gemma3build.errors import GateError
+from gemma3build.errors import DirtyError, GateError
+from gemma3build.record.checksums import PROVENANCE
+from gemma3build.record.provenance import read_source
 from gemma3build.record.release import Release
 from tests.bench.bench import Quiet
 from tests.unit.test_report import gate, sample, scheme
@@ -17,16 +22,20 @@ from tests.unit.test_report import gate, sample, scheme
 class Gated(Builder):
     """A builder whose steps have run, and whose gate has said this."""
 
-    def __init__(self, root: Path, *, passed: bool) -> None:
+    def __init__(self, root: Path, *, passed: bool, source: Source | None = None) -> None:
         store = Store(root)
         runner: Any = SimpleNamespace(
-            store=store, downloads=store, run=lambda *_: {}, intent=None, say=print
+            store=store,
+            downloads=store,
+            run=lambda *_: {},
+            found=lambda *_: {},
+            images=lambda *_: {},
+            packages=lambda *_: {"convert": Packages(wheels=(), debian=())},
+            intent=SimpleNamespace(source_date_epoch=0),
+            say=print,
         )
-        super().__init__(runner)
+        super().__init__(runner, source)
         self._passed = passed
-
-    def _recorded(self, release: Release, *_: object) -> Release:
-        return release
 
     def _release(self, *_: object) -> Release:
         found = gate(kl=0.1, text="t", passed=self._passed)
@@ -34,9 +43,14 @@ class Gated(Builder):
         return Release(manifest=manifest, evaluation=evaluation, artifacts={})
 
 
+PREPARED: Any = SimpleNamespace(plan=SimpleNamespace(steps=(), artifacts=()), origin=None)
+CLEAN = Source(commit="c" * 40, dirty=False)
+DIRTY = Source(commit="c" * 40, dirty=True)
+LATER = Source(commit="d" * 40, dirty=False)
+
+
 def build(folder: Path, *, passed: bool) -> None:
-    prepared: Any = SimpleNamespace(plan=SimpleNamespace(steps=(), artifacts=()), origin=None)
-    Gated(folder.with_name("cache"), passed=passed).build(prepared, folder, 1, Quiet())
+    Gated(folder.with_name("cache"), passed=passed).build(PREPARED, folder, 1, Quiet())
 
 
 def names(folder: Path) -> set[str]:
@@ -59,3 +73,39 @@ def test_the_refused_release_of_another_name_stays(tmp_path: Path) -> None:
         build(tmp_path / "other", passed=False)
     build(tmp_path / "m", passed=True)
     assert names(tmp_path) == {"m", "other.refused"}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"), [(None, "a checkout that git can read"), (DIRTY, "not what commit cccc")]
+)
+def test_a_release_is_refused_from_what_no_commit_has_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source | None, message: str
+) -> None:
+    monkeypatch.setattr("gemma3build.build.find_source", lambda: source)
+    with pytest.raises(DirtyError, match=message):
+        build_command(release=True, checkpoint=tmp_path / "not there")
+
+
+def test_a_build_says_from_which_source_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemma3build.build.find_source", lambda: DIRTY)
+    build(tmp_path / "m", passed=True)
+    assert read_source(tmp_path / "m" / PROVENANCE) == DIRTY
+    monkeypatch.setattr("gemma3build.build.find_source", lambda: CLEAN)
+    assert clean_source() == CLEAN
+
+
+@pytest.mark.parametrize("written", [DIRTY, LATER])
+def test_a_release_from_another_source_is_written_anew_where_the_source_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: Source
+) -> None:
+    folder = tmp_path / "m"
+    monkeypatch.setattr("gemma3build.build.find_source", lambda: written)
+    build(folder, passed=True)
+    assert Gated(tmp_path / "cache", passed=True).find(PREPARED, folder) is not None
+    strict = Gated(tmp_path / "cache", passed=True, source=CLEAN)
+    assert strict.find(PREPARED, folder) is None
+    strict.build(PREPARED, folder, 1, Quiet())
+    assert read_source(folder / PROVENANCE) == CLEAN
+    assert strict.find(PREPARED, folder) is not None

@@ -19,6 +19,7 @@ from gemma3build.record.checks import read_record
 from gemma3build.record.checksums import CHECKSUMS
 from gemma3build.record.compare import Comparison, Verdict, compare, worst
 from gemma3build.record.folder import list_folder
+from gemma3build.record.sbom import SBOM
 from gemma3build.record.tflite_file import read_buffers
 from gemma3build.steps import package
 from tests.fake_release import TASK, TFLITE, edit_json, seal, write_release
@@ -118,6 +119,15 @@ def test_a_value_of_the_manifest_is_named_by_where_it_stands(released: Path, reb
     (difference,) = item.differences
     assert difference.part == "images[1].digest"
     assert (difference.released, difference.rebuilt) == ("1" * 64, "0" * 64)
+
+
+def test_a_value_of_the_bill_of_materials_is_named_by_where_it_stands(
+    released: Path, rebuilt: Path
+) -> None:
+    edit_json(released / SBOM, lambda value: value["components"][0].update(name="other"))
+    (difference,) = only_other(compared(released, rebuilt)).differences
+    assert difference.part == "components[0].name"
+    assert difference.released == "other"
 
 
 def test_a_line_of_the_checksums_is_named_by_its_file(released: Path, rebuilt: Path) -> None:

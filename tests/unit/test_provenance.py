@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -13,6 +15,7 @@ from tests.fake_release import make_manifest
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "build-type.md"
 WHEEL = FileDigest(path="numpy-2.4.6-cp311-cp311-manylinux.whl", size=1, sha256="5" * 64)
+GGUF = FileDigest(path="part1-1.0-py3-none-any.whl", size=1, sha256="6" * 64)
 PACKAGES = {
     "bundle": Packages(wheels=(), debian=()),
     "convert": Packages(wheels=(WHEEL,), debian=()),
@@ -22,8 +25,10 @@ SOURCE = Source(commit="c" * 40, dirty=False)
 
 
 def statement(*, source: Source | None = SOURCE, started: float = 1.5) -> bytes:
+    manifest = make_manifest({"m_fp16.tflite": b"model"}, {})
+    fetched = dataclasses.replace(manifest.checkpoint, fetched=(GGUF,))
     return make_provenance(
-        make_manifest({"m_fp16.tflite": b"model"}, {}),
+        dataclasses.replace(manifest, checkpoint=fetched),
         SUMS,
         PACKAGES,
         source=source,
@@ -46,6 +51,7 @@ def test_everything_that_a_release_was_made_from_is_named_by_digest() -> None:
     assert all(item["digest"] for item in found)
     assert {item["name"] for item in found} == {
         "gemma3build",
+        f"fetched/{GGUF.path}",
         "checkpoint/tokenizer.model",
         "base/debian",
         "image/bundle",
@@ -82,12 +88,23 @@ def test_whole_numbers_stay_whole() -> None:
     assert ".0" not in json.dumps(parameters["parameters"])
 
 
-def test_every_field_is_documented() -> None:
-    definition = json.loads(statement())["predicate"]["buildDefinition"]
-    names = {*definition["externalParameters"], *definition["internalParameters"]}
-    names |= {item["name"].partition("/")[0] for item in definition["resolvedDependencies"]}
-    documented = set(re.findall(r"^\| `([\w]+)", DOCUMENT.read_text(), re.MULTILINE))
-    assert names <= documented
+def documented(section: str) -> set[str]:
+    """The names in the first column of a section's table."""
+    text = DOCUMENT.read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \|", text, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([\w.]+)", row)}
+
+
+def test_the_document_has_the_fields_that_are_written_and_no_others() -> None:
+    predicate = json.loads(statement())["predicate"]
+    definition, details = predicate["buildDefinition"], predicate["runDetails"]
+    assert set(definition["externalParameters"]) == documented("External parameters")
+    assert set(definition["internalParameters"]) == documented("Internal parameters")
+    names = {item["name"].partition("/")[0] for item in definition["resolvedDependencies"]}
+    assert names == documented("Resolved dependencies")
+    fields = {f"{part}.{name}" for part, found in details.items() for name in found}
+    assert fields == documented("Run details")
+    assert definition["buildType"] in DOCUMENT.read_text()
 
 
 @pytest.mark.parametrize("source", [SOURCE, Source(commit="d" * 40, dirty=True), None])
@@ -97,7 +114,7 @@ def test_the_source_is_read_back(tmp_path: Path, source: Source | None) -> None:
     assert read_source(path) == source
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"predicate": 3}', b"\xff"])
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"predicate": 3}', b"\xff", b"[" * 100_000])
 def test_another_file_is_no_provenance(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "provenance.intoto.jsonl"
     path.write_bytes(text)
@@ -111,7 +128,9 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def test_a_checkout_says_which_commit_it_is_of_and_whether_it_was_changed(tmp_path: Path) -> None:
+def test_a_checkout_says_which_commit_it_is_of_and_whether_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -122,8 +141,19 @@ def test_a_checkout_says_which_commit_it_is_of_and_whether_it_was_changed(tmp_pa
     git(tmp_path, "commit", "--quiet", "--message=one")
     commit = git(tmp_path, "rev-parse", "HEAD").strip()
     assert find_source(package) == Source(commit=commit, dirty=False)
-    (tmp_path / "untracked").write_text("")
+    (tmp_path / os.fsdecode(b"untracked\xff")).write_text("")
+    git(tmp_path, "config", "status.showUntrackedFiles", "no")
+    git(tmp_path, "config", "core.quotePath", "false")
     assert find_source(package) == Source(commit=commit, dirty=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "of-a-hook"))
+    assert find_source(package) == Source(commit=commit, dirty=True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_source(package) is None
+
+
+def test_a_package_that_is_not_of_the_checkout_around_it_has_no_source(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message=one")
     installed = tmp_path / "site-packages"
     installed.mkdir()
     assert find_source(installed) is None

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
@@ -11,7 +12,9 @@ from gemma3build.core.manifest import FORMAT, ArtifactRecord, CheckpointRecord, 
 from gemma3build.errors import OutputError
 from gemma3build.record.checksums import SIGNATURE
 from gemma3build.record.evaluation import manifest_digest
+from gemma3build.record.provenance import PREDICATE_TYPE
 from gemma3build.record.release import Release, is_written, remove, write, write_measured
+from gemma3build.record.statement import statement
 
 
 def release(store: Path, **contents: bytes) -> Release:
@@ -35,7 +38,7 @@ def release(store: Path, **contents: bytes) -> Release:
         artifacts=artifacts,
         terms=(),
     )
-    return Release(
+    found = Release(
         manifest=manifest,
         evaluation=Evaluation(
             format=EVALUATION_FORMAT,
@@ -45,7 +48,10 @@ def release(store: Path, **contents: bytes) -> Release:
             schemes=(),
         ),
         artifacts={name: store / name for name in contents},
+        sbom=b"{}\n",
     )
+    provenance = statement(found.digests, PREDICATE_TYPE, {"buildDefinition": {}})
+    return dataclasses.replace(found, provenance=provenance)
 
 
 def test_a_release_is_whole_and_its_checksums_hold(tmp_path: Path) -> None:
@@ -80,7 +86,18 @@ def test_a_release_is_replaced_whole_and_leftovers_of_killed_builds_go(tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "store"]
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "Notice", "model", "extra"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "manifest.json",
+        "sbom.cdx.json",
+        "provenance.intoto.jsonl",
+        "SHA256SUMS",
+        "Notice",
+        "model",
+        "extra",
+    ],
+)
 def test_any_change_by_hand_is_noticed(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "m"
     one = release(tmp_path / "store", model=b"bytes")

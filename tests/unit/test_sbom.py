@@ -1,33 +1,26 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from gemma3build.core.digests import FileDigest
-from gemma3build.engine.packages import DebianPackage, Packages, read_status
-from gemma3build.record.sbom import make_sbom
+from gemma3build.engine.packages import DebianPackage, Packages
+from gemma3build.pins.intent import load_images
+from gemma3build.record.sbom import DISTRIBUTION, make_sbom
 from tests.fake_release import make_manifest
 
-WHEEL = FileDigest(path="Some_Package-2.4+cpu-cp311-cp311-linux.whl", size=1, sha256="5" * 64)
+WHEEL = FileDigest(path="Some_New.Package-2.4+cpu-cp311-cp311-linux.whl", size=1, sha256="5" * 64)
 SHELL = DebianPackage(name="dash", version="0.5.12-2", architecture="amd64")
 LIBRARY = DebianPackage(name="libstdc++6", version="12.2.0-14", architecture="amd64")
 PACKAGES = {
     "bundle": Packages(wheels=(), debian=(SHELL,)),
     "convert": Packages(wheels=(WHEEL,), debian=(SHELL, LIBRARY)),
 }
-STATUS = """Package: dash
-Status: install ok installed
-Maintainer: Somebody
-Architecture: amd64
-Version: 0.5.12-2
-Description: shell
- Version: of the description
-
-Package: gone
-Status: deinstall ok config-files
-Architecture: amd64
-Version: 1
-"""
 
 
 def sbom() -> bytes:
@@ -51,12 +44,14 @@ def test_it_is_the_same_every_time_and_tells_no_clock() -> None:
 def test_it_names_models_wheels_and_debian_packages() -> None:
     found = json.loads(sbom())
     components = {item["bom-ref"]: item for item in found["components"]}
+    assert [ref for ref, item in components.items() if "modelCard" in item] == ["checkpoint"]
+    assert "datasets" not in components["checkpoint"]["modelCard"]["modelParameters"]
     model = components["artifact:m_fp16.tflite"]
     assert model["type"] == "machine-learning-model"
     assert model["licenses"][0]["license"]["name"] == "Gemma Terms of Use"
     purls = {item["purl"] for item in found["components"] if "purl" in item}
     assert "pkg:deb/debian/dash@0.5.12-2?arch=amd64&distro=bookworm" in purls
-    (wheel,) = (purl for purl in purls if purl.startswith("pkg:pypi/some-package@2.4%2Bcpu"))
+    (wheel,) = (purl for purl in purls if purl.startswith("pkg:pypi/some-new-package@2.4%2Bcpu"))
     assert WHEEL.path.replace("+", "%2B") in wheel
     depends = {item["ref"]: set(item.get("dependsOn", ())) for item in found["dependencies"]}
     assert depends["release:m"] == {"artifact:m_fp16.task", "artifact:m_fp16.tflite"}
@@ -65,5 +60,21 @@ def test_it_names_models_wheels_and_debian_packages() -> None:
     assert len(depends["image:bundle"]) == 1
 
 
-def test_packages_that_are_not_installed_are_left_out() -> None:
-    assert list(read_status(STATUS)) == [SHELL]
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_it_does_not_depend_on_the_hash_seed(seed: str) -> None:
+    code = "import sys; from tests.unit.test_sbom import sbom; sys.stdout.buffer.write(sbom())"
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+    )
+    assert done.stdout == sbom()
+
+
+def test_the_distribution_is_that_of_the_base() -> None:
+    parent = load_images().parent
+    assert parent.suite == DISTRIBUTION
+    assert f"-{DISTRIBUTION}@" in parent.registry

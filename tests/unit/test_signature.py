@@ -58,7 +58,7 @@ def test_a_signed_release_verifies_and_nothing_else_is_left(
 ) -> None:
     verified = verify(release, signature.by_key(key.with_suffix(".pub")))
     assert verified.error is None
-    assert verified.findings[-1].detail.startswith("of 10 files, by the key ")
+    assert verified.findings[-1].detail.startswith("of 11 files, by the key ")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "release",
         "release.key",
@@ -283,7 +283,7 @@ def test_the_commands_sign_and_verify(tmp_path: Path, key: Path) -> None:
     folder = write_release(tmp_path / "release")
     done = run("sign", folder, "--key", key)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{folder}/model.sig is a signature of 10 files.\n"
+    assert done.stdout == f"{folder}/model.sig is a signature of 11 files.\n"
     done = run("verify", folder, "--key", key.with_suffix(".pub"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "✓ model.sig " in done.stdout

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,14 +14,20 @@ from hypothesis import strategies as st
 from gemma3build.core.digests import sha256_bytes
 from gemma3build.core.evaluation import EVALUATION, REPORT
 from gemma3build.core.manifest import MANIFEST
+from gemma3build.engine.packages import Packages
 from gemma3build.errors import FLAW_EXIT_CODES, Flaw, RequestError
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, parse_checksums
 from gemma3build.record.folder import LARGEST_TEXT, list_folder, listed, short
+from gemma3build.record.manifest import read_manifest
+from gemma3build.record.provenance import Run, make_provenance
+from gemma3build.record.release import Release, write
+from gemma3build.record.sbom import SBOM, make_sbom
 from gemma3build.record.verify import GATE, State, total_bytes, verify
 from tests.fake_release import (
     TASK,
     TFLITE,
     edit_json,
+    make_evaluation,
     members,
     seal,
     task,
@@ -343,9 +350,59 @@ def test_an_evaluation_of_something_else_is_refused(
     assert flaws(release) == {}
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda bill: bill.update(bomFormat="SPDX"), "its format is 'SPDX'"),
+        (lambda bill: bill.update(components=[]), "not as the manifest says"),
+        (lambda bill: bill.update(components=None), "TypeError"),
+        (
+            lambda bill: [
+                item.update(hashes=[{"content": "0" * 64}]) for item in bill["components"]
+            ],
+            "m_dynamic_int8.tflite",
+        ),
+    ],
+)
+def test_a_bill_of_materials_of_other_files_is_noticed(
+    release: Path, change: Callable[[Any], None], message: str
+) -> None:
+    edit_json(release / SBOM, change)
+    seal(release)
+    error = verify(release).error
+    assert error is not None
+    assert error.flaw is Flaw.BILL
+    assert message in str(error)
+
+
+def test_what_a_build_writes_passes(release: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(release)
+    packages = {image.name: Packages(wheels=(), debian=()) for image in manifest.images}
+    built = Release(
+        manifest=manifest,
+        evaluation=make_evaluation(manifest, (release / MANIFEST).read_bytes()),
+        artifacts={item.path: release / item.path for item in manifest.artifacts},
+        sbom=make_sbom(manifest, packages),
+    )
+    run = Run(started=0, finished=1)
+    provenance = make_provenance(manifest, built.digests, packages, source=None, epoch=0, run=run)
+    folder = tmp_path / "built"
+    write(dataclasses.replace(built, provenance=provenance), folder)
+    assert verify(folder).error is None
+    assert state(folder, PROVENANCE) == (State.PASSED, "9 subjects")
+    assert (folder / CHECKSUMS).read_bytes() == (release / CHECKSUMS).read_bytes()
+
+
+def test_a_release_without_its_bill_of_materials_is_of_another_kind(release: Path) -> None:
+    (release / SBOM).unlink()
+    seal(release)
+    assert flaws(release) == {"contents": Flaw.SWAPPED}
+    assert "sbom.cdx.json is not in both" in state(release, "contents")[1]
+
+
 def test_a_provenance_of_the_files_passes(release: Path) -> None:
     write_provenance(release)
-    assert state(release, PROVENANCE) == (State.PASSED, "8 subjects")
+    assert state(release, PROVENANCE) == (State.PASSED, "9 subjects")
 
 
 @pytest.mark.parametrize(
@@ -400,7 +457,7 @@ def test_what_is_no_directory_is_no_release(tmp_path: Path) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None
 )
 @given(
-    st.sampled_from([MANIFEST, CHECKSUMS, EVALUATION, PROVENANCE, TASK]),
+    st.sampled_from([MANIFEST, CHECKSUMS, SBOM, EVALUATION, PROVENANCE, TASK]),
     st.floats(0, 1, exclude_max=True),
     st.binary(max_size=6),
     st.integers(0, 40),
@@ -420,7 +477,7 @@ def test_no_change_of_a_record_is_a_traceback_or_goes_unnoticed(
     finally:
         (folder / name).write_bytes(content)
     # The evaluation and the provenance are covered by no checksum, and say much that nothing else does.
-    assert bool(found) >= (changed != content and name in (MANIFEST, CHECKSUMS, TASK))
+    assert bool(found) >= (changed != content and name in (MANIFEST, CHECKSUMS, SBOM, TASK))
 
 
 def test_lists_of_names_are_short() -> None:
