@@ -9,7 +9,7 @@ from gemma3build.commands.options import ARTIFACTS, DEFAULT_MODEL, AsJson
 from gemma3build.commands.verify import Release, look_at
 from gemma3build.errors import InterruptedBuildError, RequestError
 from gemma3build.output import err, show_publication, show_published
-from gemma3build.publish.rules import Rule
+from gemma3build.publish import Rule
 
 
 def publish(

@@ -8,9 +8,9 @@ from gemma3build.core.evaluation import EVALUATION
 from gemma3build.core.manifest import Manifest
 from gemma3build.engine.source import Source
 from gemma3build.errors import RequestError
-from gemma3build.publish import card, hub
+from gemma3build.publish import Rule, card, hub
 from gemma3build.publish.difference import Difference, Payload, Remote, compare, payloads
-from gemma3build.publish.rules import AGREEMENT, NOTICE, Facts, Rule, Violation, refuse, violations
+from gemma3build.publish.rules import AGREEMENT, NOTICE, Facts, Violation, refuse, violations
 from gemma3build.record.checks import check_evaluation, read_record
 from gemma3build.record.checksums import PROVENANCE
 from gemma3build.record.folder import Folder

@@ -1,6 +1,5 @@
 """What must hold for a release to be published. Pure; docs/publish.md gives the reasons."""
 
-import enum
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ from gemma3build.core.evaluation import Evaluation
 from gemma3build.core.manifest import Manifest
 from gemma3build.engine.source import Source
 from gemma3build.errors import RefusedPublicationError
+from gemma3build.publish import Rule
 from gemma3build.record.checks import passed
 from gemma3build.record.readable import flag
 
@@ -17,17 +17,6 @@ SENTENCE = (
     "Gemma is provided under and subject to the Gemma Terms of Use found at"
     " ai.google.dev/gemma/terms"
 )
-
-
-class Rule(enum.StrEnum):
-    """The name of each rule, by which it can be skipped."""
-
-    GATE = "gate"
-    PIQA = "piqa"
-    PROVENANCE = "provenance"
-    SOURCE = "source"
-    SPEED = "speed"
-    TERMS = "terms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from gemma3build.core.evaluation import EVALUATION, Evaluation, Piqa, Speed
 from gemma3build.core.manifest import MANIFEST, Manifest
 from gemma3build.engine.source import Source
 from gemma3build.errors import RefusedPublicationError
+from gemma3build.publish import Rule
 from gemma3build.publish.card import Subject, cell, read_prose, render
-from gemma3build.publish.rules import Rule, Violation
+from gemma3build.publish.rules import Violation
 from tests.fake_release import TASK, TFLITE, write_release
 
 MACHINE = {"cpu": "A | <b>processor</b>", "cores": 2, "memory": 8 << 30}
