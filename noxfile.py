@@ -6,6 +6,7 @@ nox -s engine tests      all tests
 nox -s build -- ARGS     the same as `gemma3build build ARGS`
 nox -s evaluate          measure PIQA, speed and memory of what was built
 nox -s verify            check every byte of what was built, and its records
+nox -s publish -- ARGS   put it on the Hub
 nox -s rebuild           build it again from its manifest, and compare
 nox -s reproducibility   build a tiny model under variation; fail on any difference
 """
@@ -120,6 +121,13 @@ def archive(session: nox.Session) -> None:
     """Archive all that a rebuild needs; arguments after -- go to `gemma3build archive`."""
     install(session)
     run(session, "gemma3build", "archive", *session.posargs)
+
+
+@nox.session
+def publish(session: nox.Session) -> None:
+    """Publish a release to the Hub; arguments after -- go to `gemma3build publish`."""
+    install(session)
+    session.run("gemma3build", "publish", *session.posargs)
 
 
 @nox.session

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from gemma3build import __version__
-from gemma3build.commands import build, engine, evaluate, pins, rebuild, verify
+from gemma3build.commands import build, engine, evaluate, pins, publish, rebuild, verify
 from gemma3build.errors import BuildError
 from gemma3build.output import out, show_error
 
@@ -30,6 +30,7 @@ for command in (
     verify.sign,
     rebuild.rebuild,
     rebuild.archive,
+    publish.publish,
     pins.models,
     pins.schemes,
     pins.lock,

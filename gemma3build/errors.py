@@ -130,6 +130,30 @@ class ArchiveError(BuildError):
     exit_code = 72
 
 
+class OfflineError(BuildError):
+    """HF_HUB_OFFLINE is set, and something on the Hub is needed."""
+
+    exit_code = 83
+
+
+class RefusedPublicationError(BuildError):
+    """A release does not hold to a rule of publishing, or its card is not one."""
+
+    exit_code = 84
+
+
+class LostRaceError(BuildError):
+    """Someone else moved the branch before the commit."""
+
+    exit_code = 85
+
+
+class ReadBackError(BuildError):
+    """What the Hub states after an upload is not what was uploaded."""
+
+    exit_code = 86
+
+
 class InterruptedBuildError(BuildError):
     """The build was stopped by a signal."""
 
@@ -229,10 +253,26 @@ REFUSAL_EXIT_CODES = {
     Refusal.QUANTIZATION: 40,
     Refusal.OTHER_WEIGHTS: 44,
     Refusal.ROUNDING: 45,
+    Refusal.LOGIN: 80,
+    Refusal.UNKNOWN: 81,
+    Refusal.MOVED: 82,
     Refusal.NO_SPACE: NoSpaceError.exit_code,
     Refusal.NO_MEMORY: NoMemoryError.exit_code,
     Refusal.INTERNAL: 41,
 }
+
+
+class HubError(BuildError):
+    """The Hub refused something, or cannot be reached, while the host talked to it.
+
+    Attributes:
+        refusal: which of its refusals it is.
+    """
+
+    def __init__(self, failure: StepFailure) -> None:
+        super().__init__(failure.what, failure.why, failure.hint)
+        self.refusal = Refusal(failure.code)
+        self.exit_code = REFUSAL_EXIT_CODES[self.refusal]
 
 
 class StepFailedError(BuildError):

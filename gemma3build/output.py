@@ -162,7 +162,7 @@ def checks_table(checks: Any) -> Table:
     return table
 
 
-def show_findings(folder: Path, findings: Any, *, as_json: bool) -> None:
+def show_findings(folder: Path | str, findings: Any, *, as_json: bool) -> None:
     """Print what the checks of a release found, a line each, or JSON."""
     if as_json:
         checks = [
@@ -211,6 +211,64 @@ def show_rebuilt(folder: Path, rebuilt: Any, *, as_json: bool) -> None:
     for report in rebuilt.reports:
         out.print(f"{report} has what diffoscope says.", markup=False, soft_wrap=True)
     out.print(f"{rebuilt.attestation} attests this.", markup=False, soft_wrap=True)
+
+
+def show_publication(
+    publication: Any, remote: Any, difference: Any, *, as_json: bool, card: bool = True
+) -> None:
+    """Print what publishing would change, and the card; or JSON."""
+    repo = publication.target.repo
+    if as_json:
+        changes = encode(difference)
+        print_json(
+            {"repo": repo, "card": publication.card, **changes, **skipped_rules(publication)}
+        )
+        return
+    sizes = {item.digest.path: item.digest for item in publication.files}
+    table = make_table("", "file", "size", "sha256")
+    for change in ("added", "changed", "unchanged", "removed", "kept"):
+        for name in getattr(difference, change):
+            found = sizes.get(name)
+            size = f"{found.size / MEGABYTE:,.1f} MB" if found else ""
+            table.add_row(change, Text(name), size, found.sha256[:16] if found else "")
+    where = f"{repo} at {remote.commit[:12]}" if remote else f"{repo}, which is made"
+    out.print(f"{publication.title} to {where}:", markup=False)
+    out.print(table)
+    for item in publication.skipped:
+        out.print(f"Skipped: {item.why} [{item.rule}]", style="yellow", markup=False)
+    if card:
+        out.print(publication.card, markup=False, soft_wrap=True)
+
+
+def show_published(publication: Any, outcome: Any, difference: Any, *, as_json: bool) -> None:
+    """Print where a release was published, or JSON."""
+    committed, target = outcome.committed, publication.target
+    if as_json:
+        print_json(
+            {
+                "repo": target.repo,
+                "commit": committed.commit,
+                "url": committed.url,
+                "pull_request": committed.pull_request,
+                "tag": target.tag,
+                "idle": outcome.idle,
+                **skipped_rules(publication),
+                **encode(difference),
+            }
+        )
+        return
+    if outcome.idle:
+        text = f"Nothing to do: {target.repo} has all of it, at {committed.commit[:12]}."
+    elif committed.pull_request:
+        text = f"{committed.pull_request} is open; all digests were read back."
+    else:
+        text = f"{committed.url} has all of it; all digests were read back."
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def skipped_rules(publication: Any) -> dict[str, Any]:
+    """Return the rules that were skipped, as JSON has them."""
+    return {"skipped": [str(item.rule) for item in publication.skipped]}
 
 
 def make_table(*columns: str) -> Table:

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from gemma3build.core.units import GIBIBYTE, MEBIBYTE
+from gemma3build.core.units import GIBIBYTE, MEBIBYTE, MEGABYTE
 from gemma3build.engine.store import Entry
 from gemma3build.plan.step import Step
 
@@ -27,7 +27,7 @@ class Progress:
         self._console, self._total = console, 0
         self._lock = threading.Lock()
         self._done = 0
-        self._running: dict[str, tuple[float, int]] = {}
+        self._running: dict[str, tuple[float, str]] = {}
         self._live = Live(
             console=console, get_renderable=self._table, refresh_per_second=4, transient=True
         )
@@ -58,15 +58,18 @@ class Progress:
     def started(self, step: Step) -> None:
         """Show that a step runs."""
         with self._lock:
-            self._running[step.name] = (time.monotonic(), 0)
+            self._running[step.name] = (time.monotonic(), "")
         if not self._console.is_terminal:
             self._console.print(f"[{self._done + 1}/{self._total}] {step.name} …", markup=False)
 
-    def running(self, step: Step, memory: int) -> None:
-        """Note how much memory a step holds."""
+    def running(self, step: Step, memory: int, written: int) -> None:
+        """Note how much memory a step holds, and how much of a download is there."""
+        size = f"{memory / MEBIBYTE:.0f} MiB"
+        if step.network:
+            size = f"{written / MEGABYTE:,.0f} of {step.disk / MEGABYTE:,.0f} MB"
         with self._lock:
             started, _ = self._running[step.name]
-            self._running[step.name] = (started, memory)
+            self._running[step.name] = (started, size)
 
     def failed(self, step: Step) -> None:
         """Show that a step ended without a result."""
@@ -94,10 +97,8 @@ class Progress:
         table = Table.grid(padding=(0, 2))
         now = time.monotonic()
         with self._lock:
-            for name, (started, memory) in self._running.items():
-                table.add_row(
-                    f"⏳ {name}", f"{now - started:.0f} s", f"{memory / MEBIBYTE:.0f} MiB"
-                )
+            for name, (started, size) in self._running.items():
+                table.add_row(f"⏳ {name}", f"{now - started:.0f} s", size)
         return table
 
 

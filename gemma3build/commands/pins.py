@@ -62,7 +62,7 @@ def lock(
     """
     from gemma3build.engine.wheels import pip_download
     from gemma3build.pins import lock as locks
-    from gemma3build.pins.drift import images_drift, model_drift
+    from gemma3build.pins.drift import images_drift, lock_drift
     from gemma3build.pins.resolve import resolve_model
 
     intent = load_images()
@@ -74,15 +74,18 @@ def lock(
     failed: BuildError | None = None
     chosen = {name: find_model(name) for name in names} if names else load_models()
     for name, model in chosen.items():
-        for drift in model_drift(name, model, found.get(name)):
-            out.print(str(drift))
         try:
-            found[name] = resolve_model(name, model, download)
+            resolved = resolve_model(name, model, download)
         except BuildError as error:
             failed = error
-            err.print(f"{error.what}: {error.why}. {error.hint}", style="yellow")
-        else:
-            out.print(f"{name} is locked.")
+            text = f"{error.what}: {error.why}. {error.hint}"
+            err.print(text, style="yellow", markup=False)
+            continue
+        drifts = lock_drift(name, resolved, found.get(name))
+        for drift in drifts:
+            out.print(str(drift), markup=False)
+        found[name] = resolved
+        out.print(f"{name} is locked{'' if drifts else ', as it was'}.")
     locks.write_lock(locks.ModelsLock(models=found), locks.MODELS_LOCK)
     current = locks.current_images()
     for drift in images_drift(current, locks.read_images_lock()):

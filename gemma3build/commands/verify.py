@@ -1,20 +1,26 @@
 """``verify`` and ``sign``: whether a release is what it says, and who says so."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gemma3build.commands.options import ARTIFACTS, DEFAULT_MODEL, AsJson
+from gemma3build.core.digests import FileDigest
 from gemma3build.errors import InterruptedBuildError, RequestError
 from gemma3build.output import err, out, show_findings
 from gemma3build.record.checksums import SIGNATURE
+
+PUBLISHED = "hf://"  # before the address of a release on the Hub
 
 Release = Annotated[Path, typer.Argument(help="A release.")]
 
 
 def verify(
-    release: Release = ARTIFACTS / DEFAULT_MODEL,
+    release: Annotated[
+        str, typer.Argument(help="A release, or hf://OWNER/NAME@REVISION for a published one.")
+    ] = str(ARTIFACTS / DEFAULT_MODEL),
     *,
     key: Annotated[
         Path | None, typer.Option(help="Public key, in PEM, of whoever must have signed it.")
@@ -25,6 +31,9 @@ def verify(
     identity_provider: Annotated[
         str | None, typer.Option(help="URL of the OpenID Connect provider of --identity.")
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Download also the large files of a published one.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of a release, its records and its signature; offline, in seconds.
@@ -32,9 +41,13 @@ def verify(
     Examples:
     * `gemma3build verify` checks the release of the default model
     * `gemma3build verify artifacts/gemma3-1b-it --key release.pub`
+    * `gemma3build verify hf://you/gemma3-1b-it-litert@v1` downloads its records alone
     """
     trust = find_trust(key, identity, identity_provider)
-    verified = look_at(release.absolute(), trust)
+    if release.startswith(PUBLISHED):
+        verified = look_at_published(release, trust, full=full)
+    else:
+        verified = look_at(Path(release).absolute(), trust)
     show_findings(release, verified.findings, as_json=as_json)
     if verified.error is not None:
         raise verified.error
@@ -95,7 +108,30 @@ def find_trust(key: Path | None, identity: str | None, provider: str | None) -> 
     raise RequestError("The signature cannot be checked", why, "Name who must have signed it.")
 
 
-def look_at(release: Path, trust: Any = None) -> Any:
+def look_at_published(address: str, trust: Any, *, full: bool) -> Any:
+    """Return what was found out about a release on the Hub, which is brought here for it."""
+    import dataclasses
+    import tempfile
+
+    from gemma3build.pins.resolve import refuse_offline
+    from gemma3build.publish.hub import set_progress
+    from gemma3build.publish.published import WHAT, bring
+    from gemma3build.record.verify import Finding, State
+
+    if trust is not None and not full:
+        why = "a signature is of bytes, and the large files stay on the Hub"
+        raise RequestError("The signature cannot be checked", why, "Add --full.")
+    refuse_offline(WHAT)
+    set_progress(shown=err.is_terminal)
+    with tempfile.TemporaryDirectory(prefix="gemma3build-") as scratch:
+        folder = Path(scratch)
+        published = bring(address, folder, full=full)
+        verified = look_at(folder, trust, published.stated)
+    note = Finding(name="hub", state=State.NOTED, detail=str(published))
+    return dataclasses.replace(verified, findings=(note, *verified.findings))
+
+
+def look_at(release: Path, trust: Any = None, stated: Iterable[FileDigest] = ()) -> Any:
     """Return what was found out about a release; shows on a terminal how far it is."""
     from gemma3build.progress import reading
     from gemma3build.record.verify import total_bytes
@@ -103,7 +139,7 @@ def look_at(release: Path, trust: Any = None) -> Any:
 
     try:
         with reading(err, total_bytes(release)) as advance:
-            return run_checks(release, trust, advance)
+            return run_checks(release, trust, advance, stated)
     except KeyboardInterrupt as stopped:
         why = "it got a signal"
         raise InterruptedBuildError("The check was stopped", why, "Run it again.") from stopped

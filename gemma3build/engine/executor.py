@@ -9,9 +9,10 @@ from typing import Any, NoReturn, Protocol
 from gemma3build.core.canonical import canonical_json
 from gemma3build.core.codec import encode
 from gemma3build.core.digests import FileDigest, sha256_bytes
+from gemma3build.core.step import OUTPUT_DIR
 from gemma3build.engine.container import Containers, Mount
 from gemma3build.engine.images import Image, Images
-from gemma3build.engine.store import Entry, Store
+from gemma3build.engine.store import Entry, Store, tree_size
 from gemma3build.errors import BuildError, ChangedError, DamagedError
 from gemma3build.plan.step import Input, Material, Step, StepOutput
 
@@ -22,8 +23,8 @@ class Reporter(Protocol):
     def started(self, step: Step) -> None:
         """A container is about to run."""
 
-    def running(self, step: Step, memory: int) -> None:
-        """A container runs, with this many bytes resident."""
+    def running(self, step: Step, memory: int, written: int) -> None:
+        """A container runs, with this many bytes resident and this many in its files."""
 
     def finished(self, step: Step, entry: Entry, *, cached: bool) -> None:
         """A step's result is there."""
@@ -138,7 +139,9 @@ class Executor:
                 staged=staged,
                 inputs=inputs,
                 mounts=mounts,
-                on_memory=lambda memory: self._reporter.running(step, memory),
+                on_memory=lambda memory: self._reporter.running(
+                    step, memory, tree_size(staged / OUTPUT_DIR)
+                ),
             )
             self._refuse_changed(step, f"The result of {step.name} was thrown away")
             return self._store.commit(key, step.name, result)

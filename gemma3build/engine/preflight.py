@@ -9,7 +9,13 @@ from gemma3build.core.codec import load_json
 from gemma3build.core.manifest import FORMAT, MANIFEST, REFUSED
 from gemma3build.core.small import read_small
 from gemma3build.core.units import GIBIBYTE
-from gemma3build.errors import NoMemoryError, NoSpaceError, OutputError, from_os_error
+from gemma3build.errors import (
+    NoMemoryError,
+    NoSpaceError,
+    OfflineError,
+    OutputError,
+    from_os_error,
+)
 from gemma3build.plan.step import Step
 
 
@@ -31,6 +37,26 @@ def check_memory(steps: tuple[Step, ...], available: int) -> None:
                 f" {available / GIBIBYTE:.1f} GiB are there",
                 "Close other programs, give --memory more, or use a larger machine.",
             )
+
+
+def check_offline(steps: tuple[Step, ...]) -> None:
+    """Refuse steps that need the Hub where HF_HUB_OFFLINE keeps its client from the network.
+
+    Args:
+        steps: those that have to run.
+
+    Raises:
+        OfflineError: naming the first of them.
+    """
+    from huggingface_hub.constants import is_offline_mode
+
+    needed = next((step for step in steps if step.network), None)
+    if needed is not None and is_offline_mode():
+        raise OfflineError(
+            f"{needed.name} cannot run",
+            "it needs the Hub, HF_HUB_OFFLINE is set, and the cache has no result of it",
+            "Unset HF_HUB_OFFLINE for this once; the result is kept.",
+        )
 
 
 def check_disk(steps: tuple[Step, ...], folder: Path) -> None:

@@ -151,6 +151,9 @@ class Runner:
         preflight.check_writable(self.store.root)
         found = self.found(steps)
         missing = tuple(step for step in steps if step.fresh or step.name not in found)
+        networked = any(step.network for step in missing)
+        if networked:  # else the Hub's client need not be loaded
+            preflight.check_offline(missing)
         available = preflight.available_memory()
         preflight.check_memory(missing, min(self._memory_limit or available, available))
         preflight.check_disk(missing, self.store.root)
@@ -161,7 +164,7 @@ class Runner:
                 self._client,
                 epoch=self.intent.source_date_epoch,
                 memory_limit=self._memory_limit,
-                token=os.environ.get("HF_TOKEN"),
+                token=hub_token() if networked else None,
                 endpoint=os.environ.get("HF_ENDPOINT"),
             ),
             materials=materials,
@@ -172,6 +175,13 @@ class Runner:
             return executor.run(steps, jobs)
         except OSError as error:
             raise from_os_error("The steps stopped", error) from error
+
+
+def hub_token() -> str | None:
+    """Return the token that the Hub's own client would use: HF_TOKEN, or its saved login."""
+    from huggingface_hub import get_token
+
+    return get_token()
 
 
 def source_digests() -> dict[str, str]:

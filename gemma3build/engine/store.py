@@ -12,6 +12,7 @@ compared at every use, the digest before a step reads the file.
 """
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -266,7 +267,10 @@ class Store:
 
 
 def tree_size(folder: Path) -> int:
-    """Return the bytes that the files below a folder hold."""
-    if not folder.is_dir():
-        return 0
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    """Return the bytes that the files below a folder hold; those that go meanwhile hold none."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += Path(place, name).lstat().st_size
+    return size

@@ -1,5 +1,6 @@
 """Where a lock and the intent that it was made from no longer agree. Pure."""
 
+import re
 from dataclasses import dataclass
 
 from gemma3build.errors import DriftError
@@ -7,6 +8,7 @@ from gemma3build.pins.intent import Model
 from gemma3build.pins.lock import ImagesLock, LockedModel
 
 PACKAGES = "packages"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,22 +29,46 @@ def model_drift(name: str, model: Model, locked: LockedModel | None) -> tuple[Dr
     if locked is None:
         return (Drift(field=name, intent="in models.toml", locked="nothing about it"),)
     if model.hub is not None:
-        wanted = {"source": model.hub.repo, "revision": model.hub.revision}
+        wanted = {"source": model.hub.repo}
+        if COMMIT.fullmatch(
+            model.hub.revision
+        ):  # a branch or tag is what it was when it was locked
+            wanted["revision"] = model.hub.revision
         wanted |= {f"files.{path}": digest for path, digest in model.hub.sha256.items()}
     elif model.packages is not None:
         wanted = {"source": PACKAGES, "revision": model.packages.gguf_sha256}
         wanted["requirements"] = ", ".join(model.packages.requirements)
+    found = fields(locked)
+    return tuple(
+        Drift(field=f"{name}.{field}", intent=value, locked=found.get(field, "nothing"))
+        for field, value in wanted.items()
+        if found.get(field) != value
+    )
+
+
+def lock_drift(name: str, new: LockedModel, old: LockedModel | None) -> tuple[Drift, ...]:
+    """Return the fields in which the lock that is about to be written differs from the one there."""
+    now, then = fields(new), fields(old) if old else {}
+    return tuple(
+        Drift(
+            field=f"{name}.{field}",
+            intent=now.get(field, "gone"),
+            locked=then.get(field, "nothing"),
+        )
+        for field in {**now, **then}
+        if now.get(field) != then.get(field)
+    )
+
+
+def fields(locked: LockedModel) -> dict[str, str]:
+    """Return what a lock says, field by field; empty ones are left out."""
     found = {
         "source": locked.source,
         "revision": locked.revision,
         "requirements": ", ".join(locked.requirements),
         **{f"files.{file.path}": file.sha256 for file in locked.files},
     }
-    return tuple(
-        Drift(field=f"{name}.{field}", intent=value, locked=found.get(field, "nothing"))
-        for field, value in wanted.items()
-        if found.get(field) != value
-    )
+    return {field: value for field, value in found.items() if value}
 
 
 def images_drift(current: ImagesLock, locked: ImagesLock) -> tuple[Drift, ...]:

@@ -38,7 +38,7 @@ class HubSource:
 
     Attributes:
         repo: ``owner/name``.
-        revision: a commit, 40 hex digits.
+        revision: a commit, 40 hex digits, or a branch or tag, whose commit a lock then has.
         sha256: digests that were read in public documents, by file name; the lock must agree.
     """
 

@@ -1,5 +1,6 @@
 """From intent to lock: the only code that asks the network what a name means."""
 
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -7,13 +8,15 @@ from pathlib import Path
 
 from gemma3build.core.chat_template import TEMPLATE_FILES
 from gemma3build.core.checkpoint import CONFIG, INDEX, TOKENIZER
-from gemma3build.core.digests import FileDigest, digest_tree, sha256_file
-from gemma3build.errors import DownloadError
+from gemma3build.core.digests import FileDigest, digest_tree, sha256_bytes
+from gemma3build.core.hub import endpoint, moved, refusal
+from gemma3build.errors import DownloadError, HubError, OfflineError
 from gemma3build.pins.drift import PACKAGES
 from gemma3build.pins.intent import HubSource, Model, PackageSource
 from gemma3build.pins.lock import LockedModel, Part
 
 PART = ".gguf.part"
+WEIGHTS = re.compile(r"[^/]+\.safetensors")
 WANTED = (CONFIG, INDEX, TOKENIZER, *TEMPLATE_FILES)
 
 
@@ -70,29 +73,36 @@ def resolve_packages(
 
 
 def resolve_hub(name: str, source: HubSource) -> LockedModel:
-    """Return the lock of a model on the Hub: digests of large files come with the listing."""
+    """Return the lock of a model on the Hub: digests of large files come with the listing.
+
+    Raises:
+        HubError: the Hub refuses, or cannot be reached.
+        DownloadError: it states another digest than the intent.
+    """
     # Imported here: the client takes longer to load than an idle build to run.
     from httpx2 import HTTPError
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, get_token
 
-    files = []
+    what, repo = f"The model {name} cannot be locked", source.repo
+    refuse_offline(what)
     try:
-        info = HfApi().model_info(source.repo, revision=source.revision, files_metadata=True)
-        for item in info.siblings or ():
-            if item.rfilename not in WANTED and not item.rfilename.endswith(".safetensors"):
-                continue
-            if item.lfs is not None:
-                digest = item.lfs.sha256
-            else:
-                path = hf_hub_download(source.repo, item.rfilename, revision=source.revision)
-                digest = sha256_file(Path(path))
-            files.append(FileDigest(path=item.rfilename, size=item.size or 0, sha256=digest))
+        info = HfApi(endpoint()).model_info(repo, revision=source.revision, files_metadata=True)
+        if info.id != repo:
+            hint = f"Put {info.id} into models.toml if it is the one that you trust."
+            raise HubError(moved(what, repo, info.id, hint).failure)
+        commit = info.sha or source.revision
+        files = sorted(
+            FileDigest(
+                path=item.rfilename,
+                size=item.size or 0,
+                sha256=item.lfs.sha256 if item.lfs else small_digest(repo, item.rfilename, commit),
+            )
+            for item in info.siblings or ()
+            if item.rfilename in WANTED or WEIGHTS.fullmatch(item.rfilename)
+        )
     except (HTTPError, OSError) as error:
-        raise DownloadError(
-            f"The model {name} cannot be locked",
-            str(error).splitlines()[0],
-            f"Accept the terms on the Hub's page of {source.repo}, and set HF_TOKEN.",
-        ) from error
+        logged_in = get_token() is not None
+        raise HubError(refusal(what, repo, error, logged_in=logged_in).failure) from error
     found = {file.path: file.sha256 for file in files}
     for path, digest in source.sha256.items():
         if found.get(path) != digest:
@@ -101,4 +111,23 @@ def resolve_hub(name: str, source: HubSource) -> LockedModel:
                 f"the Hub says {found.get(path)} for {path}, models.toml {digest}",
                 "One of them is wrong: do not build before you know which.",
             )
-    return LockedModel(source=source.repo, revision=source.revision, files=tuple(sorted(files)))
+    return LockedModel(source=repo, revision=commit, files=tuple(files))
+
+
+def small_digest(repo: str, name: str, commit: str) -> str:
+    """Return the SHA-256 of a file of the Hub that is too small to have one in its listing."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+    address = hf_hub_url(repo, name, revision=commit, endpoint=endpoint())
+    response = http_backoff("GET", address, headers=build_hf_headers())
+    hf_raise_for_status(response)
+    return sha256_bytes(response.content)
+
+
+def refuse_offline(what: str) -> None:
+    """Raise OfflineError where HF_HUB_OFFLINE keeps the Hub's client from the network."""
+    from huggingface_hub.constants import is_offline_mode
+
+    if is_offline_mode():
+        raise OfflineError(what, "HF_HUB_OFFLINE is set", "Unset it for this once.")

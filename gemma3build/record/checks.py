@@ -189,8 +189,8 @@ def check_bundle(
     return f"{len(found)} {kind.fact}, the model and the tokenizer of the release"
 
 
-def check_evaluation(folder: Folder, manifest: Manifest, digests: Mapping[str, str]) -> str:
-    """Require that the evaluation goes with the manifest, and that its gate passed."""
+def check_evaluation(folder: Folder, manifest: Manifest, digests: Mapping[str, str]) -> Evaluation:
+    """Return the evaluation, which must go with the manifest."""
     try:
         found = decode_json(Evaluation, folder.read(EVALUATION), EVALUATION)
     except DecodeError as error:
@@ -206,13 +206,22 @@ def check_evaluation(folder: Folder, manifest: Manifest, digests: Mapping[str, s
         why = f"it is about files that {MANIFEST} does not name"
     elif {item.scheme for item in found.schemes} != manifest.schemes.keys():
         why = f"its schemes are not those of {MANIFEST}"
-    elif refused := [item.scheme for item in found.schemes if not passed(item.gate)]:
-        why = f"the gate refused {', '.join(refused)}"
     if why:
         what = f"{EVALUATION} does not speak for this release"
         hint = "Build it again: nox -s build"
         raise VerificationError(Flaw.EVALUATION, what, short(why), hint)
-    return f"of this manifest; the gate passed {len(found.schemes)} schemes"
+    return found
+
+
+def check_gate(evaluation: Evaluation) -> str:
+    """Require that the gate let every scheme pass."""
+    refused = [item.scheme for item in evaluation.schemes if not passed(item.gate)]
+    if refused:
+        why = short(f"the gate refused {', '.join(refused)}")
+        hint = "Look at its report, and build it of another scheme."
+        what = "The release is not faithful to its checkpoint"
+        raise VerificationError(Flaw.EVALUATION, what, why, hint)
+    return f"it passed {len(evaluation.schemes)} schemes"
 
 
 def check_bill(folder: Folder, manifest: Manifest) -> str:

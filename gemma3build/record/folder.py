@@ -5,10 +5,11 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from gemma3build.core.digests import FileDigest
 from gemma3build.core.units import MEBIBYTE
 from gemma3build.errors import Flaw, RequestError, VerificationError
 
@@ -33,11 +34,13 @@ class Folder:
         path: the directory.
         sizes: of its plain files, in bytes, by name.
         others: names of what is no plain file: directories, links, devices.
+        stated: digests, by name, of files that lie elsewhere, by whoever has them; they are in ``sizes``.
     """
 
     path: Path
     sizes: Mapping[str, int]
     others: tuple[str, ...]
+    stated: Mapping[str, FileDigest] = field(default_factory=dict)
 
     def open(self, name: str) -> BinaryIO:
         """Open a plain file.
@@ -78,10 +81,12 @@ class Folder:
             return _sha256((file.read(piece) for piece in pieces), advance)
 
     def digests(self, advance: Advance = ignore) -> dict[str, str]:
-        """Return the SHA-256 of every plain file by name, read two at a time."""
+        """Return the SHA-256 of every plain file by name: read two at a time, or as it was stated."""
+        here = [name for name in self.sizes if name not in self.stated]
         with ThreadPoolExecutor(THREADS) as pool:
-            found = pool.map(lambda name: self.digest(name, advance), self.sizes)
-            return dict(zip(self.sizes, found, strict=True))
+            found = pool.map(lambda name: self.digest(name, advance), here)
+            read = dict(zip(here, found, strict=True))
+        return read | {name: file.sha256 for name, file in self.stated.items()}
 
 
 def _sha256(blocks: Iterable[bytes], advance: Advance) -> str:
@@ -92,8 +97,12 @@ def _sha256(blocks: Iterable[bytes], advance: Advance) -> str:
     return digest.hexdigest()
 
 
-def list_folder(path: Path) -> Folder:
+def list_folder(path: Path, stated: Iterable[FileDigest] = ()) -> Folder:
     """Return what lies in a directory; nothing is opened.
+
+    Args:
+        path: the directory.
+        stated: digests of files that lie elsewhere.
 
     Raises:
         RequestError: it is no directory that can be read.
@@ -111,7 +120,9 @@ def list_folder(path: Path) -> Folder:
         why = f"{path}: {error.strerror}"
         hint = "Name the directory of a release, or make one: nox -s build"
         raise RequestError("The release cannot be verified", why, hint) from error
-    return Folder(path=path, sizes=sizes, others=tuple(sorted(others)))
+    elsewhere = {file.path: file for file in stated}
+    sizes |= {name: file.size for name, file in elsewhere.items()}
+    return Folder(path=path, sizes=sizes, others=tuple(sorted(others)), stated=elsewhere)
 
 
 def unreadable(error: OSError) -> VerificationError:

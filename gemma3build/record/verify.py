@@ -1,11 +1,12 @@
 """Whether a release is what it says: every check in its order, and what each found."""
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gemma3build.core.digests import FileDigest
 from gemma3build.core.evaluation import EVALUATION
 from gemma3build.core.manifest import MANIFEST
 from gemma3build.errors import VerificationError
@@ -14,6 +15,8 @@ from gemma3build.record.checks import Trust
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE
 from gemma3build.record.folder import Advance, Folder, ignore, list_folder, unreadable
 from gemma3build.record.sbom import SBOM
+
+GATE = "gate"  # a check
 
 T = TypeVar("T")
 
@@ -94,7 +97,12 @@ class _Sheet:
         self.findings.append(Finding(name=name, state=State.NOTED, detail=detail))
 
 
-def verify(path: Path, trust: Trust | None = None, advance: Advance = ignore) -> Verified:
+def verify(
+    path: Path,
+    trust: Trust | None = None,
+    advance: Advance = ignore,
+    stated: Iterable[FileDigest] = (),
+) -> Verified:
     """Look at everything in a release.
 
     Args:
@@ -102,13 +110,14 @@ def verify(path: Path, trust: Trust | None = None, advance: Advance = ignore) ->
         trust: checks its signature: takes the folder and the digests of its files, says who signed,
             raises VerificationError.
         advance: is told of bytes that were read.
+        stated: digests of files that lie elsewhere, by whoever has them.
 
     Raises:
         RequestError: ``path`` is no directory that can be read.
     """
-    folder, sheet = list_folder(path), _Sheet()
+    folder, sheet = list_folder(path, stated), _Sheet()
     sheet.look("files", checks.check_plain, folder)
-    digests = sheet.look("bytes", folder.digests, advance, say=lambda _: "all can be read")
+    digests = sheet.look("bytes", folder.digests, advance, say=lambda _: bytes_detail(folder))
     sums = sheet.look(CHECKSUMS, checks.read_sums, folder, say=lambda found: f"{len(found)} files")
     manifest = sheet.look(MANIFEST, checks.read_record, folder, say=lambda found: found.format)
     sheet.look("names", checks.check_names, folder, sums)
@@ -118,11 +127,23 @@ def verify(path: Path, trust: Trust | None = None, advance: Advance = ignore) ->
         sheet.look(SBOM, checks.check_bill, folder, manifest)
     for artifact in manifest.artifacts if manifest else ():
         kind = checks.BUNDLES.get(Path(artifact.path).suffix)
-        if kind is not None and sums and artifact.path in sums:  # else its name may be no plain one
+        if artifact.path in folder.stated:
+            sheet.note(artifact.path, "not opened: it is not here, its digest is")
+        elif (
+            kind is not None and sums and artifact.path in sums
+        ):  # else its name may be no plain one
             arguments = (folder, manifest, artifact, kind, advance)
             sheet.look(artifact.path, checks.check_bundle, *arguments)
     if EVALUATION in folder.sizes:
-        sheet.look(EVALUATION, checks.check_evaluation, folder, manifest, digests)
+        evaluation = sheet.look(
+            EVALUATION,
+            checks.check_evaluation,
+            folder,
+            manifest,
+            digests,
+            say=lambda _: "of this manifest",
+        )
+        sheet.look(GATE, checks.check_gate, evaluation)
     else:
         sheet.note(EVALUATION, "there is none")
     if PROVENANCE in folder.sizes:
@@ -138,6 +159,15 @@ def verify(path: Path, trust: Trust | None = None, advance: Advance = ignore) ->
     else:
         sheet.note(SIGNATURE, "there is none")
     return Verified(folder=folder, digests=digests or {}, findings=tuple(sheet.findings))
+
+
+def bytes_detail(folder: Folder) -> str:
+    """Return which digests are of bytes that were read."""
+    if not folder.stated:
+        return "all can be read"
+    return (
+        f"{len(folder.sizes) - len(folder.stated)} files were read, {len(folder.stated)} were not"
+    )
 
 
 def total_bytes(path: Path) -> int:

@@ -1,7 +1,8 @@
 """One container at a time: its isolation, its limits, its Hub."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from gemma3build.plan.arrival import plan_fetch, plan_import
 from gemma3build.plan.planner import plan_build
 from gemma3build.plan.step import Parameters, Plan, Source, Step
 from tests.conftest import run_plan
-from tests.hub import Hub
+from tests.hub import MAIN, Hub, User
 
 pytestmark = pytest.mark.integration
 
@@ -54,21 +55,33 @@ def test_a_step_that_outgrows_its_limit_is_ended_with_a_clear_message(
 CONTENT = {"config.json": b'{"model_type": "gemma3_text"}', "model.safetensors": bytes(300_000)}
 
 
-def hub_plan(content: Mapping[str, bytes], repo: str = "org/name") -> Plan:
+TOKEN = "hf_secret"
+
+
+@contextmanager
+def serving() -> Iterator[Hub]:
+    """A hub with a gated repository that one token opens."""
+    with Hub() as hub:
+        hub.users[TOKEN] = User("user", access=frozenset({"org/name"}))
+        hub.add("org/name", CONTENT, gated=True)
+        yield hub
+
+
+def hub_plan(hub: Hub, content: Mapping[str, bytes], repo: str = "org/name") -> Plan:
     files = tuple(
         FileDigest(path=name, size=len(data), sha256=sha256_bytes(data))
         for name, data in content.items()
     )
-    locked = LockedModel(source=repo, revision=Hub.REVISION, files=files)
+    locked = LockedModel(source=repo, revision=hub.repos[repo].refs[MAIN], files=files)
     return plan_of(Source(locked=locked), plan_fetch(locked))
 
 
 def test_the_hub_is_asked_for_the_pinned_revision_with_the_token(
     client: docker.DockerClient, images: None, tmp_path: Path
 ) -> None:
-    with Hub(CONTENT, token="hf_secret") as hub:
+    with serving() as hub:
         done = run_plan(
-            client, hub_plan(CONTENT), tmp_path / "cache", token="hf_secret", endpoint=hub.address
+            client, hub_plan(hub, CONTENT), tmp_path / "cache", token=TOKEN, endpoint=hub.address
         )
     store = Store(tmp_path / "cache")
     for name, data in CONTENT.items():
@@ -76,7 +89,7 @@ def test_the_hub_is_asked_for_the_pinned_revision_with_the_token(
     names = {file.path for file in done["fetch"].entry.digests}
     assert names == set(CONTENT)
     for path in (tmp_path / "cache").rglob("*"):
-        assert not path.is_file() or b"hf_secret" not in path.read_bytes()
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -84,12 +97,12 @@ def test_the_hub_is_asked_for_the_pinned_revision_with_the_token(
     [
         (
             {"config.json": b"changed!"},
-            "hf_secret",
+            TOKEN,
             30,
             "config.json of org/name is not the pinned one",
         ),
-        ({}, None, 32, "is gated and this account has no access"),
-        ({"gone.json": b""}, "hf_secret", 32, "it is not there at"),
+        ({}, None, 80, "is gated and no token was sent"),
+        ({"gone.json": b""}, TOKEN, 81, "there is no such file at that revision"),
     ],
 )
 def test_what_the_hub_refuses_or_changes_is_told(
@@ -101,10 +114,10 @@ def test_what_the_hub_refuses_or_changes_is_told(
     code: int,
     message: str,
 ) -> None:
-    with Hub(CONTENT, token="hf_secret") as hub, pytest.raises(StepFailedError) as caught:
+    with serving() as hub, pytest.raises(StepFailedError) as caught:
         run_plan(
             client,
-            hub_plan({**CONTENT, **change}),
+            hub_plan(hub, {**CONTENT, **change}),
             tmp_path / "cache",
             token=token,
             endpoint=hub.address,
@@ -114,24 +127,15 @@ def test_what_the_hub_refuses_or_changes_is_told(
     assert not (tmp_path / "cache" / "steps").exists()
 
 
-def test_a_line_that_is_cut_in_mid_download_leaves_nothing_and_the_next_fetch_goes_on(
+def test_a_line_that_is_cut_in_mid_download_goes_on_where_it_was(
     client: docker.DockerClient, images: None, tmp_path: Path
 ) -> None:
-    def fetch(*, cut: bool) -> None:
-        with Hub(CONTENT, token="hf_secret", cut=cut) as hub:
-            run_plan(
-                client,
-                hub_plan(CONTENT),
-                tmp_path / "cache",
-                token="hf_secret",
-                endpoint=hub.address,
-            )
-
-    with pytest.raises(StepFailedError, match="cannot be fetched") as caught:
-        fetch(cut=True)
-    assert caught.value.exit_code == 31
-    assert not (tmp_path / "cache" / "steps").exists()
-    fetch(cut=False)
+    with serving() as hub:
+        hub.fail("GET /lfs", after=100_000, times=2)
+        run_plan(
+            client, hub_plan(hub, CONTENT), tmp_path / "cache", token=TOKEN, endpoint=hub.address
+        )
+    assert sum("GET /lfs" in request for request in hub.requests) == 3
 
 
 def test_a_model_with_another_digest_than_the_locked_one_is_refused(

@@ -18,6 +18,7 @@ from gemma3build.errors import (
     REFUSAL_EXIT_CODES,
     BuildError,
     Flaw,
+    HubError,
     NoMemoryError,
     NoSpaceError,
     OutputError,
@@ -69,6 +70,7 @@ def test_the_command_loads_without_what_belongs_into_containers() -> None:
         "lock",
         "cache size",
         "cache prune",
+        "publish",
     ],
 )
 def test_every_command_explains_itself(command: str) -> None:
@@ -145,7 +147,7 @@ def test_exit_codes_are_distinct() -> None:
         children = kind.__subclasses__()
         return [leaf for child in children for leaf in leaves(child)] or [kind]
 
-    several = (StepFailedError, VerificationError)
+    several = (HubError, StepFailedError, VerificationError)
     kinds = [kind for kind in leaves(BuildError) if kind not in several]
     codes = [kind.exit_code for kind in kinds]
     shared = {NoSpaceError.exit_code, NoMemoryError.exit_code}

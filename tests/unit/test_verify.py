@@ -22,7 +22,7 @@ from gemma3build.record.manifest import read_manifest
 from gemma3build.record.provenance import Run, make_provenance
 from gemma3build.record.release import Release, write
 from gemma3build.record.sbom import SBOM, make_sbom
-from gemma3build.record.verify import State, total_bytes, verify
+from gemma3build.record.verify import GATE, State, total_bytes, verify
 from tests.fake_release import (
     TASK,
     TFLITE,
@@ -318,11 +318,18 @@ def empty_gate(evaluation: Any) -> None:
     evaluation["schemes"][1]["gate"]["checks"] = []
 
 
+@pytest.mark.parametrize("change", [fail_gate, empty_gate])
+def test_a_release_that_the_gate_refused_is_refused(
+    release: Path, change: Callable[[Any], object]
+) -> None:
+    edit_json(release / EVALUATION, change)
+    assert flaws(release) == {GATE: Flaw.EVALUATION}
+    assert "the gate refused fp16" in state(release, GATE)[1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (fail_gate, "the gate refused fp16"),
-        (empty_gate, "the gate refused fp16"),
         (lambda value: value.update(manifest="0" * 64), "it names another manifest.json"),
         (lambda value: value.update(format="x\x1b"), "its format is"),
         (lambda value: value["schemes"].pop(), "its schemes are not those"),

@@ -1,0 +1,160 @@
+"""The model card: README.md of a published release, made from its manifest and its evaluation."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemma3build.core.evaluation import EVALUATION, Evaluation
+from gemma3build.core.manifest import MANIFEST, ArtifactRecord, Manifest
+from gemma3build.core.small import read_small_text
+from gemma3build.core.units import MEGABYTE
+from gemma3build.engine.source import Source
+from gemma3build.errors import RefusedPublicationError
+from gemma3build.publish.rules import AGREEMENT, NOTICE, Violation
+from gemma3build.record.checksums import CHECKSUMS
+from gemma3build.record.manifest import LOCAL
+from gemma3build.record.readable import decimal, flag, megabytes, significant, visible
+from gemma3build.record.report import Page
+
+TEMPLATE = Path(__file__).with_name("card.md.j2")
+FENCE = "---"  # around front matter
+# What reads a file, by its suffix.
+READERS = {
+    ".litertlm": "LiteRT-LM",
+    ".task": "MediaPipe LLM Inference, LiteRT-LM",
+    ".tflite": "LiteRT; it is also the model in the other two",
+}
+TERMS, POLICY = "ai.google.dev/gemma/terms", "ai.google.dev/gemma/prohibited_use_policy"
+TAGS = ("gemma3", "gemma", "litert", "litert-lm", "mediapipe", "on-device", "gemma3build")
+GATED: Mapping[str, Any] = {
+    "extra_gated_heading": "Access these Gemma files on Hugging Face",
+    "extra_gated_prompt": (
+        "These files are a Model Derivative of Gemma. To access them you are required to review and"
+        f" agree to the Gemma Terms of Use (https://{TERMS}), with the use restrictions of section"
+        f" 3.2 and the Gemma Prohibited Use Policy (https://{POLICY})."
+    ),
+    "extra_gated_button_content": "Agree to the Gemma Terms of Use",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What a card is about.
+
+    Attributes:
+        repo: ``owner/name`` that it is published to.
+        manifest: what was built from what.
+        evaluation: what was measured; None for nothing.
+        source: which source built it, if that is known.
+        skipped: rules that do not hold and were skipped.
+        prose: of the publisher's own, before the generated part; empty for none.
+    """
+
+    repo: str
+    manifest: Manifest
+    evaluation: Evaluation | None
+    source: Source | None = None
+    skipped: tuple[Violation, ...] = ()
+    prose: str = ""
+
+    @property
+    def page(self) -> Page | None:
+        """What the report says about the figures."""
+        return Page(self.manifest, self.evaluation) if self.evaluation else None
+
+    @property
+    def local(self) -> bool:
+        """Whether the checkpoint was a directory of somebody's own."""
+        return self.manifest.checkpoint.source == LOCAL
+
+    def first(self, suffix: str) -> ArtifactRecord | None:
+        """Return the first artifact with this suffix."""
+        return next((item for item in self.manifest.artifacts if item.path.endswith(suffix)), None)
+
+
+def render(subject: Subject) -> str:
+    """Return the text of a card: the same bytes for the same argument."""
+    from jinja2 import Environment, StrictUndefined
+
+    # No HTML comes of it here: the Hub renders and cleans Markdown, and `cell` escapes what it obeys.
+    environment = Environment(
+        autoescape=False,  # noqa: S701 - see above
+        keep_trailing_newline=True,
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    filters: dict[str, Callable[..., object]] = {
+        "cell": cell,
+        "decimal": decimal,
+        "flag": flag,
+        "megabytes": megabytes,
+        "reader": lambda path: READERS.get(Path(path).suffix, ""),
+        "significant": significant,
+    }
+    environment.filters.update(filters)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        subject=subject,
+        manifest=subject.manifest,
+        checkpoint=subject.manifest.checkpoint,
+        page=subject.page,
+        front_matter=front_matter(subject.manifest).strip(),
+        millions=f"{subject.manifest.checkpoint.parameters / MEGABYTE:,.0f}",
+        names={
+            "agreement": AGREEMENT,
+            "checksums": CHECKSUMS,
+            "evaluation": EVALUATION,
+            "manifest": MANIFEST,
+            "notice": NOTICE,
+        },
+        terms=TERMS,
+        policy=POLICY,
+    )
+
+
+def front_matter(manifest: Manifest) -> str:
+    """Return what the Hub reads of a card, in YAML."""
+    from huggingface_hub import ModelCardData
+
+    base_model = manifest.checkpoint.base_model
+    # Keys of the Hub that the client does not name.
+    more: dict[str, Any] = {"base_model_relation": "quantized"} if base_model else {}
+    data = ModelCardData(
+        license="gemma",
+        base_model=base_model or None,
+        pipeline_tag="text-generation",
+        library_name="litert-lm",
+        tags=list(TAGS),
+        **more,
+        **GATED,
+    )
+    return str(data.to_yaml())
+
+
+def read_prose(path: Path) -> str:
+    """Return a publisher's own text for a card.
+
+    Raises:
+        RefusedPublicationError: it cannot be read, or has front matter, which is generated.
+    """
+    what = f"{path} cannot be put into the card"
+    try:
+        text = read_small_text(path).strip()
+    except OSError as error:
+        raise RefusedPublicationError(what, error.strerror or str(error), "Check it.") from error
+    except ValueError as error:
+        raise RefusedPublicationError(what, "it is no small text in UTF-8", "Mend it.") from error
+    if text.startswith(FENCE):
+        hint = f"Remove what is between the lines of {FENCE}."
+        raise RefusedPublicationError(what, "it has front matter, which is generated", hint)
+    return text
+
+
+def cell(text: str) -> str:
+    """Return a text as it can stand in a table or a line of Markdown, obeyed in nothing."""
+    line = " ".join(visible(text).split())
+    return "".join(
+        f"\\{character}" if character in "\\`*_[]<>|" else character for character in line
+    )

@@ -1,0 +1,276 @@
+"""The only code that writes to the Hub, and what it asks it before and after."""
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from httpx2 import HTTPError
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationCopy,
+    CommitOperationDelete,
+    HfApi,
+    get_token,
+    hf_hub_download,
+)
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import (
+    disable_progress_bars,
+    enable_progress_bars,
+    validate_repo_id,
+)
+
+from gemma3build.core.hub import LOG_IN, endpoint, first_line, moved, refusal
+from gemma3build.core.step import Refusal, StepFailure
+from gemma3build.errors import (
+    HubError,
+    LostRaceError,
+    ReadBackError,
+    RefusedPublicationError,
+    RequestError,
+    from_os_error,
+)
+from gemma3build.publish.difference import (
+    Difference,
+    Payload,
+    Remote,
+    RemoteFile,
+    not_read_back,
+)
+from gemma3build.record.checksums import CHECKSUMS, parse_checksums
+from gemma3build.record.folder import listed, short
+
+BRANCH = "main"
+NOT_PUBLISHED = "The release was not published"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """A commit on the Hub.
+
+    Attributes:
+        commit: 40 hex digits.
+        url: where people look at it.
+        pull_request: its address, if it is one.
+    """
+
+    commit: str
+    url: str
+    pull_request: str = ""
+
+
+@contextmanager
+def explained(what: str, repo: str) -> Iterator[None]:
+    """Turn an error of the Hub's client into one of this tree."""
+    try:
+        yield
+    except (HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise from_os_error(what, error) from error
+        failure = refusal(what, repo, error, logged_in=get_token() is not None).failure
+        raise HubError(failure) from error
+    except RuntimeError as error:  # what Xet's client raises
+        why = f"the upload failed: {first_line(str(error))}"
+        hint = "Run it again, or set HF_HUB_DISABLE_XET=1 to upload in the classic way."
+        failure = StepFailure(code=Refusal.NETWORK.value, what=what, why=why, hint=hint)
+        raise HubError(failure) from error
+
+
+def check_repo(repo: str, what: str) -> None:
+    """Require the form of a repository's name; raises RequestError."""
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise RequestError(what, short(first_line(str(error))), "Try owner/name.") from error
+    if "/" not in repo:
+        raise RequestError(what, f"{repo} names no owner", "Try owner/name.")
+
+
+def require_login(repo: str) -> None:
+    """Require a token; whether it may write is for the Hub to say.
+
+    Raises:
+        HubError: there is none.
+    """
+    if get_token() is None:
+        why = f"to write to {repo} takes a token, and there is none"
+        failure = StepFailure(
+            code=Refusal.LOGIN.value, what=NOT_PUBLISHED, why=why, hint=f"Please {LOG_IN}."
+        )
+        raise HubError(failure)
+
+
+def look(repo: str, revision: str, what: str) -> Remote:
+    """Return what the Hub states about a repository at a revision.
+
+    Raises:
+        HubError: it refuses, or cannot be reached, or the repository has another name now.
+    """
+    api = HfApi(endpoint())
+    with explained(what, repo):
+        info = api.model_info(repo, revision=revision)
+        if info.id != repo:
+            raise HubError(moved(what, repo, info.id, f"Ask for {info.id}.").failure)
+        commit = str(info.sha)
+        files = remote_files(api, repo, commit)
+        tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo).tags}
+        names: frozenset[str] = frozenset()
+        if CHECKSUMS in files:
+            with tempfile.TemporaryDirectory() as folder:
+                names = listed_names(download(repo, commit, CHECKSUMS, Path(folder)))
+    return Remote(
+        repo=repo,
+        commit=commit,
+        private=bool(info.private),
+        files=files,
+        tags=tags,
+        listed=names,
+    )
+
+
+def look_if_there(repo: str, what: str) -> Remote | None:
+    """Return what the Hub states about a repository; None where it knows none, or hides it."""
+    try:
+        return look(repo, BRANCH, what)
+    except HubError as error:
+        if error.refusal is Refusal.UNKNOWN and isinstance(
+            error.__cause__, RepositoryNotFoundError
+        ):
+            return None
+        raise
+
+
+def remote_files(api: HfApi, repo: str, commit: str) -> dict[str, RemoteFile]:
+    """Return the files of a repository at a commit, by name."""
+    return {
+        item.path: RemoteFile(
+            size=item.size, blob_id=item.blob_id, sha256=item.lfs.sha256 if item.lfs else ""
+        )
+        for item in api.list_repo_tree(repo, revision=commit, recursive=True)
+        if isinstance(item, RepoFile)
+    }
+
+
+def download(repo: str, commit: str, name: str, folder: Path) -> Path:
+    """Download a file into a folder; ``remove_notes`` then removes what the client writes beside it."""
+    return Path(hf_hub_download(repo, name, revision=commit, local_dir=folder, endpoint=endpoint()))
+
+
+def remove_notes(folder: Path) -> None:
+    """Remove the client's notes about its downloads."""
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+def listed_names(path: Path) -> frozenset[str]:
+    """Return the names that a SHA256SUMS lists; none for one that is not a release's."""
+    try:
+        return frozenset(parse_checksums(path.read_text(encoding="ascii")))
+    except ValueError:
+        return frozenset()
+
+
+def create(repo: str, *, private: bool) -> Remote:
+    """Make a repository and return what is in it then.
+
+    Raises:
+        HubError: the Hub refuses.
+    """
+    with explained(NOT_PUBLISHED, repo):
+        HfApi(endpoint()).create_repo(repo, private=private or None)
+    return look(repo, BRANCH, NOT_PUBLISHED)
+
+
+def commit(
+    remote: Remote,
+    difference: Difference,
+    files: Sequence[Payload],
+    *,
+    title: str,
+    create_pr: bool,
+    say: Callable[[str], None],
+) -> Committed:
+    """Write everything in one commit on top of the one that was looked at, or nothing.
+
+    Raises:
+        LostRaceError: the branch has moved since.
+        HubError: the Hub refuses.
+        RefusedPublicationError: it does not take the front matter of the card.
+    """
+    contents = {item.digest.path: item.content for item in files}
+    operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
+        *(
+            CommitOperationAdd(name, source if isinstance(source, bytes) else str(source))
+            for name in (*difference.added, *difference.changed)
+            for source in (contents[name],)
+        ),
+        *(CommitOperationDelete(name) for name in difference.removed),
+    ]
+    api = HfApi(endpoint())
+    with explained(NOT_PUBLISHED, remote.repo), warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        try:
+            done = api.create_commit(
+                remote.repo,
+                operations,
+                commit_message=title,
+                parent_commit=remote.commit,
+                create_pr=create_pr,
+            )
+        except HfHubHTTPError as error:
+            if error.response.status_code != HTTPStatus.PRECONDITION_FAILED:
+                raise
+            raise lost_race(api, remote) from error
+        except ValueError as error:  # the client's word for front matter that the Hub refuses
+            why = short(" ".join(str(error).split()))
+            raise RefusedPublicationError(NOT_PUBLISHED, why, "Mend the card.") from error
+    for warning in noted:
+        say(short(" ".join(str(warning.message).split())))
+    return Committed(commit=done.oid, url=done.commit_url, pull_request=done.pr_url or "")
+
+
+def lost_race(api: HfApi, remote: Remote) -> LostRaceError:
+    """Return the error of a branch that moved, with who moved it as the Hub says."""
+    last = api.list_repo_commits(remote.repo, revision=BRANCH)[0]
+    who = ", ".join(last.authors) or "someone"
+    why = f"{who} moved {BRANCH} meanwhile: {last.commit_id[:12]}, {last.title!r}"
+    hint = "Look at that commit, then publish again; yours goes on top. Nothing was changed."
+    return LostRaceError(NOT_PUBLISHED, short(why), hint)
+
+
+def read_back(repo: str, done: Committed, files: Sequence[Payload]) -> None:
+    """Require that the Hub states of every file what was uploaded.
+
+    Raises:
+        ReadBackError: it does not.
+        HubError: it cannot be asked.
+    """
+    what = f"What was published to {repo} could not be read back"
+    with explained(what, repo):
+        there = remote_files(HfApi(endpoint()), repo, done.commit)
+    if wrong := not_read_back(files, there):
+        what = f"{repo} does not hold what was uploaded"
+        why = f"{listed(wrong)} not what was uploaded, says the Hub of {done.commit[:12]}"
+        hint = f"Look at {done.url}, and revert it; do not tell anyone to use it."
+        raise ReadBackError(what, why, hint)
+
+
+def commit_url(remote: Remote) -> str:
+    """Return where people look at a commit."""
+    return f"{endpoint()}/{remote.repo}/commit/{remote.commit}"
+
+
+def set_progress(*, shown: bool) -> None:
+    """Say whether the client shows how far it is."""
+    (enable_progress_bars if shown else disable_progress_bars)()
+
+
+def tag(repo: str, name: str, commit_id: str) -> None:
+    """Give a commit a tag; raises HubError."""
+    with explained(f"{name} could not be made a tag of {commit_id[:12]}", repo):
+        HfApi(endpoint()).create_tag(repo, tag=name, revision=commit_id)

@@ -1,0 +1,193 @@
+"""From a release to what a repository is to hold, and into it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma3build.core.evaluation import EVALUATION
+from gemma3build.core.manifest import Manifest
+from gemma3build.engine.source import Source
+from gemma3build.errors import RequestError
+from gemma3build.publish import Rule, card, hub
+from gemma3build.publish.difference import Difference, Payload, Remote, compare, payloads
+from gemma3build.publish.rules import AGREEMENT, NOTICE, Facts, Violation, refuse, violations
+from gemma3build.record.checks import check_evaluation, read_record
+from gemma3build.record.checksums import PROVENANCE
+from gemma3build.record.folder import Folder
+from gemma3build.record.provenance import read_source
+from gemma3build.record.verify import GATE, Verified
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a release goes.
+
+    Attributes:
+        repo: ``owner/name``.
+        private: whether a repository that is made is private.
+        tag: what the commit is called; empty for nothing.
+        create_pr: whether it becomes a pull request.
+    """
+
+    repo: str
+    private: bool = False
+    tag: str = ""
+    create_pr: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What a repository is to hold.
+
+    Attributes:
+        target: which one.
+        title: of the commit.
+        card: the text of README.md.
+        files: everything, the card included.
+        skipped: rules that do not hold and were skipped.
+    """
+
+    target: Target
+    title: str
+    card: str
+    files: tuple[Payload, ...]
+    skipped: tuple[Violation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What was published: the commit, and whether it and its tag had been there before."""
+
+    committed: hub.Committed
+    idle: bool
+
+
+def prepare(
+    verified: Verified, target: Target, skip: tuple[Rule, ...] = (), prose: str = ""
+) -> Publication:
+    """Return what is to be published of a release that was looked at.
+
+    Args:
+        verified: what was found out about it.
+        target: where it goes.
+        skip: rules that need not hold.
+        prose: the publisher's own text for the card.
+
+    Raises:
+        VerificationError: the release is not what it says.
+        RefusedPublicationError: a rule does not hold.
+    """
+    # What the gate said is a rule, too, which can be skipped; nothing else of this can.
+    for finding in verified.findings:
+        if finding.error is not None and finding.name != GATE:
+            raise finding.error
+    folder = verified.folder
+    manifest = read_record(folder)
+    facts = find_facts(folder, manifest, verified)
+    skipped = refuse(violations(facts), skip)
+    text = card.render(
+        card.Subject(
+            repo=target.repo,
+            manifest=manifest,
+            evaluation=facts.evaluation,
+            source=facts.source,
+            skipped=skipped,
+            prose=prose,
+        )
+    )
+    return Publication(
+        target=target,
+        title=f"Publish {manifest.checkpoint.model}",
+        card=text,
+        files=payloads(folder.path, verified.digests, text),
+        skipped=skipped,
+    )
+
+
+def find_facts(folder: Folder, manifest: Manifest, verified: Verified) -> Facts:
+    """Return what the rules look at."""
+    there = folder.sizes
+    return Facts(
+        manifest=manifest,
+        evaluation=(
+            check_evaluation(folder, manifest, verified.digests) if EVALUATION in there else None
+        ),
+        provenance=PROVENANCE in there,
+        source=find_source(folder.path / PROVENANCE) if PROVENANCE in there else None,
+        texts={
+            name: folder.read(name).decode(errors="replace")
+            for name in (AGREEMENT, NOTICE)
+            if name in there
+        },
+    )
+
+
+def find_source(path: Path) -> Source | None:
+    """Return which source a provenance names; None for none, and for a provenance by others."""
+    try:
+        return read_source(path)
+    except ValueError:
+        return None
+
+
+def look(publication: Publication) -> tuple[Remote | None, Difference]:
+    """Return what is in the repository, and what publishing would change.
+
+    Raises:
+        HubError: the Hub refuses.
+        RequestError: the repository is public, or the tag taken.
+    """
+    target = publication.target
+    remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
+    difference = compare(publication.files, remote)
+    if remote is None:
+        return None, difference
+    if target.private and not remote.private:
+        why = f"{target.repo} is there already, and public"
+        raise RequestError(hub.NOT_PUBLISHED, why, "Leave --private away, or change its settings.")
+    leads = remote.tags.get(target.tag)
+    if leads is not None and not (difference.nothing and leads == remote.commit):
+        why = f"{target.repo} has a tag {target.tag} already, of {leads[:12]}"
+        raise RequestError(hub.NOT_PUBLISHED, why, "Give another --tag.")
+    return remote, difference
+
+
+def publish(
+    publication: Publication,
+    remote: Remote | None,
+    difference: Difference,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Commit, read back, tag; what is there already is left as it is.
+
+    Args:
+        publication: what the repository is to hold.
+        remote: what was in it; None for no repository.
+        difference: what has to change.
+        say: is told what the Hub remarks.
+
+    Raises:
+        BuildError: something failed; before the commit, nothing was changed.
+    """
+    target, files = publication.target, publication.files
+    if remote is not None and difference.nothing:
+        done = hub.Committed(commit=remote.commit, url=hub.commit_url(remote))
+    else:
+        hub.require_login(target.repo)
+        if remote is None:
+            remote = hub.create(target.repo, private=target.private)
+            difference = compare(files, remote)
+        done = hub.commit(
+            remote,
+            difference,
+            files,
+            title=publication.title,
+            create_pr=target.create_pr,
+            say=say,
+        )
+        hub.read_back(target.repo, done, files)
+    tagged = not target.tag or target.tag in remote.tags
+    if not tagged:
+        hub.require_login(target.repo)
+        hub.tag(target.repo, target.tag, done.commit)
+    return Outcome(committed=done, idle=difference.nothing and tagged)

@@ -1,0 +1,102 @@
+"""A release on the Hub, brought here to be looked at: its records, and of large files their digests."""
+
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma3build.core.digests import FileDigest
+from gemma3build.core.units import GIBIBYTE
+from gemma3build.errors import Flaw, NoSpaceError, RequestError, VerificationError
+from gemma3build.publish import hub
+from gemma3build.publish.difference import Remote
+from gemma3build.record.checksums import UNLISTED
+from gemma3build.record.folder import LARGEST_TEXT, listed
+
+ADDRESS = re.compile(r"hf://(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
+ARTIFACTS = (".litertlm", ".task", ".tflite")
+AT_A_TIME = 4  # files
+WHAT = "The published release cannot be looked at"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What was brought here.
+
+    Attributes:
+        remote: the repository at its commit.
+        stated: digests of the files that were left there.
+        beside: names of what is in the repository and of no release.
+    """
+
+    remote: Remote
+    stated: tuple[FileDigest, ...]
+    beside: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the line that people read."""
+        text = f"{self.remote.repo} at {self.remote.commit}"
+        if self.stated:
+            text += f"; of {len(self.stated)} files the SHA-256 that the Hub states, not the bytes"
+            text += " (--full downloads them)"
+        return text + (f"; beside the release: {', '.join(self.beside)}" if self.beside else "")
+
+
+def parse(address: str) -> tuple[str, str]:
+    """Return repository and revision of ``hf://owner/name@revision``; raises RequestError."""
+    found = ADDRESS.fullmatch(address)
+    if found is None:
+        why = f"{address!r} is no address of a release"
+        raise RequestError(WHAT, why, "Try hf://owner/name@revision.")
+    hub.check_repo(found["repo"], WHAT)
+    return found["repo"], found["revision"] or hub.BRANCH
+
+
+def bring(address: str, folder: Path, *, full: bool) -> Published:
+    """Download the records of a published release, and with ``full`` every file of it.
+
+    Args:
+        address: ``hf://owner/name@revision``.
+        folder: an empty directory.
+        full: whether large files are downloaded, too.
+
+    Raises:
+        HubError: the Hub refuses.
+        NoSpaceError: the files do not fit.
+        VerificationError: a record is larger than any.
+    """
+    repo, revision = parse(address)
+    remote = hub.look(repo, revision, WHAT)
+    ours = {name for name in remote.files if is_ours(name, remote)}
+    stated = tuple(
+        FileDigest(path=name, size=file.size, sha256=file.sha256)
+        for name, file in remote.files.items()
+        if name in ours and name.endswith(ARTIFACTS) and file.sha256 and not full
+    )
+    wanted = sorted(ours - {file.path for file in stated})
+    refuse_large(remote, wanted, folder)
+    with hub.explained(WHAT, repo), ThreadPoolExecutor(AT_A_TIME) as pool:
+        list(pool.map(lambda name: hub.download(repo, remote.commit, name, folder), wanted))
+    hub.remove_notes(folder)
+    beside = tuple(sorted(remote.files.keys() - ours))
+    return Published(remote=remote, stated=stated, beside=beside)
+
+
+def is_ours(name: str, remote: Remote) -> bool:
+    """Return whether a file is of the release, or looks as if it were."""
+    of_release = name in remote.listed or name in UNLISTED or name.endswith(ARTIFACTS)
+    return of_release and "/" not in name
+
+
+def refuse_large(remote: Remote, names: list[str], folder: Path) -> None:
+    """Refuse records that no release has, and files that do not fit."""
+    texts = [name for name in names if not name.endswith(ARTIFACTS)]
+    if large := [name for name in texts if remote.files[name].size > LARGEST_TEXT]:
+        why = f"{listed(large)} too large for what it should be"
+        raise VerificationError(Flaw.CHANGED, "A file is too large", why)
+    needed = sum(remote.files[name].size for name in names)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        why = f"its files have {needed / GIBIBYTE:.1f} GiB, {free / GIBIBYTE:.1f} GiB are free"
+        raise NoSpaceError(WHAT, f"{why} at {folder.parent}", "Set TMPDIR to a larger disk.")
