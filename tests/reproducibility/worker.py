@@ -6,19 +6,18 @@ worker.py CHANGES ARGUMENT… runs `gemma3build ARGUMENT…`. CHANGES is a JSON 
     cpus         the cores that containers may use, such as "0"
     network      the network of every container, such as "bridge"
     preload      a library of the host that every container loads first
-    epoch        seconds: SOURCE_DATE_EPOCH of images and containers
+    epoch        seconds: SOURCE_DATE_EPOCH with which images are made, the base from Debian's packages too
     buildkit     true builds images by BuildKit; they then have keys of their own
 
 The command has no such options, because a user must not be able to change what a release depends on.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,8 +26,8 @@ from docker.models.containers import ContainerCollection
 from docker.types import Mount
 
 from gemma3build import cli
-from gemma3build.engine import images, runner
-from gemma3build.pins.intent import ImagesIntent, load_images
+from gemma3build.engine import images
+from gemma3build.pins.intent import ImagesIntent
 
 
 def change_containers(changes: Mapping[str, Any]) -> None:
@@ -78,9 +77,17 @@ def build_by_buildkit(
     return id_file.read_text(encoding="ascii")
 
 
-def with_epoch(load: Callable[[], ImagesIntent], epoch: int) -> ImagesIntent:
-    """Return what images.toml says, but for the time."""
-    return dataclasses.replace(load(), source_date_epoch=epoch)
+def date_images(epoch: int) -> None:
+    """Make images as of another time; containers keep theirs, which `.litertlm` files carry."""
+    make = images.Images.__init__
+
+    def dated(
+        self: images.Images, client: Any, store: Any, intent: ImagesIntent, say: Any, **options: Any
+    ) -> None:
+        intent = dataclasses.replace(intent, source_date_epoch=epoch)
+        make(self, client, store, intent, say, **options)
+
+    mock.patch.object(images.Images, "__init__", dated).start()
 
 
 def main() -> None:
@@ -91,8 +98,7 @@ def main() -> None:
         mock.patch.object(images, "REVISION", -1).start()
         mock.patch.object(images.Images, "_build", build_by_buildkit).start()
     if "epoch" in changes:
-        later = functools.partial(with_epoch, load_images, changes["epoch"])
-        mock.patch.object(runner, "load_images", later).start()
+        date_images(changes["epoch"])
     cli.main()
 
 
