@@ -25,7 +25,7 @@ from gemma3build.plan.planner import CHECK
 from gemma3build.plan.step import Plan, Step
 from gemma3build.record.archive import BASE, CHECKPOINT, RELEASE
 from gemma3build.record.attestation import RebuilderRecord, attestation, attestation_path
-from gemma3build.record.checks import read_record, read_sums
+from gemma3build.record.checks import dict_differences, read_record, read_sums
 from gemma3build.record.compare import Comparison, Verdict, compare
 from gemma3build.record.folder import Folder, list_folder, listed
 from gemma3build.record.manifest import LOCAL, make_manifest
@@ -208,8 +208,7 @@ def unlike(
         ("images", said, here),
         ("sources of the steps", dict(manifest.sources), used),
     ):
-        names = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
-        if names:
+        if names := dict_differences(one, other):
             found.append(f"Of the {what}, {listed(names)} not those of the release")
     return tuple(found)
 

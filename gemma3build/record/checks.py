@@ -248,7 +248,7 @@ def check_bill(folder: Folder, manifest: Manifest) -> str:
     return f"{len(components)} components"
 
 
-def dict_differences(one: Mapping[str, str], other: Mapping[str, str]) -> set[str]:
+def dict_differences(one: Mapping[str, str | None], other: Mapping[str, str | None]) -> set[str]:
     """Return the keys whose values differ, or that only one has."""
     return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
 

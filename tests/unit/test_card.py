@@ -15,40 +15,11 @@ from gemma3build.errors import RefusedPublicationError
 from gemma3build.publish import Rule
 from gemma3build.publish.card import Subject, cell, read_prose, render
 from gemma3build.publish.rules import Violation
-from tests.fake_release import TASK, TFLITE, write_release
+from tests.fake_release import TASK, TFLITE, figures, write_release
 
-MACHINE = {"cpu": "A | <b>processor</b>", "cores": 2, "memory": 8 << 30}
-PIQA = decode(
-    Piqa,
-    {
-        "questions": 1838,
-        "of": 1838,
-        "acc": 0.668,
-        "acc_stderr": 0.011,
-        "acc_norm": 0.671,
-        "acc_norm_stderr": 0.011,
-        "data": "0" * 64,
-        "seconds": 1.0,
-        "runtime": {"lm-eval": "0.4"},
-        "machine": MACHINE,
-    },
-    "piqa",
-)
-SPEED = decode(
-    Speed,
-    {
-        "prefill": 534.0,
-        "decode": 67.0,
-        "peak_memory": 481_000_000,
-        "prefill_tokens": 256,
-        "decode_tokens": 64,
-        "runs": 5,
-        "threads": 2,
-        "runtime": {"litert-lm-api": "0.18"},
-        "machine": MACHINE,
-    },
-    "speed",
-)
+MEASURED = figures("A | <b>processor</b>")
+PIQA = decode(Piqa, MEASURED["piqa"], "piqa")
+SPEED = decode(Speed, MEASURED["speed"], "speed")
 
 
 @pytest.fixture

@@ -20,40 +20,25 @@ from gemma3build.core.manifest import MANIFEST
 from gemma3build.errors import BuildError
 from gemma3build.publish.difference import Payload, Remote, RemoteFile, compare
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE
-from tests.fake_release import TASK, TFLITE, edit_json, seal, write_provenance, write_release
+from tests.fake_release import (
+    TASK,
+    TFLITE,
+    edit_json,
+    figures,
+    seal,
+    write_provenance,
+    write_release,
+)
 from tests.hub import MAIN, Commit, Hub, User, blob_id
 
 REPO, TOKEN = "org/gemma", "hf_secret"
-MACHINE = {"cpu": "Some | processor", "cores": 2, "memory": 8 << 30}
-PIQA = {
-    "questions": 1838,
-    "of": 1838,
-    "acc": 0.668,
-    "acc_stderr": 0.011,
-    "acc_norm": 0.671,
-    "acc_norm_stderr": 0.011,
-    "data": "0" * 64,
-    "seconds": 1.0,
-    "runtime": {"lm-eval": "0.4"},
-    "machine": MACHINE,
-}
-SPEED = {
-    "prefill": 534.0,
-    "decode": 67.0,
-    "peak_memory": 481_000_000,
-    "prefill_tokens": 256,
-    "decode_tokens": 64,
-    "runs": 5,
-    "threads": 2,
-    "runtime": {"litert-lm-api": "0.18"},
-    "machine": MACHINE,
-}
+MEASURED = figures("Some | processor")
 
 
 def measure(folder: Path, **changes: Any) -> None:
     def change(evaluation: Any) -> None:
         for scheme in evaluation["schemes"]:
-            scheme |= {"piqa": PIQA, "speed": SPEED, **changes}
+            scheme |= {**MEASURED, **changes}
 
     edit_json(folder / EVALUATION, change)
 
@@ -158,7 +143,7 @@ def test_a_tag_that_failed_is_made_by_the_next_run(hub: Hub, release: Path) -> N
 def test_a_tag_that_is_taken_is_refused_before_anything_is_written(hub: Hub, release: Path) -> None:
     publish(release, "--tag", "v1")
     before = head(hub)
-    measure(release, piqa={**PIQA, "acc": 0.5})
+    measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
     error = failed("publish", str(release), "--repo", REPO, "--tag", "v1")
     assert (error.exit_code, "has a tag v1 already" in error.why) == (6, True)
     assert head(hub) == before
@@ -171,7 +156,7 @@ def test_the_next_release_replaces_the_last_one_and_nothing_else(hub: Hub, relea
     files = {**head(hub).files, "images/a.png": b"png", "USAGE.md": b"by hand"}
     hub.repos[REPO].commit(files, "by hand", "someone")
     (release / SIGNATURE).unlink()
-    measure(release, piqa={**PIQA, "acc": 0.5})
+    measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
     done = publish(release)
     assert done["changed"] == ["README.md", EVALUATION]
     assert done["removed"] == [SIGNATURE]
@@ -183,7 +168,7 @@ def test_the_next_release_replaces_the_last_one_and_nothing_else(hub: Hub, relea
 @pytest.mark.usefixtures("writer")
 def test_a_lost_race_says_who_moved_the_branch_and_changes_nothing(hub: Hub, release: Path) -> None:
     publish(release)
-    measure(release, piqa={**PIQA, "acc": 0.5})
+    measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
 
     def race() -> None:
         hub.repos[REPO].commit({**head(hub).files, "b": b""}, "Add b", "colleague")
@@ -305,12 +290,12 @@ BROKEN: Mapping[str, tuple[str, Callable[[Path], object], str]] = {
     "piqa": ("piqa", lambda folder: measure(folder, piqa=None), "PIQA of dynamic_int8, fp16"),
     "quick look": (
         "piqa",
-        lambda folder: measure(folder, piqa={**PIQA, "questions": 100}),
+        lambda folder: measure(folder, piqa={**MEASURED["piqa"], "questions": 100}),
         "was not measured in full",
     ),
     "own questions": (
         "piqa",
-        lambda folder: measure(folder, piqa={**PIQA, "own": True}),
+        lambda folder: measure(folder, piqa={**MEASURED["piqa"], "own": True}),
         "was not measured in full",
     ),
     "speed": ("speed", lambda folder: measure(folder, speed=None), "speed of dynamic_int8, fp16"),
@@ -369,7 +354,7 @@ def test_a_busy_hub_is_asked_again_and_a_dead_one_is_told(
     hub.fail("POST .*/preupload/", status=429)
     publish(release)
     assert waits
-    measure(release, piqa={**PIQA, "acc": 0.5})
+    measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
     hub.fail("POST .*/commit/", status=500)
     error = failed("publish", str(release), "--repo", REPO)
     assert (error.exit_code, "the Hub answered 500" in error.why) == (31, True)
