@@ -31,7 +31,7 @@ from gemma3build.pins.lock import current_images, image_names, read_images_lock
 
 BASE = "base"
 REPOSITORY = "gemma3build"  # before the names of images
-REVISION = 2  # of the way images are made; a change here makes all of them anew
+REVISION = 3  # of the way images are made; a change here makes all of them anew
 KEY_LABEL = "gemma3build.key"
 PARENT_LABEL = "gemma3build.parent"
 WHEELS_LABEL = "gemma3build.wheels"

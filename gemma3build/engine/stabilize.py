@@ -2,8 +2,9 @@
 
 A builder stamps the clock on every file that it writes and on the image itself, and adds files in the
 order in which a directory lists them. Here the layers above the parent become one, sorted and with one
-time, without what the build needed and removed again, and the configuration is made anew from the few fields that containers need. Any
-builder of any engine will do: two builds of one Dockerfile from one parent give one image id.
+time, without what the build needed and removed again and without directories that are as the parent has
+them, and the configuration is made anew from the few fields that containers need. Any builder of any
+engine will do: two builds of one Dockerfile from one parent give one image id.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import json
 import posixpath
 import shutil
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -26,6 +27,8 @@ COPY_SIZE = 1 << 20
 # How a layer says that a file of a lower layer is gone: OCI image specification, layer.md.
 WHITEOUT = ".wh."
 GZIP_MAGIC = b"\x1f\x8b"
+
+Members = dict[str, tuple[tarfile.TarFile, tarfile.TarInfo]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +75,10 @@ def stabilize_image(
             with layers[-1].open("wb") as file:
                 shutil.copyfileobj(uncompressed(member_file(archive, name)), file, COPY_SIZE)
         layers.append(scratch / "own.tar")
-        with layers[-1].open("wb") as file:
-            merge_layers(
-                [member_file(archive, name) for name in names[parent_layers:]], file, epoch
-            )
+        with contextlib.ExitStack() as stack:
+            parents = [stack.enter_context(path.open("rb")) for path in layers[:-1]]
+            own = [member_file(archive, name) for name in names[parent_layers:]]
+            merge_layers(parents, own, stack.enter_context(layers[-1].open("wb")), epoch)
     diff_ids = [f"sha256:{sha256_file(path)}" for path in layers]
     new_config = stable_config(config, diff_ids, epoch, labels)
     image_id = sha256_bytes(new_config)
@@ -84,25 +87,21 @@ def stabilize_image(
     return Stabilized(image_id=f"sha256:{image_id}", layers=tuple(diff_ids))
 
 
-def merge_layers(sources: list[IO[bytes]], target: IO[bytes], epoch: int) -> None:
+def merge_layers(
+    parents: Sequence[IO[bytes]], sources: Sequence[IO[bytes]], target: IO[bytes], epoch: int
+) -> None:
     """Write layers as one: what a later one removed is gone, as are clocks, orders and owners' names.
 
     Args:
+        parents: uncompressed layers below these, lowest first.
         sources: uncompressed or compressed layers, lowest first.
         target: is given the merged layer, uncompressed.
         epoch: the one time stamp, seconds since 1970 in UTC.
     """
     with contextlib.ExitStack() as stack:
-        found: dict[str, tuple[tarfile.TarFile, tarfile.TarInfo]] = {}
-        for source in sources:
-            layer = stack.enter_context(tarfile.open(fileobj=source))
-            for member in layer.getmembers():
-                folder, name = posixpath.split(member.name)
-                if name.startswith(WHITEOUT):
-                    gone = posixpath.join(folder, name.removeprefix(WHITEOUT))
-                    for path in [path for path in found if f"{path}/".startswith(f"{gone}/")]:
-                        del found[path]
-                found[member.name] = layer, member
+        below = _members(parents, stack)
+        found = _members(sources, stack)
+        _leave_unchanged(found, below)
         stable = stack.enter_context(
             tarfile.open(fileobj=target, mode="w", format=tarfile.GNU_FORMAT)
         )
@@ -112,6 +111,43 @@ def merge_layers(sources: list[IO[bytes]], target: IO[bytes], epoch: int) -> Non
             member.uname = member.gname = ""
             member.pax_headers = {}
             stable.addfile(member, layer.extractfile(member) if member.isreg() else None)
+
+
+def _members(layers: Sequence[IO[bytes]], stack: contextlib.ExitStack) -> Members:
+    """Return the members of layers that no later one removed or replaced, by name."""
+    found: Members = {}
+    for source in layers:
+        layer = stack.enter_context(tarfile.open(fileobj=source))  # noqa: SIM115 - the stack closes it
+        for member in layer.getmembers():
+            folder, name = posixpath.split(member.name)
+            if name.startswith(WHITEOUT):
+                gone = posixpath.join(folder, name.removeprefix(WHITEOUT))
+                for path in [path for path in found if f"{path}/".startswith(f"{gone}/")]:
+                    del found[path]
+            found[member.name] = layer, member
+    return found
+
+
+def _leave_unchanged(found: Members, below: Members) -> None:
+    """Take out directories that are as they were and have nothing of the layer in them.
+
+    BuildKit mounts files of its own over some of the parent's while a command runs, which touches their
+    directory; the classic builder does not. A directory with something in it stays: an engine that
+    unpacks a layer would give one that is not in it a mode of its own.
+    """
+    holding = set()
+    for name in sorted(found, reverse=True):  # what is in a directory comes before it
+        member = found[name][1]
+        known = below.get(name)
+        same = known is not None and _nature(known[1]) == _nature(member)
+        if member.isdir() and same and name not in holding:
+            del found[name]
+        else:
+            holding.add(posixpath.dirname(name))
+
+
+def _nature(member: tarfile.TarInfo) -> tuple[bytes, int, int, int]:
+    return member.type, member.mode, member.uid, member.gid
 
 
 def _order(member: tarfile.TarInfo) -> tuple[bool, str]:

@@ -15,13 +15,15 @@ from gemma3build.engine.stabilize import merge_layers, stabilize_image, stable_c
 EPOCH = 1735689600
 
 
-def layer(*members: tuple[str, bytes | None], mtime: int, owner: str = "root") -> io.BytesIO:
+def layer(
+    *members: tuple[str, bytes | None], mtime: int, owner: str = "root", mode: int = 0o644
+) -> io.BytesIO:
     """Return a layer; content None is a directory, ``->x`` a hard link."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name, content in members:
             member = tarfile.TarInfo(name)
-            member.mtime, member.uname = mtime, owner
+            member.mtime, member.uname, member.mode = mtime, owner, mode
             if content is None:
                 member.type = tarfile.DIRTYPE
             elif content.startswith(b"->"):
@@ -33,9 +35,9 @@ def layer(*members: tuple[str, bytes | None], mtime: int, owner: str = "root") -
     return file
 
 
-def merged(*layers: io.BytesIO) -> bytes:
+def merged(*layers: io.BytesIO, parents: tuple[io.BytesIO, ...] = ()) -> bytes:
     target = io.BytesIO()
-    merge_layers(list(layers), target, EPOCH)
+    merge_layers(parents, layers, target, EPOCH)
     return target.getvalue()
 
 
@@ -63,6 +65,27 @@ def test_what_a_later_layer_removes_is_gone_and_hidden_below() -> None:
         file = archive.extractfile("opt")
         assert file is not None
         assert file.read() == b"new"
+
+
+def test_a_directory_that_only_a_mount_touched_is_left_out() -> None:
+    parent = (("etc", None), ("etc/apt", None), ("opt", None))
+    own = (("opt", None), ("opt/x", b"1"))
+    touched = merged(
+        layer(*own, ("etc", None), ("etc/apt", None), mtime=2), parents=(layer(*parent, mtime=1),)
+    )
+    untouched = merged(layer(*own, mtime=3), parents=(layer(*parent, mtime=1),))
+    assert touched == untouched
+    assert names(touched) == ["opt", "opt/x"]
+
+
+def test_a_directory_of_another_mode_stays() -> None:
+    parent, own = layer(("tmp", None), mtime=1), layer(("tmp", None), mtime=1, mode=0o1777)
+    assert names(merged(own, parents=(parent,))) == ["tmp"]
+
+
+def test_a_directory_that_a_parent_removed_again_stays() -> None:
+    parents = layer(("tmp", None), mtime=1), layer((".wh.tmp", b""), mtime=1)
+    assert names(merged(layer(("tmp", None), mtime=1), parents=parents)) == ["tmp"]
 
 
 def test_hard_links_follow_what_they_link_to() -> None:
