@@ -29,12 +29,14 @@ from gemma3build.core.manifest import (
     Manifest,
 )
 from gemma3build.engine.packages import Packages
+from gemma3build.errors import Flaw
 from gemma3build.pins.intent import load_schemes
 from gemma3build.pins.lock import read_images_lock
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, UNLISTED, checksums
 from gemma3build.record.manifest import LEGAL_DIR, terms
 from gemma3build.record.release import evaluation_text
 from gemma3build.record.sbom import SBOM, make_sbom
+from gemma3build.record.verify import State, verify
 
 SCHEMES = ("dynamic_int8", "fp16")
 TOKENIZER = b"tokenizer" * 9
@@ -236,3 +238,13 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     value = json.loads(path.read_bytes())
     change(value)
     path.write_bytes(pretty_json(value))
+
+
+def flaws(folder: Path) -> dict[str, Flaw]:
+    """What failed, by check."""
+    return {item.name: item.error.flaw for item in verify(folder).findings if item.error}
+
+
+def state(folder: Path, name: str) -> tuple[State, str]:
+    (found,) = (item for item in verify(folder).findings if item.name == name)
+    return found.state, found.detail
