@@ -140,6 +140,7 @@ class Hub:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body waits 40 ms for the receipt of its headers
     hub: Hub
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
