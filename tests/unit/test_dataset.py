@@ -50,7 +50,7 @@ def asked() -> list[str]:
 def address(asked: list[str]) -> Iterator[str]:
     handler = type("Asked", (Handler,), {"asked": asked})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from gemma3build.errors import FLAW_EXIT_CODES, Flaw, RequestError
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, parse_checksums
 from gemma3build.record.folder import list_folder, listed, short
 from gemma3build.record.verify import State, total_bytes, verify
+from tests.command import run_command
 from tests.fake_release import (
     TASK,
     TFLITE,
@@ -216,28 +215,23 @@ def test_lists_of_names_are_short() -> None:
     assert short("x" * 1000).endswith("x…")
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "gemma3build", "verify", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_the_command_prints_a_line_for_each_check_and_exits(release: Path) -> None:
-    done = run(str(release))
+    done = run_command("verify", release)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"✓ {TASK} " in done.stdout
     assert "\x1b" not in done.stdout
     (release / TASK).unlink()
-    done = run(str(release))
+    done = run_command("verify", release)
     assert done.returncode == FLAW_EXIT_CODES[Flaw.MISSING]
     assert "✗ names " in done.stdout
     assert "Why: m_dynamic_int8.task is not there" in done.stderr
 
 
 def test_the_command_speaks_json(release: Path) -> None:
-    found = json.loads(run(str(release), "--json").stdout)
+    found = json.loads(run_command("verify", release, "--json").stdout)
     assert found["verified"]
     (release / "more").write_text("")
-    done = run(str(release), "--json")
+    done = run_command("verify", release, "--json")
     found = json.loads(done.stdout)
     assert done.returncode == FLAW_EXIT_CODES[Flaw.EXTRA]
     assert not found["verified"]

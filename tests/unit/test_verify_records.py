@@ -256,9 +256,7 @@ def test_a_signature_that_is_not_asked_for_is_mentioned(release: Path) -> None:
     assert flaws(release) == {}
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from([MANIFEST, CHECKSUMS, SBOM, EVALUATION, PROVENANCE, TASK]),
     st.floats(0, 1, exclude_max=True),
