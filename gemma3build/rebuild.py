@@ -13,6 +13,7 @@ import docker
 from gemma3build import __version__
 from gemma3build.build import origin
 from gemma3build.core.manifest import Manifest
+from gemma3build.core.whole import write_whole
 from gemma3build.engine import preflight
 from gemma3build.engine.executor import Done, Reporter, intact_output
 from gemma3build.engine.images import Image
@@ -274,13 +275,3 @@ def run_diffoscope(
                 raise RequestError(f"{DIFFOSCOPE} failed on {item.path}", why, "Run it by hand.")
             reports.append(report)
     return tuple(reports)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; raises OSError."""
-    staged = path.with_name(f".{path.name}.partial")
-    try:
-        staged.write_bytes(content)
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)

@@ -25,8 +25,8 @@ from gemma3build.plan.step import Plan, Step
 from tests.bench.bench import Quiet
 from tests.tiny import write_checkpoint
 
-# HYPOTHESIS_PROFILE=long tries twenty times as much; that a machine is loaded fails neither.
-settings.register_profile("short", max_examples=100, deadline=None)
+# HYPOTHESIS_PROFILE=long tries forty times as much; that a machine is loaded fails neither.
+settings.register_profile("short", max_examples=50, deadline=None)
 settings.register_profile("long", max_examples=2_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 

@@ -1,5 +1,6 @@
 """A small release with everything in it that a real one has, to be broken by tests."""
 
+import functools
 import io
 import json
 import zipfile
@@ -29,12 +30,14 @@ from gemma3build.core.manifest import (
     Manifest,
 )
 from gemma3build.engine.packages import Packages
+from gemma3build.errors import Flaw
 from gemma3build.pins.intent import load_schemes
 from gemma3build.pins.lock import read_images_lock
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, UNLISTED, checksums
 from gemma3build.record.manifest import LEGAL_DIR, terms
 from gemma3build.record.release import evaluation_text
 from gemma3build.record.sbom import SBOM, make_sbom
+from gemma3build.record.verify import State, verify
 
 SCHEMES = ("dynamic_int8", "fp16")
 TOKENIZER = b"tokenizer" * 9
@@ -187,6 +190,16 @@ def write_release(folder: Path, replaced: Mapping[str, bytes] | None = None) -> 
         replaced: content of artifacts that are other than they should be; facts stay those of what
             should be there.
     """
+    folder.mkdir()
+    for name, content in release_files(tuple((replaced or {}).items())).items():
+        (folder / name).write_bytes(content)
+    seal(folder)
+    return folder
+
+
+@functools.cache
+def release_files(replaced: tuple[tuple[str, bytes], ...]) -> Mapping[str, bytes]:
+    """Return what a release holds but its checksums, by name."""
     right = {f"m_{name}.tflite": model(name) for name in SCHEMES}
     right |= {f"m_{name}.task": task(members(name)) for name in SCHEMES}
     facts = {
@@ -195,19 +208,15 @@ def write_release(folder: Path, replaced: Mapping[str, bytes] | None = None) -> 
         }
         for name in SCHEMES
     }
-    artifacts = {**right, **(replaced or {})}
+    artifacts = {**right, **dict(replaced)}
     manifest = make_manifest(artifacts, facts)
     text = pretty_json(encode(manifest))
-    folder.mkdir()
     legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
     evaluation = evaluation_text(make_evaluation(manifest, text))
     nothing = Packages(wheels=(), debian=())
     bill = make_sbom(manifest, {image.name: nothing for image in manifest.images})
     rest = {MANIFEST: text, SBOM: bill, EVALUATION: evaluation, REPORT: b"<html></html>"}
-    for name, content in {**artifacts, **legal, **rest}.items():
-        (folder / name).write_bytes(content)
-    seal(folder)
-    return folder
+    return {**artifacts, **legal, **rest}
 
 
 def seal(folder: Path) -> None:
@@ -236,3 +245,13 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     value = json.loads(path.read_bytes())
     change(value)
     path.write_bytes(pretty_json(value))
+
+
+def flaws(folder: Path) -> dict[str, Flaw]:
+    """What failed, by check."""
+    return {item.name: item.error.flaw for item in verify(folder).findings if item.error}
+
+
+def state(folder: Path, name: str) -> tuple[State, str]:
+    (found,) = (item for item in verify(folder).findings if item.name == name)
+    return found.state, found.detail

@@ -125,7 +125,7 @@ class Hub:
         self.faults.append(Fault(pattern, **fault))
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(
@@ -140,6 +140,7 @@ class Hub:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body waits 40 ms for the receipt of its headers
     hub: Hub
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002

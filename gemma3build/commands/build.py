@@ -30,6 +30,12 @@ TERMS = (
     "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms;"
     " they travel with every release as Notice and GEMMA_TERMS_OF_USE.md."
 )
+PLAN_HELP = """Print what `build` would run, and touch nothing.
+
+Examples:
+* `gemma3build plan --scheme all`
+* `gemma3build plan --model gemma3-1b-it --json`
+"""
 
 
 def build(
@@ -112,35 +118,3 @@ def run_build(
             except KeyboardInterrupt as stopped:
                 raise stopped_error("The build") from stopped
     show_outcome(prepared.plan, outcome, time.monotonic() - started, as_json=as_json)
-
-
-def plan(
-    *,
-    model: Model = DEFAULT_MODEL,
-    scheme: Schemes = None,
-    checkpoint: Checkpoint = None,
-    tokenizer: Tokenizer = None,
-    name: Name = None,
-    prefill_seq_lens: Prefill = None,
-    kv_cache_max_len: KvCache = None,
-    mask_as_input: Mask = True,
-    as_json: AsJson = False,
-) -> None:
-    """Print what `build` would run, and touch nothing.
-
-    Examples:
-    * `gemma3build plan --scheme all`
-    * `gemma3build plan --model gemma3-1b-it --json`
-    """
-    build(
-        model=model,
-        scheme=scheme,
-        checkpoint=checkpoint,
-        tokenizer=tokenizer,
-        name=name,
-        prefill_seq_lens=prefill_seq_lens,
-        kv_cache_max_len=kv_cache_max_len,
-        mask_as_input=mask_as_input,
-        dry_run=True,
-        as_json=as_json,
-    )

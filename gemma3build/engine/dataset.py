@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gemma3build.core.canonical import canonical_json
 from gemma3build.core.digests import sha256_bytes, sha256_file
+from gemma3build.core.whole import whole
 from gemma3build.engine.store import DATASETS, Store
 from gemma3build.errors import DownloadError, from_os_error
 from gemma3build.pins.intent import Dataset
@@ -41,24 +42,21 @@ def download(address: str, path: Path, sha256: str, name: str) -> None:
     """Fetch a file to ``path``, which appears whole or not at all; raises DownloadError, OSError."""
     import httpx2
 
-    staged = path.with_name(f"{path.name}.partial")
     digest = hashlib.sha256()
     what = f"The dataset {name} cannot be fetched"
     hint = f"Look at the network, or give a folder with the files: --{name} DIR"
     try:
-        with (
-            httpx2.stream("GET", address, follow_redirects=True, timeout=TIMEOUT) as answer,
-            staged.open("wb") as file,
-        ):
-            answer.raise_for_status()
-            for piece in answer.iter_bytes():
-                digest.update(piece)
-                file.write(piece)
-        if digest.hexdigest() != sha256:
-            why = f"{address} has the SHA-256 {digest.hexdigest()}, the pin says {sha256}"
-            raise DownloadError(what, why, hint)
-        staged.replace(path)
+        with whole(path) as staged:
+            with (
+                httpx2.stream("GET", address, follow_redirects=True, timeout=TIMEOUT) as answer,
+                staged.open("wb") as file,
+            ):
+                answer.raise_for_status()
+                for piece in answer.iter_bytes():
+                    digest.update(piece)
+                    file.write(piece)
+            if digest.hexdigest() != sha256:
+                why = f"{address} has the SHA-256 {digest.hexdigest()}, the pin says {sha256}"
+                raise DownloadError(what, why, hint)
     except httpx2.HTTPError as error:
         raise DownloadError(what, f"{address}: {error}", hint) from error
-    finally:
-        staged.unlink(missing_ok=True)

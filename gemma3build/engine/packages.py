@@ -3,10 +3,8 @@
 import io
 import re
 import tarfile
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import docker
 from docker.errors import DockerException
@@ -16,6 +14,7 @@ from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import DecodeError, decode_json, encode
 from gemma3build.core.digests import FileDigest
 from gemma3build.core.units import MEBIBYTE
+from gemma3build.core.whole import write_whole
 from gemma3build.engine.images import Image
 from gemma3build.engine.store import IMAGES, Store
 from gemma3build.errors import EngineError, from_os_error
@@ -82,20 +81,12 @@ def image_packages(client: docker.DockerClient, store: Store, image: Image) -> P
         raise EngineError(what, str(error), hint) from error
     found = Packages(wheels=image.wheels, debian=debian)
     try:
-        keep(kept, pretty_json(encode(found)))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, pretty_json(encode(found)))
     except OSError as error:
         what = f"The packages of the image {image.name} cannot be kept"
         raise from_os_error(what, error) from error
     return found
-
-
-def keep(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, whoever else writes it at the same time; raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        staged = Path(scratch) / path.name
-        staged.write_bytes(content)
-        staged.replace(path)
 
 
 def status_file(client: docker.DockerClient, image: Image) -> str:

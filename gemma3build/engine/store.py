@@ -26,6 +26,7 @@ from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import DecodeError, decode_json, encode
 from gemma3build.core.digests import FileDigest, digest_file, sha256_file, walk_files
 from gemma3build.core.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
+from gemma3build.core.whole import remove_partial
 
 ENTRY_FILE = "entry.json"
 FAILED = "failed"
@@ -243,6 +244,8 @@ class Store:
             with contextlib.suppress(Timeout), self._try_lock(folder.name.partition(".")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(self.root / FAILED, ignore_errors=True)
+        for name in DOWNLOADS:
+            remove_partial(self.root / name)
         if everything:
             for key in self.entries():
                 with contextlib.suppress(Timeout), self._try_lock(key):

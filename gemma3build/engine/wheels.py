@@ -76,9 +76,9 @@ def kept_download(
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        with store.scratch("wheels") as scratch:
             say(f"Downloading {lines} wheels")
-            target = Path(scratch) / "wheels"
+            target = scratch / "wheels"
             pip_download(requirements, target, intent)
             if bad := unlisted(target, hashes):
                 raise DownloadError(

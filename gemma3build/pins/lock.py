@@ -12,6 +12,7 @@ from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import decode_json, encode
 from gemma3build.core.digests import FileDigest, sha256_file
 from gemma3build.core.small import read_small
+from gemma3build.core.whole import write_whole
 from gemma3build.errors import ConfigError
 from gemma3build.pins.intent import CONTAINERS_DIR, PINS_DIR
 
@@ -84,9 +85,7 @@ def read_images_lock(path: Path = IMAGES_LOCK) -> ImagesLock:
 
 def write_lock(lock: ModelsLock | ImagesLock, path: Path) -> None:
     """Write a lock whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(pretty_json(encode(lock)))
-    temporary.replace(path)
+    write_whole(path, pretty_json(encode(lock)))
 
 
 def image_names(containers: Path = CONTAINERS_DIR) -> tuple[str, ...]:

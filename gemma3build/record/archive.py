@@ -17,6 +17,7 @@ from gemma3build.core.canonical import pretty_json
 from gemma3build.core.codec import decode_json, encode
 from gemma3build.core.digests import FileDigest, digest_file
 from gemma3build.core.units import MEBIBYTE
+from gemma3build.core.whole import whole
 from gemma3build.errors import ArchiveError, from_os_error
 from gemma3build.record.folder import Advance, ignore, short
 
@@ -74,7 +75,6 @@ def write_archive(
         OutputError: a file cannot be read, or the archive cannot be written.
     """
     what = "The archive cannot be made"
-    staged = target.with_name(f".{target.name}.partial")
     try:
         members = tuple(digest_file(path, name) for name, path in sorted(files.items()))
         index = Index(
@@ -83,21 +83,17 @@ def write_archive(
         if why := _flaw(index):
             raise ArchiveError(what, why, "Rename the file, or take it away.")
         text = pretty_json(encode(index))
-        try:
-            with staged.open("wb") as file:
-                file.write(header(INDEX, len(text)) + text + _padding(len(text)))
-                for member in members:
-                    file.write(header(member.path, member.size))
-                    with files[member.path].open("rb") as source:
-                        digest, size = _copy(source, file, member.size, ignore)
-                    if (digest, size) != (member.sha256, member.size):
-                        why = f"{member.path} changed while it was read"
-                        raise ArchiveError(what, why, "Run the same command again.")
-                    file.write(_padding(member.size))
-                file.write(END)
-            staged.replace(target)
-        finally:
-            staged.unlink(missing_ok=True)
+        with whole(target) as staged, staged.open("wb") as file:
+            file.write(header(INDEX, len(text)) + text + _padding(len(text)))
+            for member in members:
+                file.write(header(member.path, member.size))
+                with files[member.path].open("rb") as source:
+                    digest, size = _copy(source, file, member.size, ignore)
+                if (digest, size) != (member.sha256, member.size):
+                    why = f"{member.path} changed while it was read"
+                    raise ArchiveError(what, why, "Run the same command again.")
+                file.write(_padding(member.size))
+            file.write(END)
     except OSError as error:
         raise from_os_error(what, error) from error
     return index

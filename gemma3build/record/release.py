@@ -15,6 +15,7 @@ from gemma3build.core.codec import encode
 from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.core.evaluation import EVALUATION, REPORT, Evaluation
 from gemma3build.core.manifest import MANIFEST, Manifest
+from gemma3build.core.whole import write_whole
 from gemma3build.errors import VerificationError, from_os_error
 from gemma3build.record.checks import check_provenance
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, checksums
@@ -163,12 +164,7 @@ def write_measured(manifest: Manifest, evaluation: Evaluation, folder: Path) -> 
     try:
         (folder / SIGNATURE).unlink(missing_ok=True)
         for name, text in measured_files(manifest, evaluation).items():
-            staged = folder.with_name(f".{folder.name}.{name}.partial")
-            try:
-                staged.write_bytes(text)
-                staged.replace(folder / name)
-            finally:
-                staged.unlink(missing_ok=True)
+            write_whole(folder / name, text, outside=True)
     except OSError as error:
         raise from_os_error(f"{folder} cannot be written", error) from error
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, manifest, signing, verifying
 
 from gemma3build.core.manifest import MANIFEST
+from gemma3build.core.whole import whole
 from gemma3build.errors import (
     ChangedError,
     Flaw,
@@ -119,17 +120,14 @@ def sign(verified: Verified, signer: signing.Config) -> None:
         BuildError: the signature cannot be written.
     """
     folder = verified.folder.path
-    staged = folder.with_name(f".{folder.name}.{SIGNATURE}.partial")
     try:
-        _write(signer, folder, staged)
-        if signed_digests(staged.read_bytes()) != covered(verified.digests):
-            hint = "Let whatever writes to it end, and sign again."
-            raise ChangedError("The release was not signed", "a file of it changed", hint)
-        staged.replace(folder / SIGNATURE)
+        with whole(folder / SIGNATURE, outside=True) as staged:
+            _write(signer, folder, staged)
+            if signed_digests(staged.read_bytes()) != covered(verified.digests):
+                hint = "Let whatever writes to it end, and sign again."
+                raise ChangedError("The release was not signed", "a file of it changed", hint)
     except OSError as error:
         raise from_os_error(f"{folder / SIGNATURE} cannot be written", error) from error
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 def _write(signer: signing.Config, folder: Path, staged: Path) -> None:

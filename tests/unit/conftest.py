@@ -1,4 +1,4 @@
-"""A hub on loopback for the Hub's client of this process, and no wait between its attempts."""
+"""A release to break; a hub on loopback for the Hub's client of this process, and no wait between its attempts."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,13 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
+from tests.fake_release import write_release
 from tests.hub import Hub
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    return write_release(tmp_path / "release")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gemma3build.archive import run_archived, source_files
@@ -20,6 +19,7 @@ from gemma3build.engine.runner import CACHE_VARIABLE
 from gemma3build.errors import ArchiveError, OutputError
 from gemma3build.record import archive as record_archive
 from gemma3build.record.archive import FORMAT, INDEX, header, unpack, write_archive
+from tests.command import run_command
 
 CONTENTS = {
     "source/gemma3build/__init__.py": b"",
@@ -177,7 +177,6 @@ def only_known_errors(content: bytes) -> None:
 GOOD = forged([("base/config.json", b"{}"), ("release/manifest.json", b"m" * 600), ONE, TWO])
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=6))
 def test_no_changed_byte_is_unforeseen(changes: list[tuple[int, int]]) -> None:
     data = bytearray(GOOD)
@@ -201,7 +200,6 @@ MEMBER = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(JSON | st.lists(MEMBER, max_size=4), st.binary(max_size=600))
 def test_no_index_is_unforeseen(members: Any, rest: bytes) -> None:
     only_known_errors(forged([ONE], lambda index: index.update(members=members)) + rest)
@@ -229,14 +227,8 @@ def test_what_cannot_be_written_or_changes_meanwhile_leaves_no_archive(
 
 
 def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "gemma3build", *arguments],
-        cwd=folder,
-        env={**os.environ, CACHE_VARIABLE: str(folder / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**os.environ, CACHE_VARIABLE: str(folder / "cache")}
+    return run_command(*arguments, cwd=folder, environment=environment)
 
 
 def test_an_archive_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def test_buffers_that_would_be_read_without_end_are_refused(tmp_path: Path) -> N
             read_buffers(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, len(MODEL) - 1), st.integers(0, 255)), max_size=8))
 def test_whatever_a_model_says_buffers_are_within_it_or_it_is_refused(
     tmp_path: Path, changes: list[tuple[int, int]]

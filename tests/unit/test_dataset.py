@@ -50,7 +50,7 @@ def asked() -> list[str]:
 def address(asked: list[str]) -> Iterator[str]:
     handler = type("Asked", (Handler,), {"asked": asked})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
@@ -115,7 +115,10 @@ class FullDisk(io.BytesIO):
 def test_a_full_disk_is_an_error_and_leaves_nothing(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "open", lambda *_: FullDisk())
+    real = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode: FullDisk() if mode == "wb" else real(path, mode)
+    )
     with pytest.raises(NoSpaceError, match="piqa cannot be kept: No space left on device"):
         dataset_files(Store(tmp_path), "piqa", dataset(address), print)
     assert not list(tmp_path.glob("datasets/*/*"))

@@ -19,6 +19,7 @@ from gemma3build.errors import ChangedError, Flaw, RequestError, SigningError, V
 from gemma3build.record import signature
 from gemma3build.record.checksums import SIGNATURE
 from gemma3build.record.verify import verify
+from tests.command import run_command
 from tests.fake_release import TFLITE, seal, write_provenance, write_release
 
 NO_PASSWORD = serialization.NoEncryption()
@@ -184,9 +185,7 @@ def test_a_signature_by_another_method_is_refused(
     assert check(release, key) is not None
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0, 1, exclude_max=True), st.binary(max_size=6), st.integers(0, 40))
 def test_no_change_of_a_signature_is_a_traceback(
     release: Path, key: Path, where: float, filler: bytes, removed: int
@@ -274,17 +273,12 @@ def test_whom_to_trust_is_one_thing(
     assert find_trust(None, None, None) is None
 
 
-def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "gemma3build", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_the_commands_sign_and_verify(tmp_path: Path, key: Path) -> None:
     folder = write_release(tmp_path / "release")
-    done = run("sign", folder, "--key", key)
+    done = run_command("sign", folder, "--key", key)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{folder}/model.sig is a signature of 11 files.\n"
-    done = run("verify", folder, "--key", key.with_suffix(".pub"))
+    done = run_command("verify", folder, "--key", key.with_suffix(".pub"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "✓ model.sig " in done.stdout
 
@@ -292,9 +286,9 @@ def test_the_commands_sign_and_verify(tmp_path: Path, key: Path) -> None:
 def test_what_does_not_verify_is_not_signed(tmp_path: Path, key: Path) -> None:
     folder = write_release(tmp_path / "release")
     (folder / "more").write_text("")
-    done = run("sign", folder, "--key", key)
+    done = run_command("sign", folder, "--key", key)
     assert done.returncode == 52
     assert "more is in no line of SHA256SUMS" in done.stderr
     assert not (folder / SIGNATURE).exists()
-    assert run("sign", folder).returncode == RequestError.exit_code
-    assert run("sign", folder, "--key", key.with_suffix(".pub")).returncode == 63
+    assert run_command("sign", folder).returncode == RequestError.exit_code
+    assert run_command("sign", folder, "--key", key.with_suffix(".pub")).returncode == 63

@@ -114,8 +114,9 @@ def test_prune_removes_downloads_on_request_alone(store: Store, name: str) -> No
     kept = store.root / name / "digest" / "file"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"x" * 1000)
-    assert store.prune(everything=False) == 0
-    assert kept.exists()
+    (kept.parent / ".other.partial").write_bytes(b"x" * 10)  # of a killed download
+    assert store.prune(everything=False) == 10
+    assert [*kept.parent.iterdir()] == [kept]
     assert store.prune(everything=True) >= 1000
     assert not kept.exists()
 

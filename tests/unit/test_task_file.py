@@ -13,7 +13,7 @@ from tests.fake_release import members, task
 CONTENTS = members("fp16")
 GOOD = task(CONTENTS)
 # pytest's folder is one for all examples; each writes the file anew.
-FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def read(folder: Path, data: bytes) -> dict[str, bytes]:
