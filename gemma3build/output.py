@@ -296,5 +296,7 @@ def show_error(error: BuildError) -> None:
     err.print(visible(f"  Why: {error.why}"), markup=False)
     if error.hint:
         err.print(visible(f"  Next: {error.hint}"), markup=False)
+    for note in getattr(error, "__notes__", ()):
+        err.print(visible(f"  {note}"), markup=False)
     if error.log_file is not None:
         err.print(f"  Log: {error.log_file}", markup=False)
