@@ -163,14 +163,18 @@ def write_measured(manifest: Manifest, evaluation: Evaluation, folder: Path) -> 
     try:
         (folder / SIGNATURE).unlink(missing_ok=True)
         for name, text in measured_files(manifest, evaluation).items():
-            staged = folder.with_name(f".{folder.name}.{name}.partial")
-            try:
-                staged.write_bytes(text)
-                staged.replace(folder / name)
-            finally:
-                staged.unlink(missing_ok=True)
+            write_whole(folder / name, text, folder.with_name(f".{folder.name}.{name}.partial"))
     except OSError as error:
         raise from_os_error(f"{folder} cannot be written", error) from error
+
+
+def write_whole(path: Path, text: bytes, staged: Path) -> None:
+    """Write a file that appears whole or not at all; ``staged`` is its name until then."""
+    try:
+        staged.write_bytes(text)
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def partial_prefix(folder: Path) -> str:

@@ -300,6 +300,14 @@ def named_key(bundle: bytes) -> str:
         raise VerificationError(Flaw.SIGNATURE, what, why, hint) from error
 
 
+def find_key(bundle: bytes) -> str:
+    """Return the id of the key that a signature says it is by; empty for one that names none."""
+    try:
+        return named_key(bundle)
+    except VerificationError:
+        return ""
+
+
 def key_id(key: ec.EllipticCurvePublicKey) -> str:
     """Return the SHA-256 of a public key's PEM text, by which model-signing names it."""
     return hashlib.sha256(public_pem(key)).hexdigest()
