@@ -26,7 +26,7 @@ from gemma3build.commands.options import (
 )
 from gemma3build.commands.publish import say
 from gemma3build.commands.verify import find_signer, find_trust
-from gemma3build.errors import RequestError
+from gemma3build.errors import RequestError, stopped_error
 from gemma3build.output import err, show_intended, show_line
 from gemma3build.publish import Rule
 
@@ -68,8 +68,8 @@ def release(
     """Build, measure, sign and verify releases, and stop before publishing with a summary.
 
     Examples:
-    * `gemma3build release gemma3-270m v1.0.0 --key release.key`
-    * `gemma3build release releases.toml v1.0.0 --key release.key --repo 'you/{name}' --publish`
+    * `gemma3build release gemma3-270m v1.0.0 --key ~/release.key`
+    * `gemma3build release ~/releases.toml v1.0.0 --key ~/release.key --repo 'you/{name}' --publish`
     * `gemma3build release gemma3-270m v1.0.0 --model gemma3-1b-it --unsigned --dry-run`
     """
     from gemma3build import line
@@ -112,11 +112,14 @@ def release(
         hub.set_progress(shown=err.is_terminal)
         targets = tuple(Target(repo=name, private=private, tag=version) for name in repos)
         line.check_targets(releases, targets)
-    works = line.Line(order, make_runner(limited), Shown())
-    works.refuse_first(releases, full=publish and Rule.PIQA not in skipped)
-    made, indexed = works.make(releases)
-    if publish:
-        made = works.publish(made, targets, skipped)
+    try:
+        works = line.Line(order, make_runner(limited), Shown())
+        works.refuse_first(releases, full=publish and Rule.PIQA not in skipped)
+        made, indexed = works.make(releases)
+        if publish:
+            made = works.publish(made, targets, skipped)
+    except KeyboardInterrupt as stopped:  # between two parts
+        raise stopped_error("The line") from stopped
     commands = [
         publish_command(item, name, version) for item, name in zip(made, repos, strict=True)
     ]

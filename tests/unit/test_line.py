@@ -82,7 +82,7 @@ class Works:
     def say(self, text: str) -> None:
         self.ran.append(text)
 
-    def ensure(self, prepared: Any, folder: Path, *_: object) -> Any:
+    def ensure(self, _: object, folder: Path, *__: object) -> Any:
         self.run("build", folder)
         idle = folder.exists()
         if not idle:
@@ -123,9 +123,9 @@ def works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Works:
     monkeypatch.setattr(line, "find_questions", found.find_questions)
     signed = line.Line._sign
 
-    def sign(self: line.Line, verified: Any) -> None:
+    def sign(self: line.Line, verified: Any, signer: Any) -> None:
         found.run("sign", verified.folder.path)
-        signed(self, verified)
+        signed(self, verified, signer)
 
     monkeypatch.setattr(line.Line, "_sign", sign)
     write_key(tmp_path / "release.key", ec.generate_private_key(ec.SECP256R1()))
