@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,11 +66,13 @@ class Works:
         self.store, self.ran, self.failures = store, list[str](), dict[str, BaseException]()
         self.asked: list[EvaluationRequest] = []
         self.unfit: set[str] = set()
+        self.meanwhile: dict[str, Callable[[], object]] = {}
         self.unavailable = False
         self.own = False
 
     def run(self, part: str, folder: Path) -> None:
         self.ran.append(f"{part} {folder.name}")
+        self.meanwhile.pop(self.ran[-1], lambda: None)()
         if failure := self.failures.pop(self.ran[-1], None):
             raise failure
 
@@ -419,6 +421,19 @@ def test_one_that_cannot_be_published_lets_none_be(
     assert writer.repos == {}
     done("--publish", "--skip", "source")
     assert set(writer.repos) == {"org/short", "org/long"}
+
+
+def test_a_tag_that_someone_makes_meanwhile_lets_none_be_published(
+    writer: Hub, works: Works
+) -> None:
+    def make_tag() -> None:
+        commit = writer.add("org/long", {"README.md": b"theirs"})
+        writer.repos["org/long"].refs["refs/tags/v1"] = commit
+
+    works.meanwhile["evaluate long"] = make_tag
+    error = failed("--publish")
+    assert (error.exit_code, "has a tag v1 already" in error.why) == (6, True)
+    assert set(writer.repos) == {"org/long"}
 
 
 def test_a_publication_that_stops_keeps_what_is_published(
