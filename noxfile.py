@@ -7,6 +7,7 @@ nox -s build -- ARGS     the same as `gemma3build build ARGS`
 nox -s evaluate          measure PIQA, speed and memory of what was built
 nox -s verify            check every byte of what was built, and its records
 nox -s publish -- ARGS   put it on the Hub
+nox -s release -- ARGS   all of that for one model or several, up to publishing
 nox -s rebuild           build it again from its manifest, and compare
 nox -s reproducibility   build a tiny model under variation; fail on any difference
 """
@@ -128,6 +129,13 @@ def publish(session: nox.Session) -> None:
     """Publish a release to the Hub; arguments after -- go to `gemma3build publish`."""
     install(session)
     session.run("gemma3build", "publish", *session.posargs)
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Make releases, up to publishing; arguments after -- go to `gemma3build release`."""
+    install(session)
+    run(session, "gemma3build", "release", *session.posargs)
 
 
 @nox.session

@@ -27,6 +27,10 @@ from gemma3build.record.release import Release, is_written, remove, write
 from gemma3build.record.sbom import make_sbom
 from gemma3build.request import Prepared
 
+TERMS = (
+    "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms;"
+    " they travel with every release as Notice and GEMMA_TERMS_OF_USE.md."
+)
 UNWRITTEN = "The release cannot be written"
 
 
@@ -68,6 +72,15 @@ class Builder:
         if failed_checks(release.evaluation) or not is_written(release, folder):
             return None
         return outcome(release, folder, done, idle=True)
+
+    def ensure(self, prepared: Prepared, folder: Path, jobs: int, reporter: Reporter) -> Outcome:
+        """Return the release, built unless it is there already; raises what ``build`` raises."""
+        found = self.find(prepared, folder)
+        if found is not None:
+            return found
+        if self._runner.store.once("terms-shown"):
+            self._runner.say(TERMS)
+        return self.build(prepared, folder, jobs, reporter)
 
     def build(self, prepared: Prepared, folder: Path, jobs: int, reporter: Reporter) -> Outcome:
         """Run what has to run and write the release.

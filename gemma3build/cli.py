@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from gemma3build import __version__
-from gemma3build.commands import build, engine, evaluate, pins, publish, rebuild, verify
+from gemma3build.commands import build, engine, evaluate, pins, publish, rebuild, release, verify
 from gemma3build.errors import BuildError
 from gemma3build.output import out, show_error
 
@@ -33,6 +33,7 @@ for command in (
     rebuild.rebuild,
     rebuild.archive,
     publish.publish,
+    release.release,
     pins.models,
     pins.schemes,
     pins.lock,

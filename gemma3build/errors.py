@@ -160,6 +160,12 @@ class InterruptedBuildError(BuildError):
     exit_code = 130
 
 
+def stopped_error(what: str) -> InterruptedBuildError:
+    """Return the error of something that a signal stopped."""
+    why, hint = "it got a signal", "The same command goes on: finished steps are kept."
+    return InterruptedBuildError(f"{what} was stopped", why, hint)
+
+
 def from_os_error(what: str, error: OSError) -> BuildError:
     """Return an error of the host's file system as one of this tree; a full disk has its own."""
     kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else OutputError

@@ -5,10 +5,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from gemma3build.build import origin, release_lock
 from gemma3build.core.codec import decode_json
-from gemma3build.core.digests import FileDigest
+from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.core.evaluation import (
     PIQA_FILE,
     SPEED_FILE,
@@ -29,13 +30,14 @@ from gemma3build.errors import DamagedError, RequestError
 from gemma3build.pins.intent import load_datasets
 from gemma3build.plan.evaluation import piqa_step, plan_evaluation, speed_step
 from gemma3build.plan.step import Step
-from gemma3build.record.evaluation import manifest_digest, merge, read_evaluation
+from gemma3build.record.evaluation import manifest_digest, merge, read_evaluation, worth
 from gemma3build.record.manifest import read_manifest
 from gemma3build.record.readable import questions
 from gemma3build.record.release import write_measured
 from gemma3build.released import OwnCheckpoint, find_scheme, prepare_again
 
 PIQA = "piqa"
+Data: TypeAlias = tuple[list[str], list[str]]  # lines of questions, and of labels
 REFUSAL = "The release cannot be evaluated"
 REBUILD = "Build it again: nox -s build"
 
@@ -167,6 +169,50 @@ def evaluate(
         if item.piqa is not None and item.piqa != now.get(item.scheme):
             runner.say(f"{item.scheme}: the release keeps PIQA on {questions(item.piqa)} questions")
     return dataclasses.replace(release, evaluation=measured)
+
+
+def is_measured(evaluation: Evaluation, request: EvaluationRequest, runner: Runner) -> bool:
+    """Return whether a release has all that a request asks for, or figures that say more.
+
+    Raises:
+        RequestError: the user's own questions cannot be read.
+    """
+    own: Data | None = None
+    if request.piqa is not None and find_questions(request.piqa, runner)[1]:
+        own = read_data(request.piqa)
+    return all(
+        item.speed is not None and says_enough(item.piqa, own, request.limit)
+        for item in evaluation.schemes
+    )
+
+
+def says_enough(piqa: Piqa | None, own: Data | None, limit: int | None) -> bool:
+    """Return whether a figure is the one that was asked for, or says more.
+
+    Args:
+        piqa: the figure.
+        own: the user's own lines of questions and of labels; None for PIQA's.
+        limit: how many are asked; None asks all.
+    """
+    if piqa is None:
+        return False
+    if own is not None:
+        quick = limit is not None and limit < len(own[0])
+        wanted = 1 if quick else 2
+        same = piqa.own and piqa.data == data_digest(own, piqa.questions)
+    else:
+        quick = limit is not None and (piqa.own or limit < piqa.of)
+        wanted = 1 if quick else 3
+        same = not piqa.own
+    if worth(piqa) != wanted:
+        return worth(piqa) > wanted
+    return same and (not quick or limit is None or piqa.questions >= limit)
+
+
+def data_digest(data: Data, asked: int) -> str:
+    """Return the SHA-256 of the first questions and their labels, as ``steps.piqa`` states it."""
+    lines, labels = data
+    return sha256_bytes("".join(f"{line}\n" for line in (*lines[:asked], *labels[:asked])).encode())
 
 
 def measured_scheme(

@@ -266,6 +266,81 @@ def show_published(publication: Any, outcome: Any, difference: Any, *, as_json: 
     out.print(text, markup=False, soft_wrap=True)
 
 
+def show_intended(order: Any, releases: Any, repos: Any, *, as_json: bool) -> None:
+    """Print the plans of releases and what would follow, or JSON."""
+    from gemma3build.record.index import INDEX_PAGE
+
+    if as_json:
+        found = [
+            {
+                "folder": str(order.folder / item.name),
+                "plan": encode(item.prepared.plan),
+                "repo": repo,
+            }
+            for item, repo in zip(releases, repos, strict=True)
+        ]
+        print_json({"version": order.version, "releases": found})
+        return
+    for item, repo in zip(releases, repos, strict=True):
+        show_plan(item.prepared.plan, as_json=False)
+        signing = "sign, " if order.signer is not None else ""
+        text = f"  then measure, {signing}verify; in {order.folder / item.name}"
+        text += f"; --publish puts it into {repo}" if repo else ""
+        out.print(text, markup=False, soft_wrap=True)
+    text = f"{order.folder / INDEX_PAGE} lists what is made."
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def show_line(
+    order: Any, made: Any, commands: Any, *, indexed: bool, published: bool, as_json: bool
+) -> None:
+    """Print what the line made, and what would publish it; or JSON.
+
+    Args:
+        order: what was asked of every release.
+        made: the releases.
+        commands: what publishes each.
+        indexed: whether the index was written now.
+        published: whether they were published.
+        as_json: whether programs read it.
+    """
+    from gemma3build.record.index import INDEX, INDEX_PAGE
+
+    idle = not indexed and not any(item.ran for item in made)
+    if as_json:
+        releases = [
+            {
+                "folder": str(item.folder),
+                "ran": list(item.ran),
+                "publish": command,
+                **encode(item.listed.entry),
+            }
+            for item, command in zip(made, commands, strict=True)
+        ]
+        index = str(order.folder / INDEX)
+        print_json({"version": order.version, "index": index, "idle": idle, "releases": releases})
+        return
+    show_evaluations([item.measured for item in made], as_json=False)
+    for item in made:
+        signed = item.listed.entry.signed
+        who = (signed.key[:16] or signed.identity or "an identity of Sigstore") if signed else ""
+        text = f"{item.name}: {len(item.manifest.artifacts)} files, verified, "
+        text += f"signed by {who}" if signed else "not signed"
+        text += f"; now: {', '.join(item.ran)}" if item.ran else "; nothing to do"
+        out.print(visible(text), markup=False, soft_wrap=True)
+        if item.published is not None:
+            text = f"  {item.published.url} has it, as {item.published.tag}."
+            out.print(visible(text), markup=False, soft_wrap=True)
+    text = f"{order.folder / INDEX_PAGE} lists {'it' if len(made) == 1 else 'all of them'}."
+    out.print(text, markup=False, soft_wrap=True)
+    if idle:
+        out.print(f"Nothing to do: {order.version} is up to date.", markup=False)
+    if not published:
+        out.print("Nothing was published. To publish, the same command with --publish, or:")
+        for command in commands:
+            out.print(f"  {command}", markup=False, soft_wrap=True)
+
+
 def skipped_rules(publication: Any) -> dict[str, Any]:
     """Return the rules that were skipped, as JSON has them."""
     return {"skipped": [str(item.rule) for item in publication.skipped]}
@@ -296,5 +371,7 @@ def show_error(error: BuildError) -> None:
     err.print(visible(f"  Why: {error.why}"), markup=False)
     if error.hint:
         err.print(visible(f"  Next: {error.hint}"), markup=False)
+    for note in getattr(error, "__notes__", ()):
+        err.print(visible(f"  {note}"), markup=False)
     if error.log_file is not None:
         err.print(f"  Log: {error.log_file}", markup=False)

@@ -22,14 +22,10 @@ from gemma3build.commands.options import (
     Schemes,
     Tokenizer,
     parse_size,
-    stopped_error,
 )
+from gemma3build.errors import stopped_error
 from gemma3build.output import err, show_outcome, show_plan
 
-TERMS = (
-    "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms;"
-    " they travel with every release as Notice and GEMMA_TERMS_OF_USE.md."
-)
 PLAN_HELP = """Print what `build` would run, and touch nothing.
 
 Examples:
@@ -107,14 +103,9 @@ def run_build(
     started = time.monotonic()
     with Progress(err) as progress:
         progress.expect(len(prepared.plan.steps))
-        store = Store(cache_dir())
-        builder = Builder(Runner(connect(), store, progress.say, memory), source)
-        outcome = builder.find(prepared, folder)
-        if outcome is None:
-            if store.once("terms-shown"):
-                progress.say(TERMS)
-            try:
-                outcome = builder.build(prepared, folder, jobs, progress)
-            except KeyboardInterrupt as stopped:
-                raise stopped_error("The build") from stopped
+        builder = Builder(Runner(connect(), Store(cache_dir()), progress.say, memory), source)
+        try:
+            outcome = builder.ensure(prepared, folder, jobs, progress)
+        except KeyboardInterrupt as stopped:
+            raise stopped_error("The build") from stopped
     show_outcome(prepared.plan, outcome, time.monotonic() - started, as_json=as_json)

@@ -10,12 +10,14 @@ from gemma3build.commands.options import (
     DEFAULT_MODEL,
     AsJson,
     Checkpoint,
+    Limit,
     Memory,
+    Piqa,
     Tokenizer,
     parse_size,
-    stopped_error,
 )
 from gemma3build.core.evaluation import REPORT
+from gemma3build.errors import stopped_error
 from gemma3build.output import err, out, show_evaluations, show_unlike
 from gemma3build.record.checksums import SIGNATURE
 
@@ -23,12 +25,8 @@ from gemma3build.record.checksums import SIGNATURE
 def evaluate(
     release: Annotated[Path, typer.Argument(help="A release.")] = ARTIFACTS / DEFAULT_MODEL,
     *,
-    piqa: Annotated[
-        Path | None, typer.Option(help="A folder with PIQA's valid.jsonl and valid-labels.lst.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=2, help="Ask the first so many questions only: a quick look.")
-    ] = None,
+    piqa: Piqa = None,
+    limit: Limit = None,
     checkpoint: Checkpoint = None,
     tokenizer: Tokenizer = None,
     compare: Annotated[

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from gemma3build.core.units import GIBIBYTE, MEBIBYTE
-from gemma3build.errors import InterruptedBuildError, UnknownNameError
+from gemma3build.errors import UnknownNameError
+from gemma3build.publish import Rule
 
 DEFAULT_MODEL = "gemma3-270m"
 ARTIFACTS = Path("artifacts")
@@ -38,13 +39,29 @@ Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Containers at a 
 Memory = Annotated[
     str | None, typer.Option(help="Limit of each container, such as 8G. [the machine's]")
 ]
+Piqa = Annotated[
+    Path | None, typer.Option(help="A folder with PIQA's valid.jsonl and valid-labels.lst.")
+]
+Limit = Annotated[
+    int | None, typer.Option(min=2, help="Ask the first so many questions only: a quick look.")
+]
+Key = Annotated[Path | None, typer.Option(help="Private elliptic key, in PEM.")]
+Pkcs11 = Annotated[
+    str | None, typer.Option(metavar="URI", help="A key in a token, as RFC 7512 names it.")
+]
+Sigstore = Annotated[bool, typer.Option("--sigstore", help="Your identity; needs the network.")]
+Identity = Annotated[
+    str | None, typer.Option(help="Whom Sigstore must name instead, such as an e-mail address.")
+]
+IdentityProvider = Annotated[
+    str | None, typer.Option(help="URL of the OpenID Connect provider of --identity.")
+]
+Private = Annotated[bool, typer.Option("--private", help="Make the repository a private one.")]
+Skip = Annotated[
+    list[Rule] | None,
+    typer.Option(help="A rule that need not hold; the card says so; repeatable."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-
-
-def stopped_error(what: str) -> InterruptedBuildError:
-    """Return the error of something that a signal stopped."""
-    why, hint = "it got a signal", "The same command goes on: finished steps are kept."
-    return InterruptedBuildError(f"{what} was stopped", why, hint)
 
 
 def parse_size(text: str | None) -> int | None:

@@ -5,11 +5,10 @@ from typing import Annotated
 
 import typer
 
-from gemma3build.commands.options import ARTIFACTS, DEFAULT_MODEL, AsJson
+from gemma3build.commands.options import ARTIFACTS, DEFAULT_MODEL, AsJson, Private, Skip
 from gemma3build.commands.verify import Release, look_at
 from gemma3build.errors import InterruptedBuildError, RequestError
 from gemma3build.output import err, show_publication, show_published
-from gemma3build.publish import Rule
 
 
 def publish(
@@ -19,17 +18,12 @@ def publish(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change, and the card.")
     ] = False,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make the repository a private one.")
-    ] = False,
+    private: Private = False,
     tag: Annotated[str, typer.Option(metavar="TAG", help="Tag the commit, such as v1.")] = "",
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Open a pull request instead.")
     ] = False,
-    skip: Annotated[
-        list[Rule] | None,
-        typer.Option(help="A rule that need not hold; the card says so; repeatable."),
-    ] = None,
+    skip: Skip = None,
     card: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Your own text, before the generated part of the card."),

@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from gemma3build.commands.options import ARTIFACTS, DEFAULT_MODEL, AsJson
+from gemma3build.commands.options import (
+    ARTIFACTS,
+    DEFAULT_MODEL,
+    AsJson,
+    Identity,
+    IdentityProvider,
+    Key,
+    Pkcs11,
+    Sigstore,
+)
 from gemma3build.core.digests import FileDigest
 from gemma3build.errors import InterruptedBuildError, RequestError
 from gemma3build.output import err, out, show_findings
@@ -25,12 +34,8 @@ def verify(
     key: Annotated[
         Path | None, typer.Option(help="Public key, in PEM, of whoever must have signed it.")
     ] = None,
-    identity: Annotated[
-        str | None, typer.Option(help="Whom Sigstore must name instead, such as an e-mail address.")
-    ] = None,
-    identity_provider: Annotated[
-        str | None, typer.Option(help="URL of the OpenID Connect provider of --identity.")
-    ] = None,
+    identity: Identity = None,
+    identity_provider: IdentityProvider = None,
     full: Annotated[
         bool, typer.Option("--full", help="Download also the large files of a published one.")
     ] = False,
@@ -58,13 +63,9 @@ def verify(
 def sign(
     release: Release = ARTIFACTS / DEFAULT_MODEL,
     *,
-    key: Annotated[Path | None, typer.Option(help="Private elliptic key, in PEM.")] = None,
-    pkcs11: Annotated[
-        str | None, typer.Option(metavar="URI", help="A key in a token, as RFC 7512 names it.")
-    ] = None,
-    sigstore: Annotated[
-        bool, typer.Option("--sigstore", help="Your identity; needs the network.")
-    ] = False,
+    key: Key = None,
+    pkcs11: Pkcs11 = None,
+    sigstore: Sigstore = False,
 ) -> None:
     """Sign every file of a release that verifies, into its model.sig.
 
@@ -72,17 +73,9 @@ def sign(
     * `gemma3build sign --key release.key` signs the release of the default model
     * `gemma3build sign --pkcs11 "pkcs11:token=releases;object=key?pin-source=/run/pin"`
     """
-    if (key is not None) + (pkcs11 is not None) + sigstore != 1:
-        why = "it takes one of --key, --pkcs11 and --sigstore"
-        raise RequestError("The release cannot be signed", why, "Name what signs it.")
     from gemma3build.record import signature
 
-    if key is not None:
-        signer = signature.key_signer(key)
-    elif pkcs11 is not None:
-        signer = signature.token_signer(pkcs11)
-    else:
-        signer = signature.keyless_signer()
+    signer = find_signer(key, pkcs11, sigstore=sigstore)
     verified = look_at(release.absolute())
     if verified.error is not None:
         show_findings(release, verified.findings, as_json=False)
@@ -92,6 +85,20 @@ def sign(
     out.print(
         f"{release / SIGNATURE} is a signature of {count} files.", markup=False, soft_wrap=True
     )
+
+
+def find_signer(key: Path | None, pkcs11: str | None, *, sigstore: bool) -> Any:
+    """Return what signs, by the options; raises RequestError unless they name one thing."""
+    if (key is not None) + (pkcs11 is not None) + sigstore != 1:
+        why = "it takes one of --key, --pkcs11 and --sigstore"
+        raise RequestError("The release cannot be signed", why, "Name what signs it.")
+    from gemma3build.record import signature
+
+    if key is not None:
+        return signature.key_signer(key)
+    if pkcs11 is not None:
+        return signature.token_signer(pkcs11)
+    return signature.keyless_signer()
 
 
 def find_trust(key: Path | None, identity: str | None, provider: str | None) -> Any:

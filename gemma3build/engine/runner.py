@@ -136,13 +136,11 @@ class Runner:
         except OSError as error:
             raise from_os_error(f"The result of {step.name} cannot be kept", error) from error
 
-    def run(
-        self, steps: tuple[Step, ...], materials: Materials, jobs: int, reporter: Reporter
-    ) -> dict[str, Done]:
-        """Run what has to run; return all results by name of step.
+    def fitting(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        """Return the steps that have to run; starts nothing.
 
         Raises:
-            BuildError: something failed; what was finished is kept.
+            BuildError: there is too little memory or disk for one, or it needs the Hub and may not.
         """
         try:
             self.store.root.mkdir(parents=True, exist_ok=True)
@@ -151,12 +149,22 @@ class Runner:
         preflight.check_writable(self.store.root)
         found = self.found(steps)
         missing = tuple(step for step in steps if step.fresh or step.name not in found)
-        networked = any(step.network for step in missing)
-        if networked:  # else the Hub's client need not be loaded
+        if any(step.network for step in missing):  # else the Hub's client need not be loaded
             preflight.check_offline(missing)
         available = preflight.available_memory()
         preflight.check_memory(missing, min(self._memory_limit or available, available))
         preflight.check_disk(missing, self.store.root)
+        return missing
+
+    def run(
+        self, steps: tuple[Step, ...], materials: Materials, jobs: int, reporter: Reporter
+    ) -> dict[str, Done]:
+        """Run what has to run; return all results by name of step.
+
+        Raises:
+            BuildError: something failed; what was finished is kept.
+        """
+        networked = any(step.network for step in self.fitting(steps))
         executor = Executor(
             store=self.store,
             images=self._images,

@@ -140,16 +140,30 @@ def look(publication: Publication) -> tuple[Remote | None, Difference]:
     target = publication.target
     remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
     difference = compare(publication.files, remote)
+    refuse_taken(target, remote, nothing=difference.nothing)
+    return remote, difference
+
+
+def refuse_taken(target: Target, remote: Remote | None, *, nothing: bool) -> None:
+    """Refuse a repository that is public, or has the tag on something else.
+
+    Args:
+        target: where a release goes.
+        remote: what is there; None for nothing.
+        nothing: whether publishing would change nothing in it.
+
+    Raises:
+        RequestError: saying which.
+    """
     if remote is None:
-        return None, difference
+        return
     if target.private and not remote.private:
         why = f"{target.repo} is there already, and public"
         raise RequestError(hub.NOT_PUBLISHED, why, "Leave --private away, or change its settings.")
     leads = remote.tags.get(target.tag)
-    if leads is not None and not (difference.nothing and leads == remote.commit):
+    if leads is not None and not (nothing and leads == remote.commit):
         why = f"{target.repo} has a tag {target.tag} already, of {leads[:12]}"
         raise RequestError(hub.NOT_PUBLISHED, why, "Give another --tag.")
-    return remote, difference
 
 
 def publish(

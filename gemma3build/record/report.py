@@ -1,13 +1,12 @@
 """The page of a release: ``report.html``, one file that needs no network, script or font.
 
-Jinja and matplotlib are imported when a page is made, and not before: a build with nothing to do
-should start as fast as it can.
+Matplotlib is imported when a page is made, and not before: a build with nothing to do should start as
+fast as it can.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemma3build.core.evaluation import (
@@ -23,24 +22,21 @@ from gemma3build.core.evaluation import (
 from gemma3build.core.manifest import MANIFEST, Manifest
 from gemma3build.core.units import GIBIBYTE, MEGABYTE
 from gemma3build.record.checksums import CHECKSUMS
+from gemma3build.record.page import counted, environment, notice
 from gemma3build.record.readable import (
-    decimal,
     flag,
     is_quick_look,
-    megabytes,
     pieces,
     questions,
     shared_start,
     significant,
-    visible,
 )
 
 if TYPE_CHECKING:
     from gemma3build.record.charts import Chart
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE = "report.html.j2"
 MEASUREMENTS = PIQA, SPEED, GATE = "PIQA", "Speed and memory", "Gate"
-NOTICE = Path(__file__).parent / "legal" / "Notice"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -194,41 +190,16 @@ def render(manifest: Manifest, evaluation: Evaluation) -> bytes:
         manifest: what was built from what.
         evaluation: what was measured; PIQA and speed may be missing.
     """
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    def clean(value: object) -> object:
-        plain = isinstance(value, str) and not isinstance(value, Markup)
-        return visible(str(value)) if plain else value
-
-    environment = Environment(
-        autoescape=True,
-        finalize=clean,
-        keep_trailing_newline=True,
-        lstrip_blocks=True,
-        trim_blocks=True,
-        undefined=StrictUndefined,
-    )
-    filters: dict[str, Callable[..., object]] = {
-        "counted": counted,
-        "decimal": decimal,
-        "flag": flag,
-        "megabytes": megabytes,
-        "pieces": pieces,
-        "safe_svg": Markup,  # of record.charts, which escapes what it is given
-        "shared_start": shared_start,
-        "significant": significant,
-        "stored": stored,
-    }
-    environment.filters.update(filters)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    template = environment(
+        pieces=pieces, shared_start=shared_start, significant=significant, stored=stored
+    ).get_template(TEMPLATE)
     text = template.render(
         page=Page(manifest, evaluation),
         manifest=manifest,
         checkpoint=manifest.checkpoint,
         evaluation=evaluation,
         files={"manifest": MANIFEST, "evaluation": EVALUATION, "checksums": CHECKSUMS},
-        notice=NOTICE.read_text(encoding="utf-8").split("\n\n"),
+        notice=notice(),
     )
     return text.encode()
 
@@ -272,11 +243,6 @@ def machine(found: Machine) -> str:
 def runtime(versions: Iterable[tuple[str, str]]) -> str:
     """Return versions by package in one line."""
     return ", ".join(f"{package} {version}" for package, version in sorted(versions))
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: ``1 run``, ``1,838 runs``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def stored(weights: Mapping[str, Any]) -> str:

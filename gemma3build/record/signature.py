@@ -9,7 +9,9 @@ import hashlib
 import importlib.util
 import json
 import re
+import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -52,7 +54,20 @@ class _Hashing(hashing.Config):
         return super().hash(*arguments, **options)
 
 
-def key_signer(path: Path) -> signing.Config:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """What signs.
+
+    Attributes:
+        config: the library's.
+        trust: checks a signature by the public half; None for an identity, which has none of its own.
+    """
+
+    config: signing.Config
+    trust: Trust | None = None
+
+
+def key_signer(path: Path) -> Signer:
     """Return what signs with an elliptic key in a PEM file.
 
     Raises:
@@ -71,10 +86,11 @@ def key_signer(path: Path) -> signing.Config:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
         why = f"{path} has no elliptic key on one of {', '.join(CURVES)}"
         raise SigningError(what, why, NEW_KEY)
-    return signing.Config().use_elliptic_key_signer(private_key=path)
+    config = signing.Config().use_elliptic_key_signer(private_key=path)
+    return Signer(config=config, trust=by_public_half(key.public_key()))
 
 
-def token_signer(uri: str) -> signing.Config:
+def token_signer(uri: str) -> Signer:
     """Return what signs with an elliptic key in a PKCS#11 token (URI: RFC 7512).
 
     Raises:
@@ -85,7 +101,9 @@ def token_signer(uri: str) -> signing.Config:
         hint = "Install it: python -m pip install PyKCS11"
         raise SigningError(what, "PyKCS11, which reads tokens, is not installed", hint)
     try:
-        return signing.Config().use_pkcs11_signer(pkcs11_uri=uri)
+        config = signing.Config().use_pkcs11_signer(pkcs11_uri=uri)
+        token: Any = config._signer  # noqa: SLF001 - the library gives its public half out nowhere else
+        return Signer(config=config, trust=by_public_half(token.public_key()))
     except Exception as error:  # noqa: BLE001 - of the library, of PyKCS11, of Python
         why = short(without_pin(f"{type(error).__name__}: {error}", uri))
         raise SigningError(what, why, "Check the URI and what it names.") from None
@@ -99,19 +117,20 @@ def without_pin(message: str, uri: str) -> str:
     return message
 
 
-def keyless_signer() -> signing.Config:
+def keyless_signer() -> Signer:
     """Return what signs with an identity, by Sigstore; it asks in a browser where it must.
 
     Raises:
         SigningError: Sigstore cannot be reached.
     """
     try:
-        return signing.Config().use_sigstore_signer(use_ambient_credentials=True)
+        config = signing.Config().use_sigstore_signer(use_ambient_credentials=True)
     except Exception as error:  # of the network, of TUF, of Sigstore
         raise _unreachable(error) from error
+    return Signer(config=config)
 
 
-def sign(verified: Verified, signer: signing.Config) -> None:
+def sign(verified: Verified, signer: Signer) -> None:
     """Write the signature of a release that was verified, whole or not at all.
 
     Raises:
@@ -122,7 +141,7 @@ def sign(verified: Verified, signer: signing.Config) -> None:
     folder = verified.folder.path
     try:
         with whole(folder / SIGNATURE, outside=True) as staged:
-            _write(signer, folder, staged)
+            _write(signer.config, folder, staged)
             if signed_digests(staged.read_bytes()) != covered(verified.digests):
                 hint = "Let whatever writes to it end, and sign again."
                 raise ChangedError("The release was not signed", "a file of it changed", hint)
@@ -130,9 +149,9 @@ def sign(verified: Verified, signer: signing.Config) -> None:
         raise from_os_error(f"{folder / SIGNATURE} cannot be written", error) from error
 
 
-def _write(signer: signing.Config, folder: Path, staged: Path) -> None:
+def _write(config: signing.Config, folder: Path, staged: Path) -> None:
     try:
-        signer.set_hashing_config(_Hashing()).sign(folder, staged)
+        config.set_hashing_config(_Hashing()).sign(folder, staged)
     except OSError:
         raise
     except Exception as error:  # of a token, of the network, of Sigstore
@@ -157,7 +176,15 @@ def by_key(path: Path) -> Trust:
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
         why = f"{path} has no elliptic key on one of {', '.join(CURVES)}"
         raise SigningError(what, why, EXTRACT_KEY)
-    config = verifying.Config().use_elliptic_key_verifier(public_key=path)
+    return by_public_half(key)
+
+
+def by_public_half(key: ec.EllipticCurvePublicKey) -> Trust:
+    """Return the check of a signature by a public key."""
+    with tempfile.NamedTemporaryFile() as file:  # the library takes no key, only a file
+        file.write(public_pem(key))
+        file.flush()
+        config = verifying.Config().use_elliptic_key_verifier(public_key=file.name)
     own = key_id(key)
 
     def check(folder: Folder, digests: Mapping[str, str]) -> str:
@@ -271,12 +298,24 @@ def named_key(bundle: bytes) -> str:
         raise VerificationError(Flaw.SIGNATURE, what, why, hint) from error
 
 
+def find_key(bundle: bytes) -> str:
+    """Return the id of the key that a signature says it is by; empty for one that names none."""
+    try:
+        return named_key(bundle)
+    except VerificationError:
+        return ""
+
+
 def key_id(key: ec.EllipticCurvePublicKey) -> str:
     """Return the SHA-256 of a public key's PEM text, by which model-signing names it."""
-    pem = key.public_bytes(
+    return hashlib.sha256(public_pem(key)).hexdigest()
+
+
+def public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
+    """Return a public key as PEM text."""
+    return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    return hashlib.sha256(pem).hexdigest()
 
 
 def covered(digests: Mapping[str, str]) -> dict[str, str]:

@@ -11,6 +11,8 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 from gemma3build.record.report import render
+from tests.unit.test_index import hostile, two
+from tests.unit.test_index import page as index_page
 from tests.unit.test_report import HOSTILE, measured, unmeasured
 
 pytestmark = pytest.mark.integration
@@ -25,7 +27,12 @@ SWITCHES = (
     "--disable-component-update",
     "--disable-sync",
 )
-PAGES = {"measured": render(*measured()), "hostile": render(*unmeasured(HOSTILE))}
+PAGES = {
+    "measured": render(*measured()),
+    "hostile": render(*unmeasured(HOSTILE)),
+    "index": index_page(two()).encode(),
+    "hostile index": index_page(hostile(), HOSTILE).encode(),
+}
 SMALLEST_TEXT = 10.0  # pixels on the screen, in a chart
 AA = 4.5  # contrast of text, WCAG 2.2
 
@@ -149,7 +156,7 @@ def test_the_page_fits_the_screen_and_asks_nobody_for_anything(
 def test_text_can_be_read(browser: Chrome, show: Show, name: str) -> None:
     show(name)
     texts = ask(browser, TEXTS)
-    assert len(texts) > 100
+    assert len(texts) > 50
     assert [text for text in texts if text["contrast"] < AA] == []
     assert [text for text in texts if text["size"] < SMALLEST_TEXT] == []
 

@@ -69,6 +69,7 @@ def test_the_command_loads_without_what_belongs_into_containers() -> None:
         "cache size",
         "cache prune",
         "publish",
+        "release",
     ],
 )
 def test_every_command_explains_itself(command: str) -> None:

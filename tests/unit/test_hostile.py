@@ -32,6 +32,7 @@ from gemma3build.pins.intent import PINS_DIR, load_scheme
 from gemma3build.pins.lock import IMAGES_LOCK, MODELS_LOCK, read_images_lock, read_models_lock
 from gemma3build.record.evaluation import manifest_digest, read_evaluation
 from gemma3build.record.manifest import read_manifest
+from gemma3build.releases import load_releases
 from gemma3build.steps import check, import_gguf
 from tests.fake_release import write_release
 from tests.hostile import CLAIMS, damaged, odd_json
@@ -105,6 +106,7 @@ PARSERS = {
     "models.lock.json": Parser(read=read_models_lock, errors=(ConfigError,)),
     "images.lock.json": Parser(read=read_images_lock, errors=(ConfigError,)),
     "scheme.toml": Parser(read=load_scheme, errors=(ConfigError,)),
+    "releases.toml": Parser(read=load_releases, errors=(ConfigError,)),
     "config.json": Parser(
         read=lambda path: checkpoint_architecture(path.parent).shape.tensors, errors=(StepError,)
     ),
@@ -134,6 +136,7 @@ def write_good(folder: Path) -> Path:
         "models.lock.json": MODELS_LOCK.read_text(),
         "images.lock.json": IMAGES_LOCK.read_text(),
         "scheme.toml": (PINS_DIR / "schemes" / "dynamic_int4_block32.toml").read_text(),
+        "releases.toml": '[[release]]\nmodel = "gemma3-270m"\nprefill_seq_lens = [128, 512]\n',
         INDEX: json.dumps({"weight_map": {"x": "model.safetensors"}}),
         "tokenizer_config.json": json.dumps(template),
         "chat_template.jinja": "{{ messages }}",

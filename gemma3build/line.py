@@ -1,0 +1,402 @@
+"""The whole line: from plans to releases that are built, measured, signed, verified and published."""
+
+import dataclasses
+import enum
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from gemma3build.build import Builder, clean_source, release_lock
+from gemma3build.core.evaluation import Evaluation
+from gemma3build.core.manifest import Manifest
+from gemma3build.core.scheme import NAME
+from gemma3build.engine import preflight
+from gemma3build.engine.executor import Reporter
+from gemma3build.engine.runner import Runner
+from gemma3build.engine.source import Source
+from gemma3build.errors import BuildError, DirtyError, OutputError, RequestError, stopped_error
+from gemma3build.evaluate import (
+    EvaluationRequest,
+    Measured,
+    evaluate,
+    find_questions,
+    is_measured,
+    prepare_evaluation,
+    read_release,
+)
+from gemma3build.publish import Rule
+from gemma3build.record.checks import Trust
+from gemma3build.record.checksums import SIGNATURE
+from gemma3build.record.evaluation import read_evaluation
+from gemma3build.record.folder import Advance
+from gemma3build.record.index import (
+    Listed,
+    Published,
+    Signed,
+    known_publication,
+    list_release,
+    read_index,
+    write_index,
+)
+from gemma3build.record.verify import Verified, total_bytes, verify
+from gemma3build.releases import Planned
+
+if TYPE_CHECKING:
+    from gemma3build.publish.publication import Publication, Target
+    from gemma3build.record.signature import Signer
+
+NOT_A_TAG = re.compile(r"\.\.|\.lock$|\.$")  # what git refuses of what NAME allows
+PLACE = "{name}"  # in --repo, for the name of each release
+
+
+class Part(enum.StrEnum):
+    """A part of the line, in their order."""
+
+    BUILD = "build"
+    EVALUATE = "evaluate"
+    SIGN = "sign"
+    VERIFY = "verify"
+    PUBLISH = "publish"
+
+
+class Reports(Protocol):
+    """Shows what the line does."""
+
+    def begin(self, part: Part, name: str, number: int, total: int) -> None:
+        """Show that a part of a release begins."""
+
+    def steps(self, number: int) -> AbstractContextManager[Reporter]:
+        """Return what shows that many steps while they run."""
+
+    def reading(self, size: int) -> AbstractContextManager[Advance]:
+        """Return what shows how much of that many bytes was read."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is asked of every release.
+
+    Attributes:
+        version: of all of them, and the tag that they are published with.
+        folder: where their directories and the index go.
+        source: what builds them.
+        measuring: which questions are asked.
+        signer: what signs them; None signs nothing.
+        trust: checks the signatures; None where there is nothing to check them by.
+        identity: whom ``trust`` wants Sigstore to name, if it does.
+        jobs: containers at a time.
+    """
+
+    version: str
+    folder: Path
+    source: Source
+    measuring: EvaluationRequest
+    signer: "Signer | None"
+    trust: Trust | None
+    identity: str = ""
+    jobs: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A release that went through the line.
+
+    Attributes:
+        planned: what it was made by.
+        folder: where it is.
+        measured: its records.
+        verified: what was found out about it.
+        signed: by whom; None for nobody.
+        ran: the parts that had something to do.
+        published: where it is on the Hub, as far as is known.
+    """
+
+    planned: Planned
+    folder: Path
+    measured: Measured
+    verified: Verified
+    signed: Signed | None
+    ran: tuple[Part, ...]
+    published: Published | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the release."""
+        return self.planned.name
+
+    @property
+    def manifest(self) -> Manifest:
+        """The record of the release."""
+        return self.measured.manifest
+
+    @property
+    def listed(self) -> Listed:
+        """What the index says."""
+        return list_release(
+            self.verified, self.manifest, self.measured.evaluation, self.signed, self.published
+        )
+
+
+class Line:
+    """Takes releases through all parts; what is done already is left as it is."""
+
+    def __init__(self, order: Order, runner: Runner, reports: Reports) -> None:
+        """Take what is asked, what runs the steps, and what shows them."""
+        self._order, self._runner, self._reports = order, runner, reports
+        self._builder = Builder(runner, order.source)
+
+    def refuse_first(self, releases: Sequence[Planned], *, full: bool) -> None:
+        """Refuse what can be known to fail before anything is run.
+
+        Args:
+            releases: what is to be made.
+            full: whether nothing but all questions of PIQA will do.
+
+        Raises:
+            BuildError: a step would not fit, or the questions will not do or cannot be had.
+        """
+        for release in releases:
+            with noted(release.name):
+                self._runner.fitting(release.prepared.plan.steps)
+        wanted = self._order.measuring
+        known = [read_evaluation(self._order.folder / release.name) for release in releases]
+        if self._all_measured(known, wanted):
+            return
+        _, own = find_questions(wanted.piqa, self._runner)
+        some = own or wanted.limit is not None
+        if full and some and not self._all_measured(known, EvaluationRequest()):
+            why = "--publish takes all questions of PIQA, and others or fewer would be asked"
+            hint = "Leave --limit and --piqa away, or add --skip piqa."
+            raise RequestError("The releases could not be published", why, hint)
+
+    def _all_measured(self, known: Sequence[Evaluation | None], wanted: EvaluationRequest) -> bool:
+        return all(item and is_measured(item, wanted, self._runner) for item in known)
+
+    def make(self, releases: Sequence[Planned]) -> tuple[tuple[Made, ...], bool]:
+        """Make releases and their index; return them, and whether the index was written.
+
+        Raises:
+            BuildError: a part of one failed; a note says which. What was finished stays.
+        """
+        made = tuple(
+            self._make(release, number, len(releases)) for number, release in enumerate(releases, 1)
+        )
+        before = read_index(self._order.folder)
+        made = tuple(
+            dataclasses.replace(item, published=known_publication(before, item.listed.entry))
+            for item in made
+        )
+        return made, self._write_index(made)
+
+    def publish(
+        self, made: Sequence[Made], targets: Sequence["Target"], skip: tuple[Rule, ...]
+    ) -> tuple[Made, ...]:
+        """Publish releases, each to its repository; all are looked at before the first is.
+
+        Raises:
+            BuildError: one was refused; those before it are published, and the index says so.
+        """
+        from gemma3build.publish import publication
+
+        ready = []
+        for number, (item, target) in enumerate(zip(made, targets, strict=True), 1):
+            with self._part(Part.PUBLISH, item.name, number, len(made), shown=False):
+                found = publication.prepare(item.verified, target, skip)
+                publication.look(found)
+                ready.append(found)
+        done = list(made)
+        for place, found in enumerate(ready):
+            with self._part(Part.PUBLISH, made[place].name, place + 1, len(made)):
+                done[place] = self._publish(made[place], found)
+            self._write_index(done)
+        return tuple(done)
+
+    def _make(self, release: Planned, number: int, total: int) -> Made:
+        order, folder, ran = self._order, self._order.folder / release.name, []
+        with self._part(Part.BUILD, release.name, number, total):
+            if clean_source() != order.source:
+                why = f"it is not at commit {order.source.commit[:12]} any more"
+                hint = "Run the same command again; then all releases come from one source."
+                raise DirtyError("The source changed while the line ran", why, hint)
+            with self._reports.steps(len(release.prepared.plan.steps)) as reporter:
+                built = self._builder.ensure(release.prepared, folder, order.jobs, reporter)
+            if not built.idle:
+                ran.append(Part.BUILD)
+        with self._part(Part.EVALUATE, release.name, number, total):
+            if self._measure(release, folder):
+                ran.append(Part.EVALUATE)
+        verified = None
+        if order.signer is not None:
+            with self._part(Part.SIGN, release.name, number, total):
+                verified = self._look(folder)
+                if self._to_sign(verified):
+                    self._sign(verified, order.signer)
+                    verified = None
+                    ran.append(Part.SIGN)
+        with self._part(Part.VERIFY, release.name, number, total):
+            verified = verified or self._look(folder)
+            if verified.error is not None:
+                raise verified.error
+        return Made(
+            planned=release,
+            folder=folder,
+            measured=read_release(folder),
+            verified=verified,
+            signed=self._signed(verified),
+            ran=tuple(ran),
+        )
+
+    def _measure(self, release: Planned, folder: Path) -> bool:
+        """Measure a release unless it is; return whether it had to be."""
+        request = dataclasses.replace(
+            self._order.measuring,
+            checkpoint=release.request.checkpoint,
+            tokenizer=release.request.tokenizer,
+        )
+        found = read_release(folder)
+        if is_measured(found.evaluation, request, self._runner):
+            return False
+        prepared = prepare_evaluation(found, request, self._runner)
+        with self._reports.steps(len(prepared.steps)) as reporter:
+            evaluate(found, prepared, self._runner, reporter)
+        return True
+
+    def _look(self, folder: Path) -> Verified:
+        with self._reports.reading(total_bytes(folder)) as advance:
+            return verify(folder, self._order.trust, advance)
+
+    def _to_sign(self, verified: Verified) -> bool:
+        """Return whether a signature has to be made: there is none that holds, by who signs now."""
+        wrong = {item.name for item in verified.findings if item.error is not None}
+        # With nothing to check it by, nobody knows whose signature is there.
+        return wrong == {SIGNATURE} or (not wrong and self._order.trust is None)
+
+    def _sign(self, verified: Verified, signer: "Signer") -> None:
+        from gemma3build.record import signature
+
+        signature.sign(verified, signer)
+
+    def _signed(self, verified: Verified) -> Signed | None:
+        if SIGNATURE not in verified.folder.sizes:
+            return None
+        if self._order.identity:
+            return Signed(identity=self._order.identity, checked=True)
+        from gemma3build.record import signature
+
+        key = signature.find_key(verified.folder.read(SIGNATURE))
+        return Signed(key=key, checked=self._order.trust is not None)
+
+    def _publish(self, item: Made, found: "Publication") -> Made:
+        from gemma3build.publish import publication
+
+        remote, difference = publication.look(found)
+        outcome = publication.publish(found, remote, difference, self._reports.say)
+        published = Published(
+            repo=found.target.repo,
+            tag=found.target.tag,
+            commit=outcome.committed.commit,
+            url=outcome.committed.url,
+        )
+        ran = item.ran if outcome.idle else (*item.ran, Part.PUBLISH)
+        return dataclasses.replace(item, published=published, ran=ran)
+
+    def _write_index(self, made: Sequence[Made]) -> bool:
+        order = self._order
+        with release_lock(self._runner, order.folder):
+            listed = [item.listed for item in made]
+            return write_index(order.folder, order.version, order.source, listed)
+
+    @contextmanager
+    def _part(
+        self, part: Part, name: str, number: int, total: int, *, shown: bool = True
+    ) -> Iterator[None]:
+        """Say that a part begins, and note on what stops it where that was."""
+        if shown:
+            self._reports.begin(part, name, number, total)
+        with noted(name, part):
+            yield
+
+
+@contextmanager
+def noted(name: str, part: Part | None = None) -> Iterator[None]:
+    """Note on an error which release it stopped, and at which part; Ctrl-C becomes an error, too."""
+    where = f"Where: {name}, {part}" if part else f"Where: {name}"
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        error = stopped_error("The line")
+        error.add_note(where)
+        raise error from stopped
+    except BuildError as error:
+        goes_on = ". The same command goes on there; what was finished stays." if part else ""
+        error.add_note(where + goes_on)
+        raise
+
+
+def check_version(version: str) -> None:
+    """Require that releases can have this version: as a directory, and as a tag; raises RequestError."""
+    if not re.fullmatch(NAME, version) or NOT_A_TAG.search(version):
+        why = "it must be of letters, digits, dots, dashes and underscores, as a tag of git can be"
+        raise RequestError(f"{version!r} is no version", why, "Try v1.0.0.")
+
+
+def check_places(folder: Path, releases: Sequence[Planned]) -> None:
+    """Refuse places that releases or their index cannot be written to; raises OutputError."""
+    if preflight.is_release(folder):
+        why = "it is a release itself"
+        raise OutputError(f"{folder} is no place for releases", why, "Give another --output.")
+    for release in releases:
+        with noted(release.name):
+            preflight.check_output(folder / release.name)
+
+
+def find_repos(releases: Sequence[Planned], pattern: str | None) -> tuple[str, ...]:
+    """Return the repository of each release; empty where nobody named one.
+
+    Args:
+        releases: which; a release file can name a repository for each.
+        pattern: ``owner/name`` instead of those, with ``{name}`` in it for several.
+
+    Raises:
+        RequestError: two would go to one repository.
+    """
+    if pattern is None:
+        found = tuple(release.repo for release in releases)
+    else:
+        found = tuple(pattern.replace(PLACE, release.name) for release in releases)
+    named = [repo for repo in found if repo]
+    if len(set(named)) < len(named):
+        why = "two releases would go to one repository"
+        hint = f"Name one for each in a release file, or give --repo 'OWNER/{PLACE}'."
+        raise RequestError("The releases were not published", why, hint)
+    return found
+
+
+def check_targets(releases: Sequence[Planned], targets: Sequence["Target"]) -> None:
+    """Refuse what can be known of the Hub before there is anything to publish.
+
+    Raises:
+        RequestError: a release has no repository, or one that is public or has the tag.
+        BuildError: the Hub refuses.
+    """
+    from gemma3build.pins.resolve import refuse_offline
+    from gemma3build.publish import hub, publication
+
+    for release, target in zip(releases, targets, strict=True):
+        with noted(release.name):
+            if not target.repo:
+                hint = f"Name it in a release file, or give --repo OWNER/NAME or 'OWNER/{PLACE}'."
+                raise RequestError(hub.NOT_PUBLISHED, "it has no repository", hint)
+            hub.check_repo(target.repo, hub.NOT_PUBLISHED)
+    refuse_offline(hub.NOT_PUBLISHED)
+    for release, target in zip(releases, targets, strict=True):
+        with noted(release.name):
+            hub.require_login(target.repo)
+            remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
+            publication.refuse_taken(target, remote, nothing=True)
