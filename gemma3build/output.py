@@ -185,7 +185,7 @@ def show_findings(folder: Path | str, findings: Any, *, as_json: bool) -> None:
         out.print(line, soft_wrap=True)
 
 
-def show_rebuilt(folder: Path, rebuilt: Any, *, as_json: bool) -> None:
+def show_rebuilt(folder: Path | str, rebuilt: Any, *, as_json: bool) -> None:
     """Print how each file of a release compares with the rebuilt one: a table, or JSON."""
     if as_json:
         print_json(

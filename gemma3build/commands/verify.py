@@ -1,6 +1,7 @@
 """``verify`` and ``sign``: whether a release is what it says, and who says so."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,9 @@ from gemma3build.record.checksums import SIGNATURE
 PUBLISHED = "hf://"  # before the address of a release on the Hub
 
 Release = Annotated[Path, typer.Argument(help="A release.")]
+Full = Annotated[
+    bool, typer.Option("--full", help="Download also the large files of a published one.")
+]
 
 
 def verify(
@@ -31,9 +35,7 @@ def verify(
     identity_provider: Annotated[
         str | None, typer.Option(help="URL of the OpenID Connect provider of --identity.")
     ] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Download also the large files of a published one.")
-    ] = False,
+    full: Full = False,
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of a release, its records and its signature; offline, in seconds.
@@ -111,24 +113,31 @@ def find_trust(key: Path | None, identity: str | None, provider: str | None) -> 
 def look_at_published(address: str, trust: Any, *, full: bool) -> Any:
     """Return what was found out about a release on the Hub, which is brought here for it."""
     import dataclasses
-    import tempfile
 
-    from gemma3build.pins.resolve import refuse_offline
-    from gemma3build.publish.hub import set_progress
-    from gemma3build.publish.published import WHAT, bring
     from gemma3build.record.verify import Finding, State
 
     if trust is not None and not full:
         why = "a signature is of bytes, and the large files stay on the Hub"
         raise RequestError("The signature cannot be checked", why, "Add --full.")
+    with brought(address, full=full) as published:
+        verified = look_at(published.folder, trust, published.stated)
+    note = Finding(name="hub", state=State.NOTED, detail=str(published))
+    return dataclasses.replace(verified, findings=(note, *verified.findings))
+
+
+@contextmanager
+def brought(address: str, *, full: bool) -> Iterator[Any]:
+    """Give a release on the Hub as ``published.bring`` has it, in a folder that goes away at the end."""
+    import tempfile
+
+    from gemma3build.pins.resolve import refuse_offline
+    from gemma3build.publish.hub import set_progress
+    from gemma3build.publish.published import WHAT, bring
+
     refuse_offline(WHAT)
     set_progress(shown=err.is_terminal)
     with tempfile.TemporaryDirectory(prefix="gemma3build-") as scratch:
-        folder = Path(scratch)
-        published = bring(address, folder, full=full)
-        verified = look_at(folder, trust, published.stated)
-    note = Finding(name="hub", state=State.NOTED, detail=str(published))
-    return dataclasses.replace(verified, findings=(note, *verified.findings))
+        yield bring(address, Path(scratch), full=full)
 
 
 def look_at(release: Path, trust: Any = None, stated: Iterable[FileDigest] = ()) -> Any:
