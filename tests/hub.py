@@ -16,6 +16,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS = (".safetensors", ".model", ".tflite", ".task", ".litertlm")
+PAGE = 2  # pull requests in an answer
 DATE = "2026-01-01T00:00:00.000Z"
 MAIN = "refs/heads/main"
 
@@ -30,6 +31,15 @@ class Commit:
 
 
 @dataclass(slots=True)
+class Pull:
+    """A pull request, whose number is its place in the list, counted from one."""
+
+    title: str
+    author: str
+    status: str = "open"
+
+
+@dataclass(slots=True)
 class Repo:
     """A repository: every commit, and what branches, tags and pull requests point at."""
 
@@ -37,6 +47,7 @@ class Repo:
     gated: bool = False
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+    pulls: list["Pull"] = field(default_factory=list)
 
     def commit(self, files: Mapping[str, bytes], title: str, author: str, ref: str = MAIN) -> str:
         parent = self.refs.get(ref, "")
@@ -308,6 +319,25 @@ class Handler(BaseHTTPRequestHandler):
                 return
             commit = repo.commits[commit.parent]
 
+    def discussions(self, name: str) -> None:
+        kind, status = (self.query.get(key, ["all"])[0] for key in ("type", "status"))
+        found = [
+            {
+                "num": number,
+                "title": pull.title,
+                "author": {"name": pull.author},
+                "createdAt": DATE,
+                "status": pull.status,
+                "isPullRequest": True,
+                "repo": {"name": name, "type": "model"},
+            }
+            for number, pull in enumerate(self.repo(name).pulls, 1)
+            if kind != "discussion" and status in ("all", pull.status)
+        ]
+        start = int(self.query["p"][0]) * PAGE
+        page = found[start : start + PAGE]
+        self.json({"discussions": page, "count": len(found), "start": start})
+
     def preupload(self, name: str, revision: str) -> None:
         # To open a pull request takes a token that may write, to somewhere.
         _, commit = self.commit_of(name, revision, write=True)
@@ -350,6 +380,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def commit(self, name: str, revision: str) -> None:
         repo, _ = self.commit_of(name, revision, write=True)
+        assert self.user is not None
         self.hub.before_commit()
         lines = [json.loads(line) for line in self.payload.splitlines()]
         header = lines[0]["value"]
@@ -369,10 +400,10 @@ class Handler(BaseHTTPRequestHandler):
                 del files[value["path"]]
         answer = {"commitUrl": "", "pullRequestUrl": ""}
         if self.query.get("create_pr"):
-            number = len(repo.named("refs/pr/")) + 1
+            repo.pulls.append(Pull(header["summary"], self.user.name))
+            number = len(repo.pulls)
             answer["pullRequestUrl"] = f"{self.hub.address}/{name}/discussions/{number}"
             repo.refs[f"refs/pr/{number}"], ref = repo.refs[ref], f"refs/pr/{number}"
-        assert self.user is not None
         oid = repo.commit(files, header["summary"], self.user.name, ref)
         answer["commitUrl"] = f"{self.hub.address}/{name}/commit/{oid}"
         self.json({**answer, "commitOid": oid, "success": True})
@@ -437,6 +468,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], Callable[..., None]], ...] = (
     (rf"/api/models/{NAME}/paths-info/{REVISION}", ("POST",), Handler.paths),
     (rf"/api/models/{NAME}/refs", ("GET",), Handler.refs),
     (rf"/api/models/{NAME}/commits/{REVISION}", ("GET",), Handler.commits),
+    (rf"/api/models/{NAME}/discussions", ("GET",), Handler.discussions),
     (rf"/api/models/{NAME}/preupload/{REVISION}", ("POST",), Handler.preupload),
     (rf"/api/models/{NAME}/commit/{REVISION}", ("POST",), Handler.commit),
     (rf"/api/models/{NAME}/tag/{REVISION}", ("POST",), Handler.tag),

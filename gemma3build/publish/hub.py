@@ -1,5 +1,6 @@
 """The only code that writes to the Hub, and what it asks it before and after."""
 
+import dataclasses
 import shutil
 import tempfile
 import warnings
@@ -37,8 +38,10 @@ from gemma3build.errors import (
     from_os_error,
 )
 from gemma3build.publish.difference import (
+    BRANCH,
     Difference,
     Payload,
+    PullRequest,
     Remote,
     RemoteFile,
     not_read_back,
@@ -46,7 +49,6 @@ from gemma3build.publish.difference import (
 from gemma3build.record.checksums import CHECKSUMS, parse_checksums
 from gemma3build.record.folder import listed, short
 
-BRANCH = "main"
 NOT_PUBLISHED = "The release was not published"
 
 
@@ -146,6 +148,49 @@ def look_if_there(repo: str, what: str) -> Remote | None:
         raise
 
 
+def pull_requests(repo: str, title: str) -> Iterator[Remote]:
+    """Yield what is in each open pull request of this title, newest first.
+
+    Raises:
+        HubError: the Hub refuses.
+    """
+    with explained(NOT_PUBLISHED, repo):
+        found = HfApi(endpoint()).get_repo_discussions(
+            repo, discussion_type="pull_request", discussion_status="open"
+        )
+        opened = [
+            PullRequest(url=item.url, author=item.author, revision=str(item.git_reference))
+            for item in sorted(found, key=lambda item: item.num, reverse=True)
+            if item.title == title
+        ]
+    for item in opened:
+        there = look(repo, item.revision, NOT_PUBLISHED)
+        yield dataclasses.replace(there, pull_request=item)
+
+
+def user(repo: str) -> str:
+    """Return whose token it is; empty without one.
+
+    Raises:
+        HubError: the Hub refuses.
+    """
+    if get_token() is None:
+        return ""
+    with explained(NOT_PUBLISHED, repo):
+        return str(HfApi(endpoint()).whoami()["name"])
+
+
+def stands_on(remote: Remote, commit_id: str) -> bool:
+    """Return whether a commit is among those that this one goes back to.
+
+    Raises:
+        HubError: the Hub refuses.
+    """
+    with explained(NOT_PUBLISHED, remote.repo):
+        history = HfApi(endpoint()).list_repo_commits(remote.repo, revision=remote.commit)
+    return any(item.commit_id == commit_id for item in history)
+
+
 def remote_files(api: HfApi, repo: str, commit: str) -> dict[str, RemoteFile]:
     """Return the files of a repository at a commit, by name."""
     return {
@@ -197,6 +242,14 @@ def commit(
 ) -> Committed:
     """Write everything in one commit on top of the one that was looked at, or nothing.
 
+    Args:
+        remote: what was looked at; the commit of a pull request goes to that.
+        difference: what has to change.
+        files: everything.
+        title: of the commit.
+        create_pr: whether it becomes a pull request.
+        say: is told what the Hub remarks.
+
     Raises:
         LostRaceError: the branch has moved since.
         HubError: the Hub refuses.
@@ -219,8 +272,9 @@ def commit(
                 remote.repo,
                 operations,
                 commit_message=title,
+                revision=remote.revision,
                 parent_commit=remote.commit,
-                create_pr=create_pr,
+                create_pr=create_pr and remote.pull_request is None,
             )
         except HfHubHTTPError as error:
             if error.response.status_code != HTTPStatus.PRECONDITION_FAILED:
@@ -231,14 +285,15 @@ def commit(
             raise RefusedPublicationError(NOT_PUBLISHED, why, "Mend the card.") from error
     for warning in noted:
         say(short(" ".join(str(warning.message).split())))
-    return Committed(commit=done.oid, url=done.commit_url, pull_request=done.pr_url or "")
+    opened = remote.pull_request.url if remote.pull_request else done.pr_url or ""
+    return Committed(commit=done.oid, url=done.commit_url, pull_request=opened)
 
 
 def lost_race(api: HfApi, remote: Remote) -> LostRaceError:
     """Return the error of a branch that moved, with who moved it as the Hub says."""
-    last = api.list_repo_commits(remote.repo, revision=BRANCH)[0]
+    last = api.list_repo_commits(remote.repo, revision=remote.revision)[0]
     who = ", ".join(last.authors) or "someone"
-    why = f"{who} moved {BRANCH} meanwhile: {last.commit_id[:12]}, {last.title!r}"
+    why = f"{who} moved {remote.revision} meanwhile: {last.commit_id[:12]}, {last.title!r}"
     hint = "Look at that commit, then publish again; yours goes on top. Nothing was changed."
     return LostRaceError(NOT_PUBLISHED, short(why), hint)
 
@@ -260,9 +315,11 @@ def read_back(repo: str, done: Committed, files: Sequence[Payload]) -> None:
         raise ReadBackError(what, why, hint)
 
 
-def commit_url(remote: Remote) -> str:
-    """Return where people look at a commit."""
-    return f"{endpoint()}/{remote.repo}/commit/{remote.commit}"
+def committed(remote: Remote) -> Committed:
+    """Return the commit that was looked at, as one that has everything already."""
+    url = f"{endpoint()}/{remote.repo}/commit/{remote.commit}"
+    opened = remote.pull_request.url if remote.pull_request else ""
+    return Committed(commit=remote.commit, url=url, pull_request=opened)
 
 
 def set_progress(*, shown: bool) -> None:

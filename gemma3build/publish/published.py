@@ -10,7 +10,7 @@ from gemma3build.core.digests import FileDigest, sha256_file
 from gemma3build.core.units import GIBIBYTE
 from gemma3build.errors import Flaw, NoSpaceError, RequestError, VerificationError
 from gemma3build.publish import hub
-from gemma3build.publish.difference import Remote
+from gemma3build.publish.difference import BRANCH, Remote
 from gemma3build.record.checksums import UNLISTED
 from gemma3build.record.folder import LARGEST_TEXT, listed
 
@@ -68,7 +68,7 @@ def parse(address: str) -> tuple[str, str]:
         why = f"{address!r} is no address of a release"
         raise RequestError(WHAT, why, "Try hf://owner/name@revision.")
     hub.check_repo(found["repo"], WHAT)
-    return found["repo"], found["revision"] or hub.BRANCH
+    return found["repo"], found["revision"] or BRANCH
 
 
 def bring(address: str, scratch: Path, *, full: bool) -> Published:
