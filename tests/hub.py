@@ -89,6 +89,8 @@ class Fault:
     status: int = 0
     after: int = 0  # bytes of the body before the connection breaks, where there is no status
     reset: bool = False
+    body: bytes = b""  # of the answer with that status
+    code: str = ""  # of the Hub's errors
     times: int = 1
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -173,7 +175,8 @@ class Handler(BaseHTTPRequestHandler):
             if refused.status == HTTPStatus.TEMPORARY_REDIRECT:
                 headers = {"Location": refused.message}
             body = {"error": refused.message, "errors": [{"message": refused.message}]}
-            self.send(refused.status, json.dumps(body).encode(), headers)
+            own = self.fault.body if self.fault else b""
+            self.send(refused.status, own or json.dumps(body).encode(), headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request  # noqa: N815
 
@@ -190,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.fault is not None:
             self.fault.times -= 1
             if self.fault.status:
-                raise RefusedError(self.fault.status, "", "on demand")
+                raise RefusedError(self.fault.status, self.fault.code, "on demand")
 
     def find_user(self, token: str) -> User | None:
         if not token:

@@ -16,7 +16,7 @@ from gemma3build.commands.options import (
     Tokenizer,
     parse_size,
 )
-from gemma3build.commands.verify import PUBLISHED, Full, Release, brought, look_at
+from gemma3build.commands.verify import PUBLISHED, Full, Release, bring, look_at
 from gemma3build.core.units import MEGABYTE
 from gemma3build.errors import (
     DifferentError,
@@ -110,14 +110,18 @@ def at_hand(release: str | None, *, full: bool, as_json: bool) -> Iterator[Any]:
     if release is None or not release.startswith(PUBLISHED):
         yield None
         return
-    from gemma3build.publish.hub import set_progress
+    from gemma3build.engine.runner import cache_dir
+    from gemma3build.engine.store import Store
+    from gemma3build.publish.hub import set_output
 
-    with brought(release, full=full) as published:
+    # In the cache, which `cache prune` cleans of what a kill leaves there.
+    with Store(cache_dir()).scratch("published") as scratch:
+        published = bring(release, scratch, full=full)
         verified = look_at(published.folder, None, published.stated)
         if verified.error is not None:
             show_findings(release, verified.findings, as_json=as_json)
             raise verified.error
-        set_progress(shown=False)  # from here on, steps are shown
+        set_output(progress=False)  # from here on, steps are shown
         yield published
 
 
@@ -131,7 +135,7 @@ def rebuild_here(rebuilding: Any, published: Any, memory: str | None, *, diffosc
 
     with Progress(err) as progress:
 
-        def bring(name: str) -> None:
+        def fetch(name: str) -> None:
             progress.say(f"Downloading {name}, which differs")
             published.bring(name)
 
@@ -145,7 +149,7 @@ def rebuild_here(rebuilding: Any, published: Any, memory: str | None, *, diffosc
                 progress.say,
                 memory=parse_size(memory),
                 diffoscope=diffoscope,
-                bring=bring,
+                bring=fetch,
             )
         except KeyboardInterrupt as stopped:
             raise rebuild_stopped() from stopped

@@ -1,7 +1,6 @@
 """``verify`` and ``sign``: whether a release is what it says, and who says so."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,31 +112,29 @@ def find_trust(key: Path | None, identity: str | None, provider: str | None) -> 
 def look_at_published(address: str, trust: Any, *, full: bool) -> Any:
     """Return what was found out about a release on the Hub, which is brought here for it."""
     import dataclasses
+    import tempfile
 
     from gemma3build.record.verify import Finding, State
 
     if trust is not None and not full:
         why = "a signature is of bytes, and the large files stay on the Hub"
         raise RequestError("The signature cannot be checked", why, "Add --full.")
-    with brought(address, full=full) as published:
+    with tempfile.TemporaryDirectory(prefix="gemma3build-") as scratch:
+        published = bring(address, Path(scratch), full=full)
         verified = look_at(published.folder, trust, published.stated)
     note = Finding(name="hub", state=State.NOTED, detail=str(published))
     return dataclasses.replace(verified, findings=(note, *verified.findings))
 
 
-@contextmanager
-def brought(address: str, *, full: bool) -> Iterator[Any]:
-    """Give a release on the Hub as ``published.bring`` has it, in a folder that goes away at the end."""
-    import tempfile
-
+def bring(address: str, scratch: Path, *, full: bool) -> Any:
+    """Return a release on the Hub as ``published.bring`` does; shows on a terminal how far it is."""
     from gemma3build.pins.resolve import refuse_offline
-    from gemma3build.publish.hub import set_progress
-    from gemma3build.publish.published import WHAT, bring
+    from gemma3build.publish import published
+    from gemma3build.publish.hub import set_output
 
-    refuse_offline(WHAT)
-    set_progress(shown=err.is_terminal)
-    with tempfile.TemporaryDirectory(prefix="gemma3build-") as scratch:
-        yield bring(address, Path(scratch), full=full)
+    refuse_offline(published.WHAT)
+    set_output(progress=err.is_terminal)
+    return published.bring(address, scratch, full=full)
 
 
 def look_at(release: Path, trust: Any = None, stated: Iterable[FileDigest] = ()) -> Any:

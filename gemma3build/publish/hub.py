@@ -1,6 +1,7 @@
 """The only code that writes to the Hub, and what it asks it before and after."""
 
 import dataclasses
+import logging
 import shutil
 import tempfile
 import warnings
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from json import JSONDecodeError
 from pathlib import Path
 
 from httpx2 import HTTPError
@@ -72,7 +74,7 @@ def explained(what: str, repo: str) -> Iterator[None]:
     """Turn an error of the Hub's client into one of this tree."""
     try:
         yield
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, JSONDecodeError) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise from_os_error(what, error) from error
         failure = refusal(what, repo, error, logged_in=get_token() is not None).failure
@@ -322,9 +324,10 @@ def committed(remote: Remote) -> Committed:
     return Committed(commit=remote.commit, url=url, pull_request=opened)
 
 
-def set_progress(*, shown: bool) -> None:
-    """Say whether the client shows how far it is."""
-    (enable_progress_bars if shown else disable_progress_bars)()
+def set_output(*, progress: bool) -> None:
+    """Say whether the client shows how far it is; its warnings name signed addresses, and are not shown."""
+    (enable_progress_bars if progress else disable_progress_bars)()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def tag(repo: str, name: str, commit_id: str) -> None:

@@ -119,4 +119,5 @@ def refuse_large(remote: Remote, names: list[str], folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         why = f"its files have {needed / GIBIBYTE:.1f} GiB, {free / GIBIBYTE:.1f} GiB are free"
-        raise NoSpaceError(WHAT, f"{why} at {folder.parent}", "Set TMPDIR to a larger disk.")
+        hint = "Set TMPDIR to a larger disk, or for a rebuild GEMMA3BUILD_CACHE."
+        raise NoSpaceError(WHAT, f"{why} at {folder.parent}", hint)

@@ -155,6 +155,26 @@ def test_a_hub_that_is_not_there_is_told(
     assert (code, "the Hub cannot be reached" in said) == (31, True)
 
 
+def test_a_page_that_wants_a_login_is_not_taken_for_the_hub(
+    hub: Hub, commit: str, tmp_path: Path
+) -> None:
+    page = {"status": 200, "body": b"<html>Welcome to the hotel</html>"}
+    hub.fail("GET /api/models", **page, times=2)
+    code, said = refused(commit, tmp_path / "out")
+    assert (code, f"what answers at {hub.address} does not speak as the Hub" in said) == (31, True)
+    with pytest.raises(HubError, match="whether the network wants you to log in") as caught:
+        lock(model())
+    assert caught.value.exit_code == 31
+
+
+def test_a_hidden_repository_does_not_make_a_token_a_bad_one(
+    hub: Hub, commit: str, tmp_path: Path
+) -> None:
+    hub.fail("GET /api/models", status=401, code="RepoNotFound")
+    code, said = refused(commit, tmp_path / "out")
+    assert (code, "or hides it from this account" in said) == (81, True)
+
+
 LOCKED = LockedModel(
     source=REPO,
     revision="a" * 40,

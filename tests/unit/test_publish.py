@@ -504,6 +504,36 @@ def test_what_cannot_be_looked_at_is_told(hub: Hub, tmp_path: Path) -> None:
     assert failed("verify", "hf://org/gated").exit_code == 80
 
 
+def test_a_busy_hub_is_told_of_a_file_that_is_downloaded(
+    hub: Hub, release: Path, waits: list[float]
+) -> None:
+    hub.add(REPO, content(release))
+    hub.fail("HEAD .*/resolve/", status=503, times=100)
+    error = failed("verify", f"hf://{REPO}")
+    assert (error.exit_code, error.why) == (31, "the Hub answered 503: on demand")
+    assert waits
+    hub.faults.clear()
+    hub.fail("GET /api/models", status=200, body=b"<html></html>")
+    error = failed("verify", f"hf://{REPO}")
+    assert (error.exit_code, "does not speak as the Hub does" in error.why) == (31, True)
+
+
+def test_the_addresses_of_large_files_which_are_signed_are_not_shown(
+    hub: Hub, release: Path
+) -> None:
+    hub.add(REPO, content(release))
+    hub.fail("GET /lfs/", after=10)
+    done = subprocess.run(
+        [sys.executable, "-m", "gemma3build", "verify", "--full", f"hf://{REPO}"],
+        env={**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_XET": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sum(request.startswith("GET /lfs/") for request in hub.requests) == 5
+    assert hub.storage not in done.stdout + done.stderr
+
+
 def test_a_signature_is_checked_on_bytes_alone(hub: Hub, tmp_path: Path) -> None:
     key = tmp_path / "key"
     for command in (
