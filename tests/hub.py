@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -14,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests import xet
 
 LFS = (".safetensors", ".model", ".tflite", ".task", ".litertlm")
 PAGE = 2  # pull requests in an answer
@@ -111,6 +114,8 @@ class Hub:
         self.renamed: dict[str, str] = {}
         self.users: dict[str, User] = {}
         self.objects: dict[str, bytes] = {}
+        self.xet = False  # whether it says that large files are in Xet's store, too
+        self.xorbs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.before_commit: Callable[[], object] = lambda: None
@@ -196,6 +201,11 @@ class Handler(BaseHTTPRequestHandler):
                 raise RefusedError(self.fault.status, self.fault.code, "on demand")
 
     def find_user(self, token: str) -> User | None:
+        if self.path.startswith(("/v1/", "/v2/", "/xorbs/")):
+            # Xet's store knows no user, and no token of one may come there.
+            if token not in ("", xet.ACCESS):
+                raise RefusedError(401, "", "not a token for this store")
+            return None
         if not token:
             return None
         user = self.hub.users.get(token)
@@ -432,17 +442,49 @@ class Handler(BaseHTTPRequestHandler):
         oid = item["lfs"]["oid"]
         self.hub.objects[oid] = data
         linked = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(data))}
+        if self.hub.xet:
+            route = f"{self.hub.address}/api/models/{name}/xet-read-token/{commit.id}"
+            linked |= {"X-Xet-Hash": oid, "X-Xet-Refresh-Route": route}
         self.send(302, b"", {**headers, **linked, "Location": f"{self.hub.storage}/lfs/{oid}"})
 
     def serve(self, oid: str) -> None:
-        data = self.hub.objects[oid]
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        self.send_range(self.hub.objects[oid])
+
+    def send_range(self, data: bytes) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if wanted is None:
             self.send(200, data)
             return
-        start = int(wanted[1])
-        span = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self.send(206, data[start:], {"Content-Range": span})
+        start, last = int(wanted[1]), int(wanted[2] or len(data) - 1)
+        span = f"bytes {start}-{last}/{len(data)}"
+        self.send(206, data[start : last + 1], {"Content-Range": span})
+
+    def xet_token(self, name: str, kind: str, revision: str) -> None:
+        self.commit_of(name, revision, write=kind == "write", content=True)
+        expires = int(time.time()) + 3600
+        found = {"accessToken": xet.ACCESS, "exp": expires, "casUrl": self.hub.address}
+        headers = {
+            "X-Xet-Access-Token": xet.ACCESS,
+            "X-Xet-Token-Expiration": str(expires),
+            "X-Xet-Cas-Url": self.hub.address,
+        }
+        self.send(200, json.dumps(found).encode(), headers)
+
+    def reconstruct(self, oid: str) -> None:
+        self.json(xet.reconstruction(oid, self.hub.objects[oid], self.hub.address))
+
+    def serve_xorb(self, oid: str) -> None:
+        self.send_range(xet.make_xorb(self.hub.objects[oid]))
+
+    def store_xorb(self, name: str) -> None:
+        self.hub.xorbs[name] = self.payload
+        self.json({"was_inserted": True})
+
+    def store_shard(self) -> None:
+        for oid, content in xet.read_shard(self.payload, self.hub.xorbs):
+            assert hashlib.sha256(content).hexdigest() == oid
+            self.hub.objects[oid] = content
+        self.json({"result": 1})
 
 
 def describe(path: str, data: bytes) -> dict[str, Any]:
@@ -479,5 +521,10 @@ ROUTES: tuple[tuple[str, tuple[str, ...], Callable[..., None]], ...] = (
     (rf"/{NAME}/verify/(\w+)", ("POST",), Handler.verify),
     (r"/lfs/(\w+)", ("PUT",), Handler.store),
     (r"/lfs/(\w+)", ("GET", "HEAD"), Handler.serve),
+    (rf"/api/models/{NAME}/xet-(read|write)-token/{REVISION}", ("GET",), Handler.xet_token),
+    (r"/v1/reconstructions/(\w+)", ("GET",), Handler.reconstruct),
+    (r"/v1/xorbs/default/(\w+)", ("POST",), Handler.store_xorb),
+    (r"/v1/shards", ("POST",), Handler.store_shard),
+    (r"/xorbs/(\w+)", ("GET",), Handler.serve_xorb),
     (rf"/{NAME}/resolve/{REVISION}/(.+)", ("GET", "HEAD"), Handler.resolve),
 )

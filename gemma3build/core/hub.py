@@ -4,6 +4,7 @@ Nothing here imports the Hub's client: its errors carry the response, and that s
 """
 
 import os
+import re
 from http import HTTPStatus
 from json import JSONDecodeError
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from gemma3build.core.step import Refusal, StepError
 
 ENDPOINT = "https://huggingface.co"
+ADDRESS = re.compile(r"\bhttps?://\S+")
 LONGEST = 200  # characters of what a server says in an error
 LOG_IN = "log in (`hf auth login`), or set HF_TOKEN"
 TOKENS = "settings/tokens"  # the page of the Hub where tokens are made
@@ -96,7 +98,7 @@ def server_message(response: Any) -> str:
 
 
 def first_line(text: str) -> str:
-    """Return the first line of a text, short and without what a terminal would obey."""
-    line = next(iter(text.strip().splitlines()), "")
+    """Return the first line of a text, short, without addresses and what a terminal would obey."""
+    line = ADDRESS.sub("(an address)", next(iter(text.strip().splitlines()), ""))
     shown = line if line.isprintable() else ascii(line)
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

@@ -74,15 +74,15 @@ def explained(what: str, repo: str) -> Iterator[None]:
     """Turn an error of the Hub's client into one of this tree."""
     try:
         yield
+    except (RuntimeError, ConnectionError) as error:  # what Xet's client raises
+        why = f"Xet failed: {first_line(str(error))}"
+        hint = "Run it again, or set HF_HUB_DISABLE_XET=1 to go the classic way."
+        failure = StepFailure(code=Refusal.NETWORK.value, what=what, why=why, hint=hint)
+        raise HubError(failure) from error
     except (HTTPError, OSError, JSONDecodeError) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise from_os_error(what, error) from error
         failure = refusal(what, repo, error, logged_in=get_token() is not None).failure
-        raise HubError(failure) from error
-    except RuntimeError as error:  # what Xet's client raises
-        why = f"the upload failed: {first_line(str(error))}"
-        hint = "Run it again, or set HF_HUB_DISABLE_XET=1 to upload in the classic way."
-        failure = StepFailure(code=Refusal.NETWORK.value, what=what, why=why, hint=hint)
         raise HubError(failure) from error
 
 
