@@ -118,6 +118,7 @@ class Hub:
         self.xorbs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.starts: list[int] = []  # of the parts of files that were asked for
         self.before_commit: Callable[[], object] = lambda: None
         self.corrupt: Callable[[bytes], bytes] = lambda data: data
         hub = self
@@ -456,6 +457,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, data)
             return
         start, last = int(wanted[1]), int(wanted[2] or len(data) - 1)
+        self.hub.starts.append(start)
         span = f"bytes {start}-{last}/{len(data)}"
         self.send(206, data[start : last + 1], {"Content-Range": span})
 
