@@ -154,6 +154,12 @@ class ReadBackError(BuildError):
     exit_code = 86
 
 
+class StalePullRequestError(BuildError):
+    """A pull request is open that stands on an older commit of the branch."""
+
+    exit_code = 87
+
+
 class InterruptedBuildError(BuildError):
     """The build was stopped by a signal."""
 

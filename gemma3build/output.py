@@ -185,7 +185,7 @@ def show_findings(folder: Path | str, findings: Any, *, as_json: bool) -> None:
         out.print(line, soft_wrap=True)
 
 
-def show_rebuilt(folder: Path, rebuilt: Any, *, as_json: bool) -> None:
+def show_rebuilt(folder: Path | str, rebuilt: Any, *, as_json: bool) -> None:
     """Print how each file of a release compares with the rebuilt one: a table, or JSON."""
     if as_json:
         print_json(
@@ -232,6 +232,8 @@ def show_publication(
             size = f"{found.size / MEGABYTE:,.1f} MB" if found else ""
             table.add_row(change, Text(name), size, found.sha256[:16] if found else "")
     where = f"{repo} at {remote.commit[:12]}" if remote else f"{repo}, which is made"
+    if remote and remote.pull_request:
+        where += f", of {remote.pull_request.url}"
     out.print(f"{publication.title} to {where}:", markup=False)
     out.print(table)
     for item in publication.skipped:
@@ -258,7 +260,8 @@ def show_published(publication: Any, outcome: Any, difference: Any, *, as_json: 
         )
         return
     if outcome.idle:
-        text = f"Nothing to do: {target.repo} has all of it, at {committed.commit[:12]}."
+        where = committed.pull_request or target.repo
+        text = f"Nothing to do: {where} has all of it, at {committed.commit[:12]}."
     elif committed.pull_request:
         text = f"{committed.pull_request} is open; all digests were read back."
     else:

@@ -3,7 +3,7 @@
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import docker
 
 from gemma3build import __version__
 from gemma3build.build import origin
+from gemma3build.core.digests import FileDigest
 from gemma3build.core.manifest import Manifest
 from gemma3build.core.whole import write_whole
 from gemma3build.engine import preflight
@@ -27,7 +28,7 @@ from gemma3build.plan.step import Plan, Step
 from gemma3build.record.archive import BASE, CHECKPOINT, RELEASE
 from gemma3build.record.attestation import RebuilderRecord, attestation, attestation_path
 from gemma3build.record.checks import dict_differences, read_record, read_sums
-from gemma3build.record.compare import Comparison, Verdict, compare
+from gemma3build.record.compare import Bring, Comparison, Verdict, compare, not_there
 from gemma3build.record.folder import Folder, list_folder, listed
 from gemma3build.record.manifest import LOCAL, make_manifest
 from gemma3build.record.release import place, release_texts
@@ -92,6 +93,7 @@ def prepare_rebuild(
     own: OwnCheckpoint,
     attestation: Path | None = None,
     archived: Path | None = None,
+    stated: Iterable[FileDigest] = (),
 ) -> PreparedRebuild:
     """Return what will be run to build a release again; nothing in it is trusted.
 
@@ -100,12 +102,13 @@ def prepare_rebuild(
         own: where the user has its checkpoint.
         attestation: where the statement about it is written; None for beside the release.
         archived: an unpacked archive, if wheels and the base image come from one.
+        stated: digests of its files that lie elsewhere.
 
     Raises:
         RequestError: it is no release, or its request cannot be made again.
         VerificationError: its manifest cannot be used.
     """
-    folder = list_folder(path)
+    folder = list_folder(path, stated)
     manifest = read_record(folder)
     if archived is not None and own.folder is None and (archived / CHECKPOINT).is_dir():
         own = OwnCheckpoint(folder=archived / CHECKPOINT)
@@ -145,6 +148,7 @@ def rebuild(
     *,
     memory: int | None = None,
     diffoscope: bool = False,
+    bring: Bring = not_there,
 ) -> Rebuilt:
     """Build a release again, compare, and write an attestation beside it.
 
@@ -156,6 +160,7 @@ def rebuild(
         say: is told what takes long, and what is unlike the release.
         memory: limit of each container, in bytes.
         diffoscope: whether to run diffoscope on files that differ.
+        bring: downloads a released file of which only the digest is stated; asked for those that differ.
 
     Raises:
         BuildError: something failed; nothing is kept.
@@ -181,7 +186,7 @@ def rebuild(
             rebuilt = lay_out(scratch / "rebuilt", plan, texts, runner, done)
             say("Comparing")
             epoch = runner.intent.source_date_epoch
-            comparisons = compare(released, rebuilt, epoch, scratch, rebuilding.said)
+            comparisons = compare(released, rebuilt, epoch, scratch, rebuilding.said, bring)
             path = rebuilding.attestation
             reports = run_diffoscope(released, rebuilt, comparisons, path) if diffoscope else ()
             text = attestation(

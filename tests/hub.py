@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -15,7 +16,10 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests import xet
+
 LFS = (".safetensors", ".model", ".tflite", ".task", ".litertlm")
+PAGE = 2  # pull requests in an answer
 DATE = "2026-01-01T00:00:00.000Z"
 MAIN = "refs/heads/main"
 
@@ -30,6 +34,15 @@ class Commit:
 
 
 @dataclass(slots=True)
+class Pull:
+    """A pull request, whose number is its place in the list, counted from one."""
+
+    title: str
+    author: str
+    status: str = "open"
+
+
+@dataclass(slots=True)
 class Repo:
     """A repository: every commit, and what branches, tags and pull requests point at."""
 
@@ -37,6 +50,7 @@ class Repo:
     gated: bool = False
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+    pulls: list["Pull"] = field(default_factory=list)
 
     def commit(self, files: Mapping[str, bytes], title: str, author: str, ref: str = MAIN) -> str:
         parent = self.refs.get(ref, "")
@@ -78,6 +92,8 @@ class Fault:
     status: int = 0
     after: int = 0  # bytes of the body before the connection breaks, where there is no status
     reset: bool = False
+    body: bytes = b""  # of the answer with that status
+    code: str = ""  # of the Hub's errors
     times: int = 1
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -98,8 +114,11 @@ class Hub:
         self.renamed: dict[str, str] = {}
         self.users: dict[str, User] = {}
         self.objects: dict[str, bytes] = {}
+        self.xet = False  # whether it says that large files are in Xet's store, too
+        self.xorbs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.starts: list[int] = []  # of the parts of files that were asked for
         self.before_commit: Callable[[], object] = lambda: None
         self.corrupt: Callable[[bytes], bytes] = lambda data: data
         hub = self
@@ -163,7 +182,8 @@ class Handler(BaseHTTPRequestHandler):
             if refused.status == HTTPStatus.TEMPORARY_REDIRECT:
                 headers = {"Location": refused.message}
             body = {"error": refused.message, "errors": [{"message": refused.message}]}
-            self.send(refused.status, json.dumps(body).encode(), headers)
+            own = self.fault.body if self.fault else b""
+            self.send(refused.status, own or json.dumps(body).encode(), headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request  # noqa: N815
 
@@ -180,9 +200,14 @@ class Handler(BaseHTTPRequestHandler):
         if self.fault is not None:
             self.fault.times -= 1
             if self.fault.status:
-                raise RefusedError(self.fault.status, "", "on demand")
+                raise RefusedError(self.fault.status, self.fault.code, "on demand")
 
     def find_user(self, token: str) -> User | None:
+        if self.path.startswith(("/v1/", "/v2/", "/xorbs/")):
+            # Xet's store knows no user, and no token of one may come there.
+            if token not in ("", xet.ACCESS):
+                raise RefusedError(401, "", "not a token for this store")
+            return None
         if not token:
             return None
         user = self.hub.users.get(token)
@@ -309,6 +334,25 @@ class Handler(BaseHTTPRequestHandler):
                 return
             commit = repo.commits[commit.parent]
 
+    def discussions(self, name: str) -> None:
+        kind, status = (self.query.get(key, ["all"])[0] for key in ("type", "status"))
+        found = [
+            {
+                "num": number,
+                "title": pull.title,
+                "author": {"name": pull.author},
+                "createdAt": DATE,
+                "status": pull.status,
+                "isPullRequest": True,
+                "repo": {"name": name, "type": "model"},
+            }
+            for number, pull in enumerate(self.repo(name).pulls, 1)
+            if kind != "discussion" and status in ("all", pull.status)
+        ]
+        start = int(self.query["p"][0]) * PAGE
+        page = found[start : start + PAGE]
+        self.json({"discussions": page, "count": len(found), "start": start})
+
     def preupload(self, name: str, revision: str) -> None:
         # To open a pull request takes a token that may write, to somewhere.
         _, commit = self.commit_of(name, revision, write=True)
@@ -351,6 +395,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def commit(self, name: str, revision: str) -> None:
         repo, _ = self.commit_of(name, revision, write=True)
+        assert self.user is not None
         self.hub.before_commit()
         lines = [json.loads(line) for line in self.payload.splitlines()]
         header = lines[0]["value"]
@@ -370,10 +415,10 @@ class Handler(BaseHTTPRequestHandler):
                 del files[value["path"]]
         answer = {"commitUrl": "", "pullRequestUrl": ""}
         if self.query.get("create_pr"):
-            number = len(repo.named("refs/pr/")) + 1
+            repo.pulls.append(Pull(header["summary"], self.user.name))
+            number = len(repo.pulls)
             answer["pullRequestUrl"] = f"{self.hub.address}/{name}/discussions/{number}"
             repo.refs[f"refs/pr/{number}"], ref = repo.refs[ref], f"refs/pr/{number}"
-        assert self.user is not None
         oid = repo.commit(files, header["summary"], self.user.name, ref)
         answer["commitUrl"] = f"{self.hub.address}/{name}/commit/{oid}"
         self.json({**answer, "commitOid": oid, "success": True})
@@ -399,17 +444,50 @@ class Handler(BaseHTTPRequestHandler):
         oid = item["lfs"]["oid"]
         self.hub.objects[oid] = data
         linked = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(data))}
+        if self.hub.xet:
+            route = f"{self.hub.address}/api/models/{name}/xet-read-token/{commit.id}"
+            linked |= {"X-Xet-Hash": oid, "X-Xet-Refresh-Route": route}
         self.send(302, b"", {**headers, **linked, "Location": f"{self.hub.storage}/lfs/{oid}"})
 
     def serve(self, oid: str) -> None:
-        data = self.hub.objects[oid]
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        self.send_range(self.hub.objects[oid])
+
+    def send_range(self, data: bytes) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if wanted is None:
             self.send(200, data)
             return
-        start = int(wanted[1])
-        span = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self.send(206, data[start:], {"Content-Range": span})
+        start, last = int(wanted[1]), int(wanted[2] or len(data) - 1)
+        self.hub.starts.append(start)
+        span = f"bytes {start}-{last}/{len(data)}"
+        self.send(206, data[start : last + 1], {"Content-Range": span})
+
+    def xet_token(self, name: str, kind: str, revision: str) -> None:
+        self.commit_of(name, revision, write=kind == "write", content=True)
+        expires = int(time.time()) + 3600
+        found = {"accessToken": xet.ACCESS, "exp": expires, "casUrl": self.hub.address}
+        headers = {
+            "X-Xet-Access-Token": xet.ACCESS,
+            "X-Xet-Token-Expiration": str(expires),
+            "X-Xet-Cas-Url": self.hub.address,
+        }
+        self.send(200, json.dumps(found).encode(), headers)
+
+    def reconstruct(self, oid: str) -> None:
+        self.json(xet.reconstruction(oid, self.hub.objects[oid], self.hub.address))
+
+    def serve_xorb(self, oid: str) -> None:
+        self.send_range(xet.make_xorb(self.hub.objects[oid]))
+
+    def store_xorb(self, name: str) -> None:
+        self.hub.xorbs[name] = self.payload
+        self.json({"was_inserted": True})
+
+    def store_shard(self) -> None:
+        for oid, content in xet.read_shard(self.payload, self.hub.xorbs):
+            assert hashlib.sha256(content).hexdigest() == oid
+            self.hub.objects[oid] = content
+        self.json({"result": 1})
 
 
 def describe(path: str, data: bytes) -> dict[str, Any]:
@@ -438,6 +516,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], Callable[..., None]], ...] = (
     (rf"/api/models/{NAME}/paths-info/{REVISION}", ("POST",), Handler.paths),
     (rf"/api/models/{NAME}/refs", ("GET",), Handler.refs),
     (rf"/api/models/{NAME}/commits/{REVISION}", ("GET",), Handler.commits),
+    (rf"/api/models/{NAME}/discussions", ("GET",), Handler.discussions),
     (rf"/api/models/{NAME}/preupload/{REVISION}", ("POST",), Handler.preupload),
     (rf"/api/models/{NAME}/commit/{REVISION}", ("POST",), Handler.commit),
     (rf"/api/models/{NAME}/tag/{REVISION}", ("POST",), Handler.tag),
@@ -445,5 +524,10 @@ ROUTES: tuple[tuple[str, tuple[str, ...], Callable[..., None]], ...] = (
     (rf"/{NAME}/verify/(\w+)", ("POST",), Handler.verify),
     (r"/lfs/(\w+)", ("PUT",), Handler.store),
     (r"/lfs/(\w+)", ("GET", "HEAD"), Handler.serve),
+    (rf"/api/models/{NAME}/xet-(read|write)-token/{REVISION}", ("GET",), Handler.xet_token),
+    (r"/v1/reconstructions/(\w+)", ("GET",), Handler.reconstruct),
+    (r"/v1/xorbs/default/(\w+)", ("POST",), Handler.store_xorb),
+    (r"/v1/shards", ("POST",), Handler.store_shard),
+    (r"/xorbs/(\w+)", ("GET",), Handler.serve_xorb),
     (rf"/{NAME}/resolve/{REVISION}/(.+)", ("GET", "HEAD"), Handler.resolve),
 )

@@ -55,7 +55,7 @@ def publish(
         return
     if not as_json:
         show_publication(found, remote, difference, as_json=False, card=False)
-    hub.set_progress(shown=err.is_terminal)
+    hub.set_output(progress=err.is_terminal)
     try:
         outcome = publication.publish(found, remote, difference, say)
     except KeyboardInterrupt as stopped:

@@ -1,6 +1,7 @@
 """``rebuild`` and ``archive``: whether a release can be built again, today and later."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from gemma3build.commands.options import (
     Tokenizer,
     parse_size,
 )
-from gemma3build.commands.verify import Release, look_at
+from gemma3build.commands.verify import PUBLISHED, Full, Release, bring, look_at
 from gemma3build.core.units import MEGABYTE
 from gemma3build.errors import (
     DifferentError,
@@ -28,9 +29,15 @@ from gemma3build.output import err, out, show_findings, show_rebuilt
 
 def rebuild(
     release: Annotated[
-        Path | None, typer.Argument(help="A release. [artifacts/gemma3-270m]", show_default=False)
+        str | None,
+        typer.Argument(
+            help="A release, or hf://OWNER/NAME@REVISION for a published one."
+            " [artifacts/gemma3-270m]",
+            show_default=False,
+        ),
     ] = None,
     *,
+    full: Full = False,
     checkpoint: Checkpoint = None,
     tokenizer: Tokenizer = None,
     from_archive: Annotated[
@@ -38,7 +45,11 @@ def rebuild(
         typer.Option(metavar="FILE", help="Rebuild with all from an archive, its code included."),
     ] = None,
     attestation: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Attestation. [beside the release]")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Attestation. [beside the release, or here for a published one]",
+        ),
     ] = None,
     diffoscope: Annotated[
         bool, typer.Option("--diffoscope", help="Run diffoscope on files that differ.")
@@ -52,54 +63,96 @@ def rebuild(
     Examples:
     * `gemma3build rebuild` rebuilds the release of the default model
     * `gemma3build rebuild artifacts/my-finetune --checkpoint ./my-finetune`
+    * `gemma3build rebuild hf://you/gemma3-1b-it-litert@v1` downloads its records, and what differs
     * `gemma3build rebuild --from-archive gemma3-270m.archive.tar` needs no network
     """
-    from gemma3build.engine.docker import connect
-    from gemma3build.engine.runner import cache_dir
-    from gemma3build.engine.store import Store
-    from gemma3build.progress import Progress
     from gemma3build.rebuild import prepare_rebuild, require_diffoscope
-    from gemma3build.rebuild import rebuild as run_rebuild
+    from gemma3build.record.attestation import attestation_path
     from gemma3build.released import OwnCheckpoint
 
     if diffoscope:
         require_diffoscope()
-    if from_archive is not None:
-        options = {
-            "--checkpoint": checkpoint,
-            "--tokenizer": tokenizer,
-            "--attestation": attestation,
-        }
-        flags = [
-            *(("--memory", memory) if memory else ()),
-            *(("--diffoscope",) if diffoscope else ()),
-            *(("--json",) if as_json else ()),
-        ]
-        rebuild_archived(from_archive.absolute(), release, options, flags)
+    # An archive's own code may be of a version that knows no addresses: it gets a whole directory.
+    with at_hand(release, full=full or from_archive is not None, as_json=as_json) as published:
+        path = Path(release) if release else None
+        if published is not None:
+            path = published.folder
+            attestation = attestation or attestation_path(Path(path.name))
+        if from_archive is not None:
+            options = {
+                "--checkpoint": checkpoint,
+                "--tokenizer": tokenizer,
+                "--attestation": attestation,
+            }
+            flags = [
+                *(("--memory", memory) if memory else ()),
+                *(("--diffoscope",) if diffoscope else ()),
+                *(("--json",) if as_json else ()),
+            ]
+            rebuild_archived(from_archive.absolute(), path, options, flags)
+            return
+        path = path or ARTIFACTS / DEFAULT_MODEL
+        rebuilding = prepare_rebuild(
+            path.absolute(),
+            OwnCheckpoint(folder=checkpoint, tokenizer=tokenizer),
+            attestation=attestation and attestation.absolute(),
+            archived=unpacked,
+            stated=published.stated if published else (),
+        )
+        rebuilt = rebuild_here(rebuilding, published, memory, diffoscope=diffoscope)
+    show_rebuilt(release or path, rebuilt, as_json=as_json)
+    refuse_differences(rebuilt)
+
+
+@contextmanager
+def at_hand(release: str | None, *, full: bool, as_json: bool) -> Iterator[Any]:
+    """Bring a release that is named by an address, and refuse it unless it verifies; else give None."""
+    if release is None or not release.startswith(PUBLISHED):
+        yield None
         return
-    release = release or ARTIFACTS / DEFAULT_MODEL
-    rebuilding = prepare_rebuild(
-        release.absolute(),
-        OwnCheckpoint(folder=checkpoint, tokenizer=tokenizer),
-        attestation=attestation and attestation.absolute(),
-        archived=unpacked,
-    )
+    from gemma3build.engine.runner import cache_dir
+    from gemma3build.engine.store import Store
+    from gemma3build.publish.hub import set_output
+
+    # In the cache, which `cache prune` cleans of what a kill leaves there.
+    with Store(cache_dir()).scratch("published") as scratch:
+        published = bring(release, scratch, full=full)
+        verified = look_at(published.folder, None, published.stated)
+        if verified.error is not None:
+            show_findings(release, verified.findings, as_json=as_json)
+            raise verified.error
+        set_output(progress=False)  # from here on, steps are shown
+        yield published
+
+
+def rebuild_here(rebuilding: Any, published: Any, memory: str | None, *, diffoscope: bool) -> Any:
+    """Rebuild a prepared release by this code; shows on a terminal how far it is."""
+    from gemma3build.engine.docker import connect
+    from gemma3build.engine.runner import cache_dir
+    from gemma3build.engine.store import Store
+    from gemma3build.progress import Progress
+    from gemma3build.rebuild import rebuild as run_rebuild
+
     with Progress(err) as progress:
+
+        def fetch(name: str) -> None:
+            progress.say(f"Downloading {name}, which differs")
+            published.bring(name)
+
         progress.expect(len(rebuilding.steps))
         try:
-            rebuilt = run_rebuild(
+            return run_rebuild(
                 rebuilding,
                 connect(),
-                Store(unpacked or cache_dir()),
+                Store(rebuilding.archived or cache_dir()),
                 progress,
                 progress.say,
                 memory=parse_size(memory),
                 diffoscope=diffoscope,
+                bring=fetch,
             )
         except KeyboardInterrupt as stopped:
             raise rebuild_stopped() from stopped
-    show_rebuilt(release, rebuilt, as_json=as_json)
-    refuse_differences(rebuilt)
 
 
 def refuse_differences(rebuilt: Any) -> None:

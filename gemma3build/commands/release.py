@@ -109,7 +109,7 @@ def release(
         from gemma3build.publish import hub
         from gemma3build.publish.publication import Target
 
-        hub.set_progress(shown=err.is_terminal)
+        hub.set_output(progress=err.is_terminal)
         targets = tuple(Target(repo=name, private=private, tag=version) for name in repos)
         line.check_targets(releases, targets)
     try:

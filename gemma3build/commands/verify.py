@@ -24,6 +24,9 @@ from gemma3build.record.checksums import SIGNATURE
 PUBLISHED = "hf://"  # before the address of a release on the Hub
 
 Release = Annotated[Path, typer.Argument(help="A release.")]
+Full = Annotated[
+    bool, typer.Option("--full", help="Download also the large files of a published one.")
+]
 
 
 def verify(
@@ -36,9 +39,7 @@ def verify(
     ] = None,
     identity: Identity = None,
     identity_provider: IdentityProvider = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Download also the large files of a published one.")
-    ] = False,
+    full: Full = False,
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of a release, its records and its signature; offline, in seconds.
@@ -120,22 +121,27 @@ def look_at_published(address: str, trust: Any, *, full: bool) -> Any:
     import dataclasses
     import tempfile
 
-    from gemma3build.pins.resolve import refuse_offline
-    from gemma3build.publish.hub import set_progress
-    from gemma3build.publish.published import WHAT, bring
     from gemma3build.record.verify import Finding, State
 
     if trust is not None and not full:
         why = "a signature is of bytes, and the large files stay on the Hub"
         raise RequestError("The signature cannot be checked", why, "Add --full.")
-    refuse_offline(WHAT)
-    set_progress(shown=err.is_terminal)
     with tempfile.TemporaryDirectory(prefix="gemma3build-") as scratch:
-        folder = Path(scratch)
-        published = bring(address, folder, full=full)
-        verified = look_at(folder, trust, published.stated)
+        published = bring(address, Path(scratch), full=full)
+        verified = look_at(published.folder, trust, published.stated)
     note = Finding(name="hub", state=State.NOTED, detail=str(published))
     return dataclasses.replace(verified, findings=(note, *verified.findings))
+
+
+def bring(address: str, scratch: Path, *, full: bool) -> Any:
+    """Return a release on the Hub as ``published.bring`` does; shows on a terminal how far it is."""
+    from gemma3build.pins.resolve import refuse_offline
+    from gemma3build.publish import published
+    from gemma3build.publish.hub import set_output
+
+    refuse_offline(published.WHAT)
+    set_output(progress=err.is_terminal)
+    return published.bring(address, scratch, full=full)
 
 
 def look_at(release: Path, trust: Any = None, stated: Iterable[FileDigest] = ()) -> Any:

@@ -4,12 +4,15 @@ Nothing here imports the Hub's client: its errors carry the response, and that s
 """
 
 import os
+import re
 from http import HTTPStatus
+from json import JSONDecodeError
 from typing import Any
 
 from gemma3build.core.step import Refusal, StepError
 
 ENDPOINT = "https://huggingface.co"
+ADDRESS = re.compile(r"\bhttps?://\S+")
 LONGEST = 200  # characters of what a server says in an error
 LOG_IN = "log in (`hf auth login`), or set HF_TOKEN"
 TOKENS = "settings/tokens"  # the page of the Hub where tokens are made
@@ -28,14 +31,14 @@ def refusal(what: str, repo: str, error: Exception, *, logged_in: bool) -> StepE
     Args:
         what: what failed, a sentence without its full stop.
         repo: ``owner/name`` that was asked for.
-        error: by the client or by what it talks HTTP with.
+        error: by the client, by what it talks HTTP with, or by what reads an answer.
         logged_in: whether a token was sent.
     """
-    response = getattr(error, "response", None)
+    # Where a file can be neither found nor reached, the client's error has the Hub's answer as its cause.
+    answers = (getattr(each, "response", None) for each in (error, error.__cause__))
+    response = next((answer for answer in answers if answer is not None), None)
     if response is None:
-        why = f"the Hub cannot be reached: {first_line(str(error)) or type(error).__name__}"
-        hint = "Check the network, HF_ENDPOINT and any proxy, then run the same command again."
-        return StepError(Refusal.NETWORK, what, why, hint)
+        return unreached(what, error)
     page, tokens = f"{endpoint()}/{repo}", f"{endpoint()}/{TOKENS}"
     match response.headers.get("X-Error-Code", ""), response.status_code:
         case "GatedRepo", _ if not logged_in:
@@ -44,7 +47,7 @@ def refusal(what: str, repo: str, error: Exception, *, logged_in: bool) -> StepE
         case "GatedRepo", _:
             code, why = Refusal.ACCESS, "the repository is gated and this account has no access"
             hint = f"Accept the terms at {page} with the account of this token, or use its token."
-        case _, HTTPStatus.UNAUTHORIZED if logged_in:
+        case name, HTTPStatus.UNAUTHORIZED if logged_in and name != "RepoNotFound":
             code = Refusal.LOGIN
             why = "the Hub does not accept this token: it has expired, was revoked or is mistyped"
             hint = f"Make a new one at {tokens}, then {LOG_IN}."
@@ -69,6 +72,17 @@ def refusal(what: str, repo: str, error: Exception, *, logged_in: bool) -> StepE
     return StepError(code, what, why, hint)
 
 
+def unreached(what: str, error: Exception) -> StepError:
+    """Return the refusal of a Hub that gave no answer, or one that is not the Hub's."""
+    if isinstance(error, JSONDecodeError):
+        why = f"what answers at {endpoint()} does not speak as the Hub does"
+        hint = "Check HF_ENDPOINT, and whether the network wants you to log in first."
+    else:
+        why = f"the Hub cannot be reached: {first_line(str(error)) or type(error).__name__}"
+        hint = "Check the network, HF_ENDPOINT and any proxy, then run the same command again."
+    return StepError(Refusal.NETWORK, what, why, hint)
+
+
 def moved(what: str, repo: str, name: str, hint: str) -> StepError:
     """Return the refusal of a repository that has another name now.
 
@@ -84,7 +98,7 @@ def server_message(response: Any) -> str:
 
 
 def first_line(text: str) -> str:
-    """Return the first line of a text, short and without what a terminal would obey."""
-    line = next(iter(text.strip().splitlines()), "")
+    """Return the first line of a text, short, without addresses and what a terminal would obey."""
+    line = ADDRESS.sub("(an address)", next(iter(text.strip().splitlines()), ""))
     shown = line if line.isprintable() else ascii(line)
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

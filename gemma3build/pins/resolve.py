@@ -4,6 +4,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Callable
+from json import JSONDecodeError
 from pathlib import Path
 
 from gemma3build.core.chat_template import TEMPLATE_FILES
@@ -100,7 +101,7 @@ def resolve_hub(name: str, source: HubSource) -> LockedModel:
             for item in info.siblings or ()
             if item.rfilename in WANTED or WEIGHTS.fullmatch(item.rfilename)
         )
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, JSONDecodeError) as error:
         logged_in = get_token() is not None
         raise HubError(refusal(what, repo, error, logged_in=logged_in).failure) from error
     found = {file.path: file.sha256 for file in files}

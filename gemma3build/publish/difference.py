@@ -8,6 +8,7 @@ from pathlib import Path
 from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.record.checksums import UNLISTED
 
+BRANCH = "main"
 CARD = "README.md"
 
 
@@ -48,8 +49,23 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PullRequest:
+    """An open pull request.
+
+    Attributes:
+        url: where people look at it.
+        author: who opened it.
+        revision: what its commits go to.
+    """
+
+    url: str
+    author: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
-    """A repository at a commit.
+    """A repository at a commit, on its branch or in a pull request.
 
     Attributes:
         repo: ``owner/name``.
@@ -58,6 +74,7 @@ class Remote:
         files: by name.
         tags: to which commit each leads.
         listed: names that its SHA256SUMS lists, if it has one.
+        pull_request: that the commit is of; None for the branch.
     """
 
     repo: str
@@ -66,6 +83,12 @@ class Remote:
     files: Mapping[str, RemoteFile]
     tags: Mapping[str, str]
     listed: frozenset[str]
+    pull_request: PullRequest | None = None
+
+    @property
+    def revision(self) -> str:
+        """What a commit on top of this one goes to."""
+        return self.pull_request.revision if self.pull_request else BRANCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

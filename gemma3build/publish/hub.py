@@ -1,5 +1,7 @@
 """The only code that writes to the Hub, and what it asks it before and after."""
 
+import dataclasses
+import logging
 import shutil
 import tempfile
 import warnings
@@ -7,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from json import JSONDecodeError
 from pathlib import Path
 
 from httpx2 import HTTPError
@@ -37,8 +40,10 @@ from gemma3build.errors import (
     from_os_error,
 )
 from gemma3build.publish.difference import (
+    BRANCH,
     Difference,
     Payload,
+    PullRequest,
     Remote,
     RemoteFile,
     not_read_back,
@@ -46,7 +51,6 @@ from gemma3build.publish.difference import (
 from gemma3build.record.checksums import CHECKSUMS, parse_checksums
 from gemma3build.record.folder import listed, short
 
-BRANCH = "main"
 NOT_PUBLISHED = "The release was not published"
 
 
@@ -70,15 +74,15 @@ def explained(what: str, repo: str) -> Iterator[None]:
     """Turn an error of the Hub's client into one of this tree."""
     try:
         yield
-    except (HTTPError, OSError) as error:
+    except (RuntimeError, ConnectionError) as error:  # what Xet's client raises
+        why = f"Xet failed: {first_line(str(error))}"
+        hint = "Run it again, or set HF_HUB_DISABLE_XET=1 to go the classic way."
+        failure = StepFailure(code=Refusal.NETWORK.value, what=what, why=why, hint=hint)
+        raise HubError(failure) from error
+    except (HTTPError, OSError, JSONDecodeError) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise from_os_error(what, error) from error
         failure = refusal(what, repo, error, logged_in=get_token() is not None).failure
-        raise HubError(failure) from error
-    except RuntimeError as error:  # what Xet's client raises
-        why = f"the upload failed: {first_line(str(error))}"
-        hint = "Run it again, or set HF_HUB_DISABLE_XET=1 to upload in the classic way."
-        failure = StepFailure(code=Refusal.NETWORK.value, what=what, why=why, hint=hint)
         raise HubError(failure) from error
 
 
@@ -146,6 +150,49 @@ def look_if_there(repo: str, what: str) -> Remote | None:
         raise
 
 
+def pull_requests(repo: str, title: str) -> Iterator[Remote]:
+    """Yield what is in each open pull request of this title, newest first.
+
+    Raises:
+        HubError: the Hub refuses.
+    """
+    with explained(NOT_PUBLISHED, repo):
+        found = HfApi(endpoint()).get_repo_discussions(
+            repo, discussion_type="pull_request", discussion_status="open"
+        )
+        opened = [
+            PullRequest(url=item.url, author=item.author, revision=str(item.git_reference))
+            for item in sorted(found, key=lambda item: item.num, reverse=True)
+            if item.title == title
+        ]
+    for item in opened:
+        there = look(repo, item.revision, NOT_PUBLISHED)
+        yield dataclasses.replace(there, pull_request=item)
+
+
+def user(repo: str) -> str:
+    """Return whose token it is; empty without one.
+
+    Raises:
+        HubError: the Hub refuses.
+    """
+    if get_token() is None:
+        return ""
+    with explained(NOT_PUBLISHED, repo):
+        return str(HfApi(endpoint()).whoami()["name"])
+
+
+def stands_on(remote: Remote, commit_id: str) -> bool:
+    """Return whether a commit is among those that this one goes back to.
+
+    Raises:
+        HubError: the Hub refuses.
+    """
+    with explained(NOT_PUBLISHED, remote.repo):
+        history = HfApi(endpoint()).list_repo_commits(remote.repo, revision=remote.commit)
+    return any(item.commit_id == commit_id for item in history)
+
+
 def remote_files(api: HfApi, repo: str, commit: str) -> dict[str, RemoteFile]:
     """Return the files of a repository at a commit, by name."""
     return {
@@ -197,6 +244,14 @@ def commit(
 ) -> Committed:
     """Write everything in one commit on top of the one that was looked at, or nothing.
 
+    Args:
+        remote: what was looked at; the commit of a pull request goes to that.
+        difference: what has to change.
+        files: everything.
+        title: of the commit.
+        create_pr: whether it becomes a pull request.
+        say: is told what the Hub remarks.
+
     Raises:
         LostRaceError: the branch has moved since.
         HubError: the Hub refuses.
@@ -219,8 +274,9 @@ def commit(
                 remote.repo,
                 operations,
                 commit_message=title,
+                revision=remote.revision,
                 parent_commit=remote.commit,
-                create_pr=create_pr,
+                create_pr=create_pr and remote.pull_request is None,
             )
         except HfHubHTTPError as error:
             if error.response.status_code != HTTPStatus.PRECONDITION_FAILED:
@@ -231,14 +287,15 @@ def commit(
             raise RefusedPublicationError(NOT_PUBLISHED, why, "Mend the card.") from error
     for warning in noted:
         say(short(" ".join(str(warning.message).split())))
-    return Committed(commit=done.oid, url=done.commit_url, pull_request=done.pr_url or "")
+    opened = remote.pull_request.url if remote.pull_request else done.pr_url or ""
+    return Committed(commit=done.oid, url=done.commit_url, pull_request=opened)
 
 
 def lost_race(api: HfApi, remote: Remote) -> LostRaceError:
     """Return the error of a branch that moved, with who moved it as the Hub says."""
-    last = api.list_repo_commits(remote.repo, revision=BRANCH)[0]
+    last = api.list_repo_commits(remote.repo, revision=remote.revision)[0]
     who = ", ".join(last.authors) or "someone"
-    why = f"{who} moved {BRANCH} meanwhile: {last.commit_id[:12]}, {last.title!r}"
+    why = f"{who} moved {remote.revision} meanwhile: {last.commit_id[:12]}, {last.title!r}"
     hint = "Look at that commit, then publish again; yours goes on top. Nothing was changed."
     return LostRaceError(NOT_PUBLISHED, short(why), hint)
 
@@ -260,14 +317,17 @@ def read_back(repo: str, done: Committed, files: Sequence[Payload]) -> None:
         raise ReadBackError(what, why, hint)
 
 
-def commit_url(remote: Remote) -> str:
-    """Return where people look at a commit."""
-    return f"{endpoint()}/{remote.repo}/commit/{remote.commit}"
+def committed(remote: Remote) -> Committed:
+    """Return the commit that was looked at, as one that has everything already."""
+    url = f"{endpoint()}/{remote.repo}/commit/{remote.commit}"
+    opened = remote.pull_request.url if remote.pull_request else ""
+    return Committed(commit=remote.commit, url=url, pull_request=opened)
 
 
-def set_progress(*, shown: bool) -> None:
-    """Say whether the client shows how far it is."""
-    (enable_progress_bars if shown else disable_progress_bars)()
+def set_output(*, progress: bool) -> None:
+    """Say whether the client shows how far it is; its warnings name signed addresses, and are not shown."""
+    (enable_progress_bars if progress else disable_progress_bars)()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def tag(repo: str, name: str, commit_id: str) -> None:

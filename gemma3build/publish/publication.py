@@ -7,7 +7,7 @@ from pathlib import Path
 from gemma3build.core.evaluation import EVALUATION
 from gemma3build.core.manifest import Manifest
 from gemma3build.engine.source import Source
-from gemma3build.errors import RequestError
+from gemma3build.errors import RequestError, StalePullRequestError
 from gemma3build.publish import Rule, card, hub
 from gemma3build.publish.difference import Difference, Payload, Remote, compare, payloads
 from gemma3build.publish.rules import AGREEMENT, NOTICE, Facts, Violation, refuse, violations
@@ -133,14 +133,21 @@ def find_source(path: Path) -> Source | None:
 def look(publication: Publication) -> tuple[Remote | None, Difference]:
     """Return what is in the repository, and what publishing would change.
 
+    With a pull request of this release open, that is what is in it.
+
     Raises:
         HubError: the Hub refuses.
         RequestError: the repository is public, or the tag taken.
+        StalePullRequestError: the pull request stands on an older commit.
     """
     target = publication.target
     remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
     difference = compare(publication.files, remote)
     refuse_taken(target, remote, nothing=difference.nothing)
+    if remote is not None and target.create_pr and not difference.nothing:
+        opened = find_pull_request(publication, remote)
+        if opened is not None:
+            return opened, compare(publication.files, opened)
     return remote, difference
 
 
@@ -166,6 +173,35 @@ def refuse_taken(target: Target, remote: Remote | None, *, nothing: bool) -> Non
         raise RequestError(hub.NOT_PUBLISHED, why, "Give another --tag.")
 
 
+def find_pull_request(publication: Publication, remote: Remote) -> Remote | None:
+    """Return what is in the pull request that would be opened a second time; None for no such one.
+
+    That is one that has everything already, by whomever, or one of ours, which gets a further commit.
+
+    Raises:
+        HubError: the Hub refuses.
+        StalePullRequestError: the branch has moved since ours was opened.
+    """
+    opened = []
+    for there in hub.pull_requests(remote.repo, publication.title):
+        if compare(publication.files, there).nothing:
+            return there
+        opened.append(there)
+    name = hub.user(remote.repo) if opened else ""
+    ours = [item for item in opened if item.pull_request and item.pull_request.author == name]
+    for there in ours:
+        if hub.stands_on(there, remote.commit):
+            return there
+    for there in ours:
+        assert there.pull_request is not None  # noqa: S101 - see above
+        url = there.pull_request.url
+        why = f"{url} is open, and stands on an older commit than {remote.commit[:12]}"
+        raise StalePullRequestError(
+            hub.NOT_PUBLISHED, why, "Merge or close it, then publish again."
+        )
+    return None
+
+
 def publish(
     publication: Publication,
     remote: Remote | None,
@@ -185,7 +221,7 @@ def publish(
     """
     target, files = publication.target, publication.files
     if remote is not None and difference.nothing:
-        done = hub.Committed(commit=remote.commit, url=hub.commit_url(remote))
+        done = hub.committed(remote)
     else:
         hub.require_login(target.repo)
         if remote is None:

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma3build.core.digests import FileDigest
+from gemma3build.core.digests import FileDigest, sha256_file
 from gemma3build.core.units import GIBIBYTE
 from gemma3build.errors import Flaw, NoSpaceError, RequestError, VerificationError
 from gemma3build.publish import hub
-from gemma3build.publish.difference import Remote
+from gemma3build.publish.difference import BRANCH, Remote
 from gemma3build.record.checksums import UNLISTED
 from gemma3build.record.folder import LARGEST_TEXT, listed
 
@@ -25,11 +25,13 @@ class Published:
     """What was brought here.
 
     Attributes:
+        folder: the directory that it lies in, called as the repository is.
         remote: the repository at its commit.
         stated: digests of the files that were left there.
         beside: names of what is in the repository and of no release.
     """
 
+    folder: Path
     remote: Remote
     stated: tuple[FileDigest, ...]
     beside: tuple[str, ...]
@@ -42,6 +44,22 @@ class Published:
             text += " (--full downloads them)"
         return text + (f"; beside the release: {', '.join(self.beside)}" if self.beside else "")
 
+    def bring(self, name: str) -> None:
+        """Download a file that was left there.
+
+        Raises:
+            HubError: the Hub refuses.
+            NoSpaceError: it does not fit.
+            VerificationError: it is not what the Hub states.
+        """
+        refuse_large(self.remote, [name], self.folder)
+        with hub.explained(WHAT, self.remote.repo):
+            path = hub.download(self.remote.repo, self.remote.commit, name, self.folder)
+        hub.remove_notes(self.folder)
+        if sha256_file(path) != self.remote.files[name].sha256:
+            why = f"{name} is not what the Hub states"
+            raise VerificationError(Flaw.CHANGED, "The bytes of a file have changed", why)
+
 
 def parse(address: str) -> tuple[str, str]:
     """Return repository and revision of ``hf://owner/name@revision``; raises RequestError."""
@@ -50,15 +68,15 @@ def parse(address: str) -> tuple[str, str]:
         why = f"{address!r} is no address of a release"
         raise RequestError(WHAT, why, "Try hf://owner/name@revision.")
     hub.check_repo(found["repo"], WHAT)
-    return found["repo"], found["revision"] or hub.BRANCH
+    return found["repo"], found["revision"] or BRANCH
 
 
-def bring(address: str, folder: Path, *, full: bool) -> Published:
+def bring(address: str, scratch: Path, *, full: bool) -> Published:
     """Download the records of a published release, and with ``full`` every file of it.
 
     Args:
         address: ``hf://owner/name@revision``.
-        folder: an empty directory.
+        scratch: an empty directory, which gets one for it.
         full: whether large files are downloaded, too.
 
     Raises:
@@ -74,13 +92,15 @@ def bring(address: str, folder: Path, *, full: bool) -> Published:
         for name, file in remote.files.items()
         if name in ours and name.endswith(ARTIFACTS) and file.sha256 and not full
     )
+    folder = scratch / repo.partition("/")[2]
+    folder.mkdir()
     wanted = sorted(ours - {file.path for file in stated})
     refuse_large(remote, wanted, folder)
     with hub.explained(WHAT, repo), ThreadPoolExecutor(AT_A_TIME) as pool:
         list(pool.map(lambda name: hub.download(repo, remote.commit, name, folder), wanted))
     hub.remove_notes(folder)
     beside = tuple(sorted(remote.files.keys() - ours))
-    return Published(remote=remote, stated=stated, beside=beside)
+    return Published(folder=folder, remote=remote, stated=stated, beside=beside)
 
 
 def is_ours(name: str, remote: Remote) -> bool:
@@ -99,4 +119,5 @@ def refuse_large(remote: Remote, names: list[str], folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         why = f"its files have {needed / GIBIBYTE:.1f} GiB, {free / GIBIBYTE:.1f} GiB are free"
-        raise NoSpaceError(WHAT, f"{why} at {folder.parent}", "Set TMPDIR to a larger disk.")
+        hint = "Set TMPDIR to a larger disk, or for a rebuild GEMMA3BUILD_CACHE."
+        raise NoSpaceError(WHAT, f"{why} at {folder.parent}", hint)

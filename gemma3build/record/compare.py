@@ -9,16 +9,19 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from gemma3build.core import stable_litertlm, stable_task
+from gemma3build.core.codec import load_json
 from gemma3build.core.digests import sha256_file
 from gemma3build.core.manifest import MANIFEST
 from gemma3build.record.checks import BUNDLES
 from gemma3build.record.checksums import CHECKSUMS, UNLISTED
 from gemma3build.record.differences import ABSENT, Difference, find_differences
-from gemma3build.record.folder import Folder
+from gemma3build.record.folder import Folder, missing
+from gemma3build.record.sbom import SBOM, numbered
 
-RECORDS = (MANIFEST, CHECKSUMS)  # each names files before it by digest
+RECORDS = (SBOM, MANIFEST, CHECKSUMS)  # each names files before it by digest
 
 
 class Verdict(enum.StrEnum):
@@ -71,6 +74,13 @@ STABILIZERS: Mapping[str, Stabilizer] = {
 }
 NAMES = "digests of stabilized files"  # what a record has that names such files
 
+Bring = Callable[[str], object]  # is told of a file that is to be looked into
+
+
+def not_there(name: str) -> NoReturn:
+    """Raise the error of a file that nobody can bring."""
+    raise missing([name])
+
 
 def compare(
     released: Folder,
@@ -78,6 +88,7 @@ def compare(
     epoch: int,
     scratch: Path,
     said: Mapping[str, str] | None = None,
+    bring: Bring = not_there,
 ) -> tuple[Comparison, ...]:
     """Compare a release with a rebuilt one: artifacts and terms, then the records that name them.
 
@@ -87,19 +98,22 @@ def compare(
         epoch: SOURCE_DATE_EPOCH of the images, in seconds.
         scratch: a directory for the copies that are stabilized.
         said: digests that stand for released files that are not at hand, by name.
+        bring: puts a released file of which only the digest is stated where it belongs.
 
     Raises:
         OSError: a file cannot be read.
         VerificationError: a record is too large to be one.
     """
     said = said or {}
-    names = (released.sizes.keys() | rebuilt.sizes.keys() | said.keys()) - UNLISTED - {MANIFEST}
+    names = released.sizes.keys() | rebuilt.sizes.keys() | said.keys() | {MANIFEST, CHECKSUMS}
     found = []
-    for name in sorted(names):
+    for name in sorted(names - UNLISTED - set(RECORDS)):
         item = _compare_file(released, rebuilt, name, said)
-        found.append(_look_closer(item, released, rebuilt, epoch, scratch))
+        found.append(_look_closer(item, released, rebuilt, epoch, scratch, bring))
     for name in RECORDS:
-        found.append(_compare_record(released, rebuilt, name, found))
+        if name in names:
+            item = _compare_file(released, rebuilt, name, said)
+            found.append(_compare_record(item, released, rebuilt, found))
     return tuple(found)
 
 
@@ -120,21 +134,27 @@ def _compare_file(
 
 
 def _look_closer(
-    item: Comparison, released: Folder, rebuilt: Folder, epoch: int, scratch: Path
+    item: Comparison, released: Folder, rebuilt: Folder, epoch: int, scratch: Path, bring: Bring
 ) -> Comparison:
     """Return what a comparison becomes where the digests differ."""
     name = item.path
     if item.verdict is Verdict.IDENTICAL:
         return item
     if name not in released.sizes or name not in rebuilt.sizes:
-        whole = Difference(
-            part="the file", released=item.released or ABSENT, rebuilt=item.rebuilt or ABSENT
-        )
-        return replace(item, differences=(whole,))
+        return replace(item, differences=(whole(item),))
+    if name in released.stated:
+        bring(name)
     if stable_digest(released, name, epoch, scratch) == item.rebuilt:
         stabilizer = STABILIZERS[Path(name).suffix].name
         return replace(item, verdict=Verdict.EQUIVALENT, stabilizer=stabilizer)
     return replace(item, differences=find_differences(released, rebuilt, name))
+
+
+def whole(item: Comparison) -> Difference:
+    """Return the difference of a file of which nothing can be looked into."""
+    return Difference(
+        part="the file", released=item.released or ABSENT, rebuilt=item.rebuilt or ABSENT
+    )
 
 
 def stable_digest(folder: Folder, name: str, epoch: int, scratch: Path) -> str:
@@ -160,23 +180,33 @@ def stable_digest(folder: Folder, name: str, epoch: int, scratch: Path) -> str:
 
 
 def _compare_record(
-    released: Folder, rebuilt: Folder, name: str, found: Sequence[Comparison]
+    item: Comparison, released: Folder, rebuilt: Folder, found: Sequence[Comparison]
 ) -> Comparison:
-    """Compare a record that names files by digest.
+    """Return what the comparison of a record becomes that names files by digest.
 
     It is equivalent if all that differs is that it names equivalent files by the digests that they have
     before they are stabilized.
     """
-    item = _compare_file(released, rebuilt, name, {})
+    name = item.path
     if item.verdict is Verdict.IDENTICAL:
         return item
-    if name not in released.sizes:
-        whole = Difference(part="the file", released=ABSENT, rebuilt=item.rebuilt)
-        return replace(item, differences=(whole,))
-    text = released.read(name)
+    if name not in released.sizes or name not in rebuilt.sizes:
+        return replace(item, differences=(whole(item),))
+    text = before = released.read(name)
     for file in found:
         if file.verdict is Verdict.EQUIVALENT:
             text = text.replace(file.released.encode(), file.rebuilt.encode())
+    if name == SBOM and text != before:
+        text = renumbered(text)
     if text == rebuilt.read(name):
         return replace(item, verdict=Verdict.EQUIVALENT, stabilizer=NAMES)
     return replace(item, differences=find_differences(released, rebuilt, name))
+
+
+def renumbered(text: bytes) -> bytes:
+    """Return a bill of materials with the serial number of its content; as it is, if it is no bill."""
+    try:
+        found = load_json(text)
+    except ValueError:
+        return text
+    return numbered(found) if isinstance(found, dict) else text

@@ -69,7 +69,9 @@ class Folder:
         return content
 
     def digest(self, name: str, advance: Advance = ignore) -> str:
-        """Return the SHA-256 of a file."""
+        """Return the SHA-256 of a file: as it was stated, or as it is read."""
+        if name in self.stated:
+            return self.stated[name].sha256
         with self.open(name) as file:
             return _sha256(iter(lambda: file.read(BLOCK), b""), advance)
 
@@ -82,11 +84,9 @@ class Folder:
 
     def digests(self, advance: Advance = ignore) -> dict[str, str]:
         """Return the SHA-256 of every plain file by name: read two at a time, or as it was stated."""
-        here = [name for name in self.sizes if name not in self.stated]
         with ThreadPoolExecutor(THREADS) as pool:
-            found = pool.map(lambda name: self.digest(name, advance), here)
-            read = dict(zip(here, found, strict=True))
-        return read | {name: file.sha256 for name, file in self.stated.items()}
+            found = pool.map(lambda name: self.digest(name, advance), self.sizes)
+            return dict(zip(self.sizes, found, strict=True))
 
 
 def _sha256(blocks: Iterable[bytes], advance: Advance) -> str:

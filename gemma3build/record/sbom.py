@@ -70,11 +70,16 @@ def make_sbom(manifest: Manifest, packages: Mapping[str, Packages]) -> bytes:
         bom.register_dependency(image, parts)
     found: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
     del found["metadata"]["timestamp"]
-    del found["serialNumber"]
     (model,) = (item for item in found["components"] if item["bom-ref"] == CHECKPOINT)
     model["modelCard"] = MODEL_CARD  # which the library does not know
-    found["serialNumber"] = uuid.uuid5(NAMESPACE, canonical_json(found).decode()).urn
-    return pretty_json(found)
+    return numbered(found)
+
+
+def numbered(bill: Mapping[str, Any]) -> bytes:
+    """Return the text of a bill with the serial number that is made of the rest of it."""
+    rest = {name: value for name, value in bill.items() if name != "serialNumber"}
+    number = uuid.uuid5(NAMESPACE, canonical_json(rest).decode()).urn
+    return pretty_json({**rest, "serialNumber": number})
 
 
 def artifact_files(manifest: Manifest) -> Iterator[FileDigest]:

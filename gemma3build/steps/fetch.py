@@ -15,6 +15,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
@@ -87,9 +88,10 @@ def check_repository(repo: str, revision: str) -> None:
     try:
         response = http_backoff("GET", address, headers=build_hf_headers(), follow_redirects=True)
         hf_raise_for_status(response)
-    except (HTTPError, OSError) as error:
+        name = response.json()["id"]
+    except (HTTPError, OSError, JSONDecodeError) as error:
         raise refusal(what, repo, error, logged_in=get_token() is not None) from error
-    if (name := response.json()["id"]) != repo:
+    if name != repo:
         hint = f"Put {name} into models.toml if it is the one that you trust, then lock it anew."
         raise moved(what, repo, name, hint)
 

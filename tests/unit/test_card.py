@@ -68,7 +68,7 @@ def test_a_checkpoint_of_ones_own_has_no_base_model(subject: Subject) -> None:
     card = render(local)
     assert not {"base_model", "base_model_relation"} & set(front_matter(card))
     assert "A Gemma 3 model in files that a phone can run" in card
-    assert "gemma3build rebuild release --checkpoint DIR" in card
+    assert "gemma3build rebuild hf://org/gemma --checkpoint DIR" in card
 
 
 def test_every_figure_stands_beside_the_machine_that_it_was_measured_on(subject: Subject) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -11,9 +12,10 @@ import pytest
 
 from gemma3build.core.codec import encode
 from gemma3build.core.digests import FileDigest, sha256_bytes
-from gemma3build.core.step import Refusal, StepError, StepRequest
+from gemma3build.core.step import OUTPUT_DIR, Refusal, StepError, StepRequest
 from gemma3build.engine.preflight import check_offline
 from gemma3build.engine.runner import hub_token
+from gemma3build.engine.store import Store
 from gemma3build.errors import REFUSAL_EXIT_CODES, BuildError, HubError, OfflineError
 from gemma3build.pins.drift import lock_drift, model_drift
 from gemma3build.pins.intent import HubSource, Model, find_model
@@ -118,14 +120,17 @@ def test_another_digest_of_a_large_file_is_told_before_anything_is_downloaded(
 
 
 def test_what_breaks_off_goes_on_where_it_did(
-    hub: Hub, commit: str, tmp_path: Path, waits: list[float]
+    hub: Hub, commit: str, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.fail("GET /lfs", after=100_000)
-    hub.fail("GET /lfs", after=200_000, reset=True)
-    hub.fail("GET /lfs", status=503)
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # of 10 MiB
+    weights = f"GET /lfs/{sha256_bytes(WEIGHTS)}"
+    hub.fail(weights, after=100_000)
+    hub.fail(weights, after=200_000, reset=True)
+    hub.fail(weights, status=503)
     fetch(commit, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == WEIGHTS
     assert waits
+    assert 100_000 in hub.starts
 
 
 def test_a_busy_hub_is_asked_again_after_the_time_that_it_names(
@@ -147,12 +152,61 @@ def test_a_line_that_stays_away_is_told_and_leaves_nothing(
     assert set(waits) >= {1, 2, 4, 8, 16}
 
 
+KILLED = """
+import sys
+from pathlib import Path
+from tests.unit.test_hub_fetch import fetch
+fetch(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+def test_what_a_kill_leaves_of_a_file_is_gone_with_the_next_run_or_a_prune(
+    hub: Hub, commit: str, tmp_path: Path
+) -> None:
+    store, key = Store(tmp_path / "cache"), "k" * 64
+    output = store.stage(key) / OUTPUT_DIR
+    hub.fail("GET /lfs", after=100_000, times=10_000)  # and so it waits, and tries again
+    partial = output / "model.safetensors.partial"
+    deadline = time.monotonic() + 60
+    with subprocess.Popen([sys.executable, "-c", KILLED, commit, str(output)]) as process:
+        while not partial.is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+    assert partial.is_file()
+    hub.faults.clear()
+    fetch(commit, store.stage(key) / OUTPUT_DIR)
+    assert {path.name for path in output.iterdir()} == set(FILES)
+    partial.touch()
+    store.prune(everything=False)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
 def test_a_hub_that_is_not_there_is_told(
     hub: Hub, commit: str, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     code, said = refused(commit, tmp_path / "out")
     assert (code, "the Hub cannot be reached" in said) == (31, True)
+
+
+def test_a_page_that_wants_a_login_is_not_taken_for_the_hub(
+    hub: Hub, commit: str, tmp_path: Path
+) -> None:
+    page = {"status": 200, "body": b"<html>Welcome to the hotel</html>"}
+    hub.fail("GET /api/models", **page, times=2)
+    code, said = refused(commit, tmp_path / "out")
+    assert (code, f"what answers at {hub.address} does not speak as the Hub" in said) == (31, True)
+    with pytest.raises(HubError, match="whether the network wants you to log in") as caught:
+        lock(model())
+    assert caught.value.exit_code == 31
+
+
+def test_a_hidden_repository_does_not_make_a_token_a_bad_one(
+    hub: Hub, commit: str, tmp_path: Path
+) -> None:
+    hub.fail("GET /api/models", status=401, code="RepoNotFound")
+    code, said = refused(commit, tmp_path / "out")
+    assert (code, "or hides it from this account" in said) == (81, True)
 
 
 LOCKED = LockedModel(

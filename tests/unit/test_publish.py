@@ -29,7 +29,7 @@ from tests.fake_release import (
     write_provenance,
     write_release,
 )
-from tests.hub import MAIN, Commit, Hub, User, blob_id
+from tests.hub import MAIN, Commit, Hub, Pull, User, blob_id
 
 REPO, TOKEN = "org/gemma", "hf_secret"
 MEASURED = figures("Some | processor")
@@ -202,6 +202,96 @@ def test_a_pull_request_leaves_the_branch_as_it_is(hub: Hub, release: Path) -> N
     assert head(hub, "refs/pr/1").files[TASK] == (release / TASK).read_bytes()
     error = failed("publish", str(release), "--repo", REPO, "--create-pr", "--tag", "v1")
     assert error.exit_code == 6
+
+
+@pytest.fixture
+def opened(hub: Hub, release: Path, writer: None) -> Any:
+    """What a first publication said that opened a pull request, among others that are older."""
+    hub.add(REPO, {"README.md": b"old"})
+    titles = (("Publish m", "closed"), ("Publish other", "open"), ("Add b", "open"))
+    hub.repos[REPO].pulls = [Pull(title, "publisher", status) for title, status in titles]
+    for number in (1, 2, 3):
+        hub.repos[REPO].refs[f"refs/pr/{number}"] = head(hub).id
+    return publish(release, "--create-pr")
+
+
+def writes(hub: Hub) -> list[str]:
+    return [request for request in hub.requests if request.startswith(("PUT", "POST"))]
+
+
+def measure_again(release: Path) -> None:
+    measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
+
+
+def test_a_pull_request_that_has_everything_is_not_opened_again(
+    hub: Hub, release: Path, opened: Any
+) -> None:
+    hub.requests.clear()
+    done = publish(release, "--create-pr")
+    assert done["idle"]
+    assert done["pull_request"] == opened["pull_request"] == f"{hub.address}/{REPO}/discussions/4"
+    assert done["commit"] == opened["commit"]
+    said = run("publish", str(release), "--repo", REPO, "--create-pr").stdout
+    assert f"Nothing to do: {done['pull_request']} has all of it" in said
+    assert writes(hub) == []
+    # Whoever opened it, and whatever became of the branch.
+    hub.users[TOKEN] = User("other", write=True)
+    hub.repos[REPO].commit({"README.md": b"new"}, "second", "someone")
+    assert publish(release, "--create-pr")["idle"]
+    assert len(hub.repos[REPO].pulls) == 4
+
+
+def test_other_content_goes_to_the_pull_request_that_is_open(
+    hub: Hub, release: Path, opened: Any
+) -> None:
+    before = head(hub)
+    measure_again(release)
+    assert f"of {opened['pull_request']}" in run(
+        "publish", str(release), "--repo", REPO, "--create-pr", "--dry-run"
+    ).stdout.replace("\n", "")
+    done = publish(release, "--create-pr")
+    assert done["pull_request"] == opened["pull_request"]
+    assert done["changed"] == ["README.md", EVALUATION]
+    commit = head(hub, "refs/pr/4")
+    assert (commit.id, commit.parent) == (done["commit"], opened["commit"])
+    assert commit.files[EVALUATION] == (release / EVALUATION).read_bytes()
+    assert head(hub) == before
+    assert len(hub.repos[REPO].pulls) == 4
+
+    def race() -> None:
+        hub.repos[REPO].commit(commit.files, "Mend a word", "colleague", "refs/pr/4")
+        hub.before_commit = lambda: None
+
+    hub.before_commit = race
+    measure(release)
+    error = failed("publish", str(release), "--repo", REPO, "--create-pr")
+    assert error.exit_code == 85
+    assert "colleague moved refs/pr/4 meanwhile" in error.why
+
+
+def test_a_pull_request_on_an_older_commit_of_the_branch_is_left_alone(
+    hub: Hub, release: Path, opened: Any
+) -> None:
+    hub.repos[REPO].commit({"README.md": b"new"}, "second", "someone")
+    measure_again(release)
+    hub.requests.clear()
+    error = failed("publish", str(release), "--repo", REPO, "--create-pr")
+    assert error.exit_code == 87
+    assert error.why.startswith(f"{opened['pull_request']} is open, and stands on an older commit")
+    assert writes(hub) == []
+    hub.repos[REPO].pulls[3].status = "closed"
+    done = publish(release, "--create-pr")
+    assert done["pull_request"] == f"{hub.address}/{REPO}/discussions/5"
+
+
+def test_the_pull_request_of_someone_else_with_other_content_is_no_reason_to_open_none(
+    hub: Hub, release: Path, opened: Any
+) -> None:
+    hub.users[TOKEN] = User("other", write=True)
+    measure_again(release)
+    done = publish(release, "--create-pr")
+    assert done["pull_request"] == f"{hub.address}/{REPO}/discussions/5"
+    assert head(hub, "refs/pr/4").id == opened["commit"]
 
 
 @pytest.mark.usefixtures("writer")
@@ -412,6 +502,36 @@ def test_what_cannot_be_looked_at_is_told(hub: Hub, tmp_path: Path) -> None:
     assert failed("verify", "hf://gemma").exit_code == 6
     hub.add("org/gated", {CHECKSUMS: b"", TASK: b""}, gated=True)
     assert failed("verify", "hf://org/gated").exit_code == 80
+
+
+def test_a_busy_hub_is_told_of_a_file_that_is_downloaded(
+    hub: Hub, release: Path, waits: list[float]
+) -> None:
+    hub.add(REPO, content(release))
+    hub.fail("HEAD .*/resolve/", status=503, times=100)
+    error = failed("verify", f"hf://{REPO}")
+    assert (error.exit_code, error.why) == (31, "the Hub answered 503: on demand")
+    assert waits
+    hub.faults.clear()
+    hub.fail("GET /api/models", status=200, body=b"<html></html>")
+    error = failed("verify", f"hf://{REPO}")
+    assert (error.exit_code, "does not speak as the Hub does" in error.why) == (31, True)
+
+
+def test_the_addresses_of_large_files_which_are_signed_are_not_shown(
+    hub: Hub, release: Path
+) -> None:
+    hub.add(REPO, content(release))
+    hub.fail("GET /lfs/", after=10)
+    done = subprocess.run(
+        [sys.executable, "-m", "gemma3build", "verify", "--full", f"hf://{REPO}"],
+        env={**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_XET": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sum(request.startswith("GET /lfs/") for request in hub.requests) == 5
+    assert hub.storage not in done.stdout + done.stderr
 
 
 def test_a_signature_is_checked_on_bytes_alone(hub: Hub, tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""A model of the Hub, fetched once by the real container, and built when the Hub is gone."""
+
+from pathlib import Path
+
+import docker
+import huggingface_hub.constants
+import pytest
+
+from gemma3build.build import Builder, Outcome
+from gemma3build.engine.runner import Runner, cache_dir
+from gemma3build.engine.store import Store
+from gemma3build.errors import OfflineError
+from gemma3build.record.checksums import CHECKSUMS
+from gemma3build.request import Request, prepare
+from tests.bench.bench import Quiet
+from tests.hub import Hub
+from tests.pinned import TINY, TOKEN, pin_tiny
+
+pytestmark = pytest.mark.integration
+
+
+def builder(client: docker.DockerClient, cache: Path) -> Builder:
+    """A builder with a cache of its own; wheels are those of whoever runs the tests."""
+    return Builder(Runner(client, Store(cache), print, downloads=Store(cache_dir())))
+
+
+def build(client: docker.DockerClient, cache: Path, folder: Path, *schemes: str) -> Outcome:
+    prepared = prepare(Request(model=TINY, schemes=schemes))
+    return builder(client, cache).build(prepared, folder, 1, Quiet())
+
+
+def test_a_model_that_was_fetched_once_is_built_when_the_hub_is_gone(
+    client: docker.DockerClient, images: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    with Hub() as hub:
+        pin_tiny(hub, tmp_path / "tiny", monkeypatch)
+        first = build(client, cache, tmp_path / "one")
+        assert not first.done["fetch"].cached
+        asked = len(hub.requests)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("HF_TOKEN")
+
+    idle = builder(client, cache).find(prepare(Request(model=TINY)), tmp_path / "one")
+    assert idle is not None
+    assert idle.idle
+    second = build(client, cache, tmp_path / "two")
+    assert all(done.cached for done in second.done.values())
+    sums = [(tmp_path / name / CHECKSUMS).read_text() for name in ("one", "two")]
+    assert sums[0] == sums[1]
+    other = build(client, cache, tmp_path / "three", "fp16")
+    assert other.done["fetch"].cached
+    assert not other.done["quantize-fp16"].cached
+    assert len(hub.requests) == asked
+
+    with pytest.raises(OfflineError, match="fetch cannot run") as caught:
+        build(client, tmp_path / "empty", tmp_path / "four")
+    assert caught.value.exit_code == 83
+    assert not (tmp_path / "four").exists()
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
