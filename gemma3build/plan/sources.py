@@ -1,6 +1,7 @@
 """Which source files a step runs, so that editing one step leaves the others' results valid."""
 
 import ast
+import functools
 from collections.abc import Iterable, Mapping
 
 PACKAGE = "gemma3build"
@@ -24,8 +25,14 @@ def step_sources(module: str, texts: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def imports(text: str, known: Iterable[str]) -> set[str]:
+def imports(text: str, known: Iterable[str]) -> frozenset[str]:
     """Return the modules of ``known`` that a source text imports."""
+    return _imported(text).intersection(known)
+
+
+@functools.cache
+def _imported(text: str) -> frozenset[str]:
+    """Return every name that a source text may import; most texts belong to several steps."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -33,4 +40,4 @@ def imports(text: str, known: Iterable[str]) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names & set(known)
+    return frozenset(names)

@@ -18,6 +18,8 @@ from gemma3build.record.release import Release
 from tests.bench.bench import Quiet
 from tests.unit.test_report import gate, sample, scheme
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 class Gated(Builder):
     """A builder whose steps have run, and whose gate has said this."""

@@ -16,6 +16,8 @@ from gemma3build.record.provenance import PREDICATE_TYPE
 from gemma3build.record.release import Release, is_written, remove, write, write_measured
 from gemma3build.record.statement import statement
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 def release(store: Path, **contents: bytes) -> Release:
     store.mkdir(exist_ok=True)

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -60,10 +59,10 @@ def test_it_names_models_wheels_and_debian_packages() -> None:
     assert len(depends["image:bundle"]) == 1
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
-def test_it_does_not_depend_on_the_hash_seed(seed: str) -> None:
+def test_it_does_not_depend_on_the_hash_seed() -> None:
     code = "import sys; from tests.unit.test_sbom import sbom; sys.stdout.buffer.write(sbom())"
-    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    mine = os.environ.get("PYTHONHASHSEED")
+    environment = {**os.environ, "PYTHONHASHSEED": "2" if mine == "1" else "1"}
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
