@@ -13,6 +13,7 @@ import gzip
 import json
 import posixpath
 import shutil
+import stat
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ def _members(layers: Sequence[IO[bytes]], stack: contextlib.ExitStack) -> Member
     for source in layers:
         layer = stack.enter_context(tarfile.open(fileobj=source))  # noqa: SIM115 - the stack closes it
         for member in layer.getmembers():
+            member.name = posixpath.normpath(member.name)  # some begin with ./
             folder, name = posixpath.split(member.name)
             if name.startswith(WHITEOUT):
                 gone = posixpath.join(folder, name.removeprefix(WHITEOUT))
@@ -147,7 +149,8 @@ def _leave_unchanged(found: Members, below: Members) -> None:
 
 
 def _nature(member: tarfile.TarInfo) -> tuple[bytes, int, int, int]:
-    return member.type, member.mode, member.uid, member.gid
+    # Docker writes the kind of file into the mode, too.
+    return member.type, stat.S_IMODE(member.mode), member.uid, member.gid
 
 
 def _order(member: tarfile.TarInfo) -> tuple[bool, str]:

@@ -68,10 +68,11 @@ def test_what_a_later_layer_removes_is_gone_and_hidden_below() -> None:
 
 
 def test_a_directory_that_only_a_mount_touched_is_left_out() -> None:
-    parent = (("etc", None), ("etc/apt", None), ("opt", None))
+    parent = (("./etc", None), ("./etc/apt", None), ("opt", None))
     own = (("opt", None), ("opt/x", b"1"))
     touched = merged(
-        layer(*own, ("etc", None), ("etc/apt", None), mtime=2), parents=(layer(*parent, mtime=1),)
+        layer(*own, ("etc", None), ("etc/apt", None), mtime=2, mode=0o40644),
+        parents=(layer(*parent, mtime=1),),
     )
     untouched = merged(layer(*own, mtime=3), parents=(layer(*parent, mtime=1),))
     assert touched == untouched
