@@ -27,6 +27,7 @@ import docker
 
 from gemma3build.engine.docker import connect
 from gemma3build.engine.runner import CACHE_VARIABLE
+from gemma3build.engine.store import WHEELS
 from gemma3build.pins.intent import load_images, load_schemes
 from gemma3build.record.checksums import CHECKSUMS
 from tests.tiny import write_checkpoint
@@ -150,6 +151,9 @@ def build(variation: Variation, root: Path, model: str | None) -> dict[str, str]
     place = root / variation.name / variation.folder
     place.mkdir(parents=True)
     cache = (root / PLAIN.name / PLAIN.folder if variation.warm else place) / "cache"
+    if model and variation is not PLAIN and not variation.warm:
+        # Checked by digest, and no index would trust the clock of some variations.
+        shutil.copytree(root / PLAIN.name / PLAIN.folder / "cache" / WHEELS, cache / WHEELS)
     with tempfile.TemporaryDirectory(dir=MEMORY) as memory:
         request = ["--model", model] if model else tiny(variation, place, Path(memory))
         for path in (place, *place.rglob("*"), Path(memory), *Path(memory).rglob("*")):
