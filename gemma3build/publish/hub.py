@@ -30,6 +30,7 @@ from huggingface_hub.utils import (
 )
 
 from gemma3build.core.hub import LOG_IN, endpoint, first_line, moved, refusal
+from gemma3build.core.small import LARGEST, read_small
 from gemma3build.core.step import Refusal, StepFailure
 from gemma3build.errors import (
     HubError,
@@ -125,7 +126,7 @@ def look(repo: str, revision: str, what: str) -> Remote:
         files = remote_files(api, repo, commit)
         tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo).tags}
         names: frozenset[str] = frozenset()
-        if CHECKSUMS in files:
+        if CHECKSUMS in files and files[CHECKSUMS].size <= LARGEST:
             with tempfile.TemporaryDirectory() as folder:
                 names = listed_names(download(repo, commit, CHECKSUMS, Path(folder)))
     return Remote(
@@ -217,7 +218,7 @@ def remove_notes(folder: Path) -> None:
 def listed_names(path: Path) -> frozenset[str]:
     """Return the names that a SHA256SUMS lists; none for one that is not a release's."""
     try:
-        return frozenset(parse_checksums(path.read_text(encoding="ascii")))
+        return frozenset(parse_checksums(read_small(path).decode("ascii")))
     except ValueError:
         return frozenset()
 

@@ -17,8 +17,10 @@ from gemma3build.cli import app
 from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.core.evaluation import EVALUATION
 from gemma3build.core.manifest import MANIFEST
+from gemma3build.core.small import LARGEST
 from gemma3build.errors import BuildError
 from gemma3build.publish.difference import Payload, Remote, RemoteFile, compare
+from gemma3build.publish.hub import listed_names
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE
 from tests.fake_release import (
     TASK,
@@ -499,6 +501,19 @@ def test_what_cannot_be_looked_at_is_told(hub: Hub, tmp_path: Path) -> None:
     assert failed("verify", "hf://gemma").exit_code == 6
     hub.add("org/gated", {CHECKSUMS: b"", TASK: b""}, gated=True)
     assert failed("verify", "hf://org/gated").exit_code == 80
+
+
+def test_records_of_a_stranger_are_not_downloaded_or_read_without_a_bound(
+    hub: Hub, release: Path, tmp_path: Path
+) -> None:
+    hub.add(REPO, {**content(release), CHECKSUMS: bytes(LARGEST + 1)})
+    error = failed("verify", f"hf://{REPO}")
+    assert (error.exit_code, error.why) == (50, f"{CHECKSUMS} is too large for what it should be")
+    assert not any("/resolve/" in request for request in hub.requests)
+    # And a hub that serves more than it stated.
+    with (tmp_path / CHECKSUMS).open("wb") as file:
+        file.truncate(2**40)
+    assert listed_names(tmp_path / CHECKSUMS) == frozenset()
 
 
 def test_a_busy_hub_is_told_of_a_file_that_is_downloaded(
