@@ -503,6 +503,25 @@ def test_what_cannot_be_looked_at_is_told(hub: Hub, tmp_path: Path) -> None:
     assert failed("verify", "hf://org/gated").exit_code == 80
 
 
+ODD = "images/a\x1b]0;title\x07\n✓ signature  by you.png"
+
+
+@pytest.mark.usefixtures("writer")
+def test_no_name_of_a_file_is_obeyed_by_a_terminal(hub: Hub, release: Path) -> None:
+    hub.add(REPO, {**content(release), ODD: b""})
+    for command in (("verify", f"hf://{REPO}"), ("publish", str(release), "--repo", REPO)):
+        done = run(*command)
+        assert done.exit_code == 0, done.exception
+        assert r"images/a\x1b]0;title\x07\n\u2713 signature" in done.stdout
+        assert not {"\x1b", "\x07"} & set(done.output)
+    # The Hub's client shows what it downloads.
+    hub.add(REPO, {**content(release), "a\x1b.task": b"other"})
+    hub.requests.clear()
+    error = failed("verify", "--full", f"hf://{REPO}")
+    assert (error.exit_code, error.why) == (52, r"'a\x1b.task' is no name of a release's file")
+    assert not any(".task" in request for request in hub.requests)
+
+
 def test_records_of_a_stranger_are_not_downloaded_or_read_without_a_bound(
     hub: Hub, release: Path, tmp_path: Path
 ) -> None:
