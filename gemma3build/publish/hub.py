@@ -29,7 +29,9 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 
+from gemma3build.core.codec import load_json
 from gemma3build.core.hub import LOG_IN, endpoint, first_line, moved, refusal
+from gemma3build.core.manifest import FORMAT, MANIFEST
 from gemma3build.core.small import LARGEST, read_small
 from gemma3build.core.step import Refusal, StepFailure
 from gemma3build.errors import (
@@ -125,10 +127,15 @@ def look(repo: str, revision: str, what: str) -> Remote:
         commit = str(info.sha)
         files = remote_files(api, repo, commit)
         tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo).tags}
-        names: frozenset[str] = frozenset()
-        if CHECKSUMS in files and files[CHECKSUMS].size <= LARGEST:
-            with tempfile.TemporaryDirectory() as folder:
-                names = listed_names(download(repo, commit, CHECKSUMS, Path(folder)))
+        small = {name for name, file in files.items() if file.size <= LARGEST}
+        with tempfile.TemporaryDirectory() as folder:
+            paths = {
+                name: download(repo, commit, name, Path(folder))
+                for name in (CHECKSUMS, MANIFEST)
+                if name in small
+            }
+            names = listed_names(paths[CHECKSUMS]) if CHECKSUMS in paths else frozenset()
+            released = MANIFEST in paths and is_manifest(paths[MANIFEST])
     return Remote(
         repo=repo,
         commit=commit,
@@ -136,6 +143,7 @@ def look(repo: str, revision: str, what: str) -> Remote:
         files=files,
         tags=tags,
         listed=names,
+        released=released,
     )
 
 
@@ -221,6 +229,15 @@ def listed_names(path: Path) -> frozenset[str]:
         return frozenset(parse_checksums(read_small(path).decode("ascii")))
     except ValueError:
         return frozenset()
+
+
+def is_manifest(path: Path) -> bool:
+    """Return whether a file is the manifest of a release, of our format."""
+    try:
+        found = load_json(read_small(path))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
 
 
 def create(repo: str, *, private: bool) -> Remote:

@@ -168,6 +168,20 @@ def test_the_next_release_replaces_the_last_one_and_nothing_else(hub: Hub, relea
 
 
 @pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize("manifest", [None, b"{}", b"[", b'{"format": "other/1"}'])
+def test_nothing_of_a_repository_that_had_no_release_is_removed(
+    hub: Hub, release: Path, manifest: bytes | None
+) -> None:
+    sums = f"{'0' * 64}  model.safetensors\n".encode()
+    theirs = {CHECKSUMS: sums, "model.safetensors": b"weights", SIGNATURE: b"{}"}
+    hub.add(REPO, theirs | ({} if manifest is None else {MANIFEST: manifest}))
+    done = publish(release)
+    assert done["removed"] == []
+    assert done["kept"] == ["model.safetensors", SIGNATURE]
+    assert head(hub).files["model.safetensors"] == b"weights"
+
+
+@pytest.mark.usefixtures("writer")
 def test_a_lost_race_says_who_moved_the_branch_and_changes_nothing(hub: Hub, release: Path) -> None:
     publish(release)
     measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
@@ -528,7 +542,7 @@ def test_records_of_a_stranger_are_not_downloaded_or_read_without_a_bound(
     hub.add(REPO, {**content(release), CHECKSUMS: bytes(LARGEST + 1)})
     error = failed("verify", f"hf://{REPO}")
     assert (error.exit_code, error.why) == (50, f"{CHECKSUMS} is too large for what it should be")
-    assert not any("/resolve/" in request for request in hub.requests)
+    assert not any(f"/{CHECKSUMS}" in request for request in hub.requests)
     # And a hub that serves more than it stated.
     with (tmp_path / CHECKSUMS).open("wb") as file:
         file.truncate(2**40)
@@ -618,7 +632,13 @@ def test_the_token_is_nowhere_but_in_requests(hub: Hub, release: Path, tmp_path:
 
 def remote(files: Mapping[str, RemoteFile], *listed: str) -> Remote:
     return Remote(
-        repo=REPO, commit="c" * 40, private=False, files=files, tags={}, listed=frozenset(listed)
+        repo=REPO,
+        commit="c" * 40,
+        private=False,
+        files=files,
+        tags={},
+        listed=frozenset(listed),
+        released=True,
     )
 
 
