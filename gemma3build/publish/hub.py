@@ -1,7 +1,9 @@
 """The only code that writes to the Hub, and what it asks it before and after."""
 
 import dataclasses
+import errno
 import logging
+import os
 import shutil
 import tempfile
 import warnings
@@ -55,6 +57,7 @@ from gemma3build.record.checksums import CHECKSUMS, parse_checksums
 from gemma3build.record.folder import listed, short
 
 NOT_PUBLISHED = "The release was not published"
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +81,15 @@ def explained(what: str, repo: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError) as error:  # what Xet's client raises
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise from_os_error(what, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
         why = f"Xet failed: {first_line(str(error))}"
         hint = "Run it again, or set HF_HUB_DISABLE_XET=1 to go the classic way."
         failure = StepFailure(code=Refusal.NETWORK.value, what=what, why=why, hint=hint)
         raise HubError(failure) from error
     except (HTTPError, OSError, JSONDecodeError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
+        # Of the disk, not of the network; what fails to be written has no name in the error.
+        if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
             raise from_os_error(what, error) from error
         failure = refusal(what, repo, error, logged_in=get_token() is not None).failure
         raise HubError(failure) from error

@@ -1,5 +1,6 @@
 """A release to the Hub and back, by the Hub's own client, against a hub on loopback."""
 
+import errno
 import json
 import os
 import subprocess
@@ -547,6 +548,26 @@ def test_records_of_a_stranger_are_not_downloaded_or_read_without_a_bound(
     with (tmp_path / CHECKSUMS).open("wb") as file:
         file.truncate(2**40)
     assert listed_names(tmp_path / CHECKSUMS) == frozenset()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),  # as Xet's client says it
+    ],
+)
+def test_a_disk_that_fills_up_in_mid_download_is_no_dead_network(
+    hub: Hub, release: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    hub.add(REPO, content(release))
+
+    def fill(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("gemma3build.publish.hub.hf_hub_download", fill)
+    assert failed("verify", f"hf://{REPO}").exit_code == 21
 
 
 def test_a_busy_hub_is_told_of_a_file_that_is_downloaded(
