@@ -306,6 +306,8 @@ def commit(
             if error.response.status_code != HTTPStatus.PRECONDITION_FAILED:
                 raise
             raise lost_race(api, remote) from error
+        except JSONDecodeError:  # a ValueError, too, of an answer that is not the Hub's
+            raise
         except ValueError as error:  # the client's word for front matter that the Hub refuses
             why = short(" ".join(str(error).split()))
             raise RefusedPublicationError(NOT_PUBLISHED, why, "Mend the card.") from error

@@ -468,6 +468,15 @@ def test_a_busy_hub_is_asked_again_and_a_dead_one_is_told(
 
 
 @pytest.mark.usefixtures("writer")
+def test_a_page_that_wants_a_login_is_not_taken_for_a_refusal_of_the_card(
+    hub: Hub, release: Path
+) -> None:
+    hub.fail("POST .*/preupload/", status=200, body=b"<html>Welcome to the hotel</html>")
+    error = failed("publish", str(release), "--repo", REPO)
+    assert (error.exit_code, "does not speak as the Hub does" in error.why) == (31, True)
+
+
+@pytest.mark.usefixtures("writer")
 def test_a_published_release_is_verified_by_its_records_and_stated_digests(
     hub: Hub, release: Path
 ) -> None:
