@@ -92,7 +92,18 @@ def explained(what: str, repo: str) -> Iterator[None]:
         if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
             raise from_os_error(what, error) from error
         failure = refusal(what, repo, error, logged_in=get_token() is not None).failure
+        if failure.code == Refusal.NETWORK.value and is_final(error):
+            hint = "The same again will be refused, too: mend what it names."
+            failure = dataclasses.replace(failure, hint=hint)
         raise HubError(failure) from error
+
+
+def is_final(error: Exception) -> bool:
+    """Return whether the Hub refused a request that it will not take later either."""
+    if not isinstance(error, HfHubHTTPError):
+        return False
+    later = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+    return error.response.is_client_error and error.response.status_code not in later
 
 
 def check_repo(repo: str, what: str) -> None:

@@ -468,6 +468,29 @@ def test_a_busy_hub_is_asked_again_and_a_dead_one_is_told(
 
 
 @pytest.mark.usefixtures("writer")
+def test_what_the_hub_will_not_take_later_either_is_told_so(
+    hub: Hub, release: Path, waits: list[float]
+) -> None:
+    for status, later in ((400, False), (422, False), (429, True), (503, True)):
+        hub.faults.clear()
+        hub.fail("POST .*/commit/", status=status, times=100)
+        error = failed("publish", str(release), "--repo", REPO)
+        assert (error.exit_code, f"the Hub answered {status}" in error.why) == (31, True)
+        assert ("Wait a little" in error.hint) == later
+    assert not hub.repos[REPO].commits[hub.repos[REPO].refs[MAIN]].parent
+
+
+@pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize("tag", ["v 1", "../v1", "v1.lock", "-v1", "v1."])
+def test_a_tag_that_git_would_refuse_is_refused_before_anything_is_asked(
+    hub: Hub, release: Path, tag: str
+) -> None:
+    error = failed("publish", str(release), "--repo", REPO, f"--tag={tag}")
+    assert (error.exit_code, error.what) == (6, f"{tag!r} is no tag")
+    assert hub.requests == []
+
+
+@pytest.mark.usefixtures("writer")
 def test_a_page_that_wants_a_login_is_not_taken_for_a_refusal_of_the_card(
     hub: Hub, release: Path
 ) -> None:
