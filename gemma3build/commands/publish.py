@@ -64,7 +64,7 @@ def publish(
     except KeyboardInterrupt as stopped:
         why = "it got a signal"
         hint = "Run it again: what the Hub has already is not uploaded twice."
-        raise InterruptedBuildError(hub.NOT_PUBLISHED, why, hint) from stopped
+        raise InterruptedBuildError("Publishing was stopped", why, hint) from stopped
     show_published(found, outcome, difference, as_json=as_json)
 
 

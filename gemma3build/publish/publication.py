@@ -1,13 +1,14 @@
 """From a release to what a repository is to hold, and into it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gemma3build.core.evaluation import EVALUATION
 from gemma3build.core.manifest import Manifest
 from gemma3build.engine.source import Source
-from gemma3build.errors import RequestError, StalePullRequestError
+from gemma3build.errors import InterruptedBuildError, RequestError, StalePullRequestError
 from gemma3build.publish import Rule, card, hub
 from gemma3build.publish.difference import Difference, Payload, Remote, compare, payloads
 from gemma3build.publish.rules import AGREEMENT, NOTICE, Facts, Violation, refuse, violations
@@ -202,6 +203,24 @@ def find_pull_request(publication: Publication, remote: Remote) -> Remote | None
     return None
 
 
+@contextmanager
+def left(what: str, done: hub.Committed) -> Iterator[None]:
+    """Say, where a signal comes, that the commit is there, and what was left to do.
+
+    Raises:
+        InterruptedBuildError: a signal came.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        where = done.pull_request or done.url or done.commit
+        why = f"it got a signal before {what}"
+        hint = "Run the same command again: it compares what is there, and does what is left."
+        raise InterruptedBuildError(
+            f"{where} is there, but not all is done", why, hint
+        ) from stopped
+
+
 def publish(
     publication: Publication,
     remote: Remote | None,
@@ -235,9 +254,13 @@ def publish(
             create_pr=target.create_pr,
             say=say,
         )
-        hub.read_back(target.repo, done, files)
+        with left(
+            "its digests were read back" + (" and it was tagged" if target.tag else ""), done
+        ):
+            hub.read_back(target.repo, done, files)
     tagged = not target.tag or target.tag in remote.tags
     if not tagged:
         hub.require_login(target.repo)
-        hub.tag(target.repo, target.tag, done.commit)
+        with left(f"it was tagged {target.tag}", done):
+            hub.tag(target.repo, target.tag, done.commit)
     return Outcome(committed=done, idle=difference.nothing and tagged)

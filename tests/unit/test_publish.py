@@ -468,6 +468,26 @@ def test_a_busy_hub_is_asked_again_and_a_dead_one_is_told(
 
 
 @pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize(
+    ("place", "left"),
+    [("read_back", "its digests were read back and it was tagged"), ("tag", "it was tagged v1")],
+)
+def test_a_signal_after_the_commit_says_that_it_is_there_and_what_is_left(
+    hub: Hub, release: Path, monkeypatch: pytest.MonkeyPatch, place: str, left: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(f"gemma3build.publish.hub.{place}", stop)
+        error = failed("publish", str(release), "--repo", REPO, "--tag", "v1")
+    assert (error.exit_code, error.why) == (130, f"it got a signal before {left}")
+    assert f"{REPO}/commit/{head(hub).id} is there" in error.what
+    assert not publish(release, "--tag", "v1")["idle"]
+    assert hub.repos[REPO].refs["refs/tags/v1"] == head(hub).id
+
+
+@pytest.mark.usefixtures("writer")
 def test_what_the_hub_will_not_take_later_either_is_told_so(
     hub: Hub, release: Path, waits: list[float]
 ) -> None:
