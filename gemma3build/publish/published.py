@@ -16,7 +16,7 @@ from gemma3build.record.folder import LARGEST_TEXT, listed, short
 
 ADDRESS = re.compile(r"hf://(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
 ARTIFACTS = (".litertlm", ".task", ".tflite")
-AT_A_TIME = 4  # files
+AT_A_TIME = 4  # records
 WHAT = "The published release cannot be looked at"
 
 
@@ -101,8 +101,14 @@ def bring(address: str, scratch: Path, *, full: bool) -> Published:
     folder.mkdir()
     wanted = sorted(ours - {file.path for file in stated})
     refuse_large(remote, wanted, folder)
-    with hub.explained(WHAT, repo), ThreadPoolExecutor(AT_A_TIME) as pool:
-        list(pool.map(lambda name: hub.download(repo, remote.commit, name, folder), wanted))
+    large = [name for name in wanted if name.endswith(ARTIFACTS)]
+    records = [name for name in wanted if not name.endswith(ARTIFACTS)]
+    with hub.explained(WHAT, repo):
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            list(pool.map(lambda name: hub.download(repo, remote.commit, name, folder), records))
+        # Large ones in this thread: Ctrl-C stops it at once, and would wait for those of a pool.
+        for name in large:
+            hub.download(repo, remote.commit, name, folder)
     hub.remove_notes(folder)
     beside = tuple(sorted(remote.files.keys() - ours))
     return Published(folder=folder, remote=remote, stated=stated, beside=beside)

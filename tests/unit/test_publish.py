@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -650,6 +652,33 @@ def test_the_addresses_of_large_files_which_are_signed_are_not_shown(
     )
     assert sum(request.startswith("GET /lfs/") for request in hub.requests) == 5
     assert hub.storage not in done.stdout + done.stderr
+
+
+def test_a_signal_in_mid_download_waits_for_no_large_file(hub: Hub, release: Path) -> None:
+    hub.add(REPO, content(release))
+    asked, serve = threading.Event(), threading.Event()
+
+    class Slow(dict[str, bytes]):
+        def __getitem__(self, oid: str) -> bytes:
+            asked.set()
+            serve.wait()
+            return super().__getitem__(oid)
+
+    hub.objects = Slow()
+    with subprocess.Popen(
+        [sys.executable, "-m", "gemma3build", "verify", "--full", f"hf://{REPO}"],
+        env={**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_XET": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert asked.wait(60)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=5)  # and the client waits for ten
+        finally:
+            process.kill()
+            serve.set()
+    assert (process.returncode, "The download was stopped." in said) == (130, True), said
 
 
 def test_a_signature_is_checked_on_bytes_alone(hub: Hub, tmp_path: Path) -> None:
