@@ -389,4 +389,4 @@ def check_targets(releases: Sequence[Planned], targets: Sequence["Target"]) -> N
         with noted(release.name):
             hub.require_login(target.repo)
             remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
-            publication.refuse_taken(target, remote, nothing=True)
+            publication.look_at_tag(target, remote)

@@ -110,7 +110,10 @@ def release(
         from gemma3build.publish.publication import Target
 
         hub.set_output(progress=err.is_terminal)
-        targets = tuple(Target(repo=name, private=private, tag=version) for name in repos)
+        hint = "Give another VERSION."
+        targets = tuple(
+            Target(repo=name, private=private, tag=version, other_tag=hint) for name in repos
+        )
         line.check_targets(releases, targets)
     try:
         works = line.Line(order, make_runner(limited), Shown())

@@ -155,6 +155,16 @@ def test_a_tag_that_is_taken_is_refused_before_anything_is_written(hub: Hub, rel
 
 
 @pytest.mark.usefixtures("writer")
+def test_what_came_after_the_tag_is_no_reason_to_publish_again(hub: Hub, release: Path) -> None:
+    first = publish(release, "--tag", "v1")
+    hub.repos[REPO].commit({**head(hub).files, "README.md": b"by hand"}, "Edit", "someone")
+    done = publish(release, "--tag", "v1")
+    assert (done["idle"], done["commit"]) == (True, first["commit"])
+    assert head(hub).title == "Edit"
+    assert not publish(release, "--tag", "v2")["idle"]
+
+
+@pytest.mark.usefixtures("writer")
 def test_the_next_release_replaces_the_last_one_and_nothing_else(hub: Hub, release: Path) -> None:
     (release / SIGNATURE).write_text("{}")
     publish(release)
