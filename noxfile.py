@@ -23,7 +23,7 @@ nox.options.sessions = ["lint", "types", "unit"]
 nox.options.reuse_venv = "yes"
 
 PROJECT = Path(__file__).parent / "pyproject.toml"
-# Nox kills what has not ended half a second after Ctrl-C; containers take longer to remove.
+# Nox kills what has not ended half a second after Ctrl-C; to remove containers or downloads takes longer.
 PATIENCE = 30.0  # seconds
 IMAGES = Path(__file__).parent / "gemma3build" / "pins" / "images.toml"
 
@@ -45,7 +45,7 @@ def install(session: nox.Session, *groups: str) -> None:
 
 
 def run(session: nox.Session, *arguments: str) -> None:
-    """Run a command that may have containers to remove when it is interrupted."""
+    """Run a command that has something to remove or to say when it is interrupted."""
     session.run(*arguments, interrupt_timeout=PATIENCE, terminate_timeout=PATIENCE)
 
 
@@ -100,7 +100,7 @@ def evaluate(session: nox.Session) -> None:
 def verify(session: nox.Session) -> None:
     """Verify a release, offline; arguments after -- go to `gemma3build verify`."""
     install(session)
-    session.run("gemma3build", "verify", *session.posargs)
+    run(session, "gemma3build", "verify", *session.posargs)
 
 
 @nox.session
@@ -128,7 +128,7 @@ def archive(session: nox.Session) -> None:
 def publish(session: nox.Session) -> None:
     """Publish a release to the Hub; arguments after -- go to `gemma3build publish`."""
     install(session)
-    session.run("gemma3build", "publish", *session.posargs)
+    run(session, "gemma3build", "publish", *session.posargs)
 
 
 @nox.session

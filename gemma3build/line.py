@@ -2,7 +2,6 @@
 
 import dataclasses
 import enum
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 from gemma3build.build import Builder, clean_source, release_lock
 from gemma3build.core.evaluation import Evaluation
 from gemma3build.core.manifest import Manifest
-from gemma3build.core.scheme import NAME
 from gemma3build.engine import preflight
 from gemma3build.engine.executor import Reporter
 from gemma3build.engine.runner import Runner
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
     from gemma3build.publish.publication import Publication, Target
     from gemma3build.record.signature import Signer
 
-NOT_A_TAG = re.compile(r"\.\.|\.lock$|\.$")  # what git refuses of what NAME allows
 PLACE = "{name}"  # in --repo, for the name of each release
 
 
@@ -339,13 +336,6 @@ def noted(name: str, part: Part | None = None) -> Iterator[None]:
         raise
 
 
-def check_version(version: str) -> None:
-    """Require that releases can have this version: as a directory, and as a tag; raises RequestError."""
-    if not re.fullmatch(NAME, version) or NOT_A_TAG.search(version):
-        why = "it must be of letters, digits, dots, dashes and underscores, as a tag of git can be"
-        raise RequestError(f"{version!r} is no version", why, "Try v1.0.0.")
-
-
 def check_places(folder: Path, releases: Sequence[Planned]) -> None:
     """Refuse places that releases or their index cannot be written to; raises OutputError."""
     if preflight.is_release(folder):
@@ -399,4 +389,4 @@ def check_targets(releases: Sequence[Planned], targets: Sequence["Target"]) -> N
         with noted(release.name):
             hub.require_login(target.repo)
             remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
-            publication.refuse_taken(target, remote, nothing=True)
+            publication.look_at_tag(target, remote)

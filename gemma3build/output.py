@@ -12,6 +12,7 @@ from rich.text import Text
 from gemma3build.core.codec import encode
 from gemma3build.core.units import GIBIBYTE, MEGABYTE
 from gemma3build.errors import BuildError, GateError, StepFailedError
+from gemma3build.record.folder import short
 from gemma3build.record.readable import flag, visible
 
 # Progress and errors go to standard error, what was asked for to standard output.
@@ -180,8 +181,10 @@ def show_findings(folder: Path | str, findings: Any, *, as_json: bool) -> None:
     width = max(len(item.name) for item in findings)
     for item in findings:
         mark, style = MARKS[item.state]
-        # What a release holds is no markup.
-        line = Text.assemble((mark, style), f" {item.name:{width}}  ", (item.detail, style))
+        # What a release holds is no markup, and nothing that a terminal may obey.
+        line = Text.assemble(
+            (mark, style), f" {item.name:{width}}  ", (visible(item.detail), style)
+        )
         out.print(line, soft_wrap=True)
 
 
@@ -230,11 +233,11 @@ def show_publication(
         for name in getattr(difference, change):
             found = sizes.get(name)
             size = f"{found.size / MEGABYTE:,.1f} MB" if found else ""
-            table.add_row(change, Text(name), size, found.sha256[:16] if found else "")
+            table.add_row(change, Text(short(name)), size, found.sha256[:16] if found else "")
     where = f"{repo} at {remote.commit[:12]}" if remote else f"{repo}, which is made"
     if remote and remote.pull_request:
         where += f", of {remote.pull_request.url}"
-    out.print(f"{publication.title} to {where}:", markup=False)
+    out.print(visible(f"{publication.title} to {where}:"), markup=False)
     out.print(table)
     for item in publication.skipped:
         out.print(f"Skipped: {item.why} [{item.rule}]", style="yellow", markup=False)

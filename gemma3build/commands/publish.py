@@ -9,6 +9,7 @@ from gemma3build.commands.options import ARTIFACTS, DEFAULT_MODEL, AsJson, Priva
 from gemma3build.commands.verify import Release, look_at
 from gemma3build.errors import InterruptedBuildError, RequestError
 from gemma3build.output import err, show_publication, show_published
+from gemma3build.publish import check_tag
 
 
 def publish(
@@ -44,6 +45,8 @@ def publish(
     if create_pr and tag:
         why = "--tag names a commit of the branch, which a pull request is not yet"
         raise RequestError(hub.NOT_PUBLISHED, why, "Tag it once it is merged.")
+    if tag:
+        check_tag(tag, "tag")
     refuse_offline(hub.NOT_PUBLISHED)
     prose = read_prose(card) if card is not None else ""
     target = publication.Target(repo=repo, private=private, tag=tag, create_pr=create_pr)
@@ -61,7 +64,7 @@ def publish(
     except KeyboardInterrupt as stopped:
         why = "it got a signal"
         hint = "Run it again: what the Hub has already is not uploaded twice."
-        raise InterruptedBuildError(hub.NOT_PUBLISHED, why, hint) from stopped
+        raise InterruptedBuildError("Publishing was stopped", why, hint) from stopped
     show_published(found, outcome, difference, as_json=as_json)
 
 

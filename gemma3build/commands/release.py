@@ -28,7 +28,7 @@ from gemma3build.commands.publish import say
 from gemma3build.commands.verify import find_signer, find_trust
 from gemma3build.errors import RequestError, stopped_error
 from gemma3build.output import err, show_intended, show_line
-from gemma3build.publish import Rule
+from gemma3build.publish import Rule, check_tag
 
 WHAT = "The releases cannot be made"
 
@@ -78,7 +78,7 @@ def release(
     from gemma3build.releases import plan_releases
 
     source = clean_source()
-    line.check_version(version)
+    check_tag(version, "version")
     limited = parse_size(memory)
     releases = plan_releases((model, *(more or ())))
     repos = line.find_repos(releases, repo)
@@ -110,7 +110,10 @@ def release(
         from gemma3build.publish.publication import Target
 
         hub.set_output(progress=err.is_terminal)
-        targets = tuple(Target(repo=name, private=private, tag=version) for name in repos)
+        hint = "Give another VERSION."
+        targets = tuple(
+            Target(repo=name, private=private, tag=version, other_tag=hint) for name in repos
+        )
         line.check_targets(releases, targets)
     try:
         works = line.Line(order, make_runner(limited), Shown())

@@ -1,6 +1,7 @@
 """``verify`` and ``sign``: whether a release is what it says, and who says so."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,7 +142,8 @@ def bring(address: str, scratch: Path, *, full: bool) -> Any:
 
     refuse_offline(published.WHAT)
     set_output(progress=err.is_terminal)
-    return published.bring(address, scratch, full=full)
+    with stoppable("The download was stopped"):
+        return published.bring(address, scratch, full=full)
 
 
 def look_at(release: Path, trust: Any = None, stated: Iterable[FileDigest] = ()) -> Any:
@@ -150,9 +152,14 @@ def look_at(release: Path, trust: Any = None, stated: Iterable[FileDigest] = ())
     from gemma3build.record.verify import total_bytes
     from gemma3build.record.verify import verify as run_checks
 
+    with stoppable("The check was stopped"), reading(err, total_bytes(release)) as advance:
+        return run_checks(release, trust, advance, stated)
+
+
+@contextmanager
+def stoppable(what: str) -> Iterator[None]:
+    """Make an error of Ctrl-C; ``what`` says what it stopped."""
     try:
-        with reading(err, total_bytes(release)) as advance:
-            return run_checks(release, trust, advance, stated)
+        yield
     except KeyboardInterrupt as stopped:
-        why = "it got a signal"
-        raise InterruptedBuildError("The check was stopped", why, "Run it again.") from stopped
+        raise InterruptedBuildError(what, "it got a signal", "Run it again.") from stopped

@@ -1,6 +1,12 @@
 """Hand a recorded release to the Hub: what must hold, its model card, one commit, and a look back."""
 
 import enum
+import re
+
+from gemma3build.core.scheme import NAME
+from gemma3build.errors import RequestError
+
+NOT_A_TAG = re.compile(r"\.\.|\.lock$|\.$")  # what git refuses of what NAME allows
 
 
 class Rule(enum.StrEnum):
@@ -15,3 +21,18 @@ class Rule(enum.StrEnum):
     SOURCE = "source"
     SPEED = "speed"
     TERMS = "terms"
+
+
+def check_tag(text: str, kind: str) -> None:
+    """Require that a text can be a tag, and a directory.
+
+    Args:
+        text: what somebody gave.
+        kind: what it is to be, for messages.
+
+    Raises:
+        RequestError: it cannot.
+    """
+    if not re.fullmatch(NAME, text) or NOT_A_TAG.search(text):
+        why = "it must be of letters, digits, dots, dashes and underscores, as a tag of git can be"
+        raise RequestError(f"{text!r} is no {kind}", why, "Try v1.0.0.")

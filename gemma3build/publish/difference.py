@@ -74,6 +74,7 @@ class Remote:
         files: by name.
         tags: to which commit each leads.
         listed: names that its SHA256SUMS lists, if it has one.
+        released: whether its manifest.json is that of a release.
         pull_request: that the commit is of; None for the branch.
     """
 
@@ -83,6 +84,7 @@ class Remote:
     files: Mapping[str, RemoteFile]
     tags: Mapping[str, str]
     listed: frozenset[str]
+    released: bool
     pull_request: PullRequest | None = None
 
     @property
@@ -137,12 +139,13 @@ def same(payload: Payload, there: RemoteFile | None) -> bool:
 def compare(files: Iterable[Payload], remote: Remote | None) -> Difference:
     """Return what a commit has to do.
 
-    What an earlier release left goes: what its SHA256SUMS lists, and what none can list.
+    What an earlier release left goes: what its SHA256SUMS lists, and what none can list. Without a
+    manifest of ours there was none, and SHA256SUMS is somebody else's.
     """
     there = remote.files if remote else {}
     ours = {item.digest.path: item for item in files}
-    stale = (UNLISTED | (remote.listed if remote else frozenset())) & there.keys()
-    removed = stale - ours.keys()
+    left = UNLISTED | remote.listed if remote and remote.released else frozenset()
+    removed = (left & there.keys()) - ours.keys()
     unchanged = {name for name, item in ours.items() if same(item, there.get(name))}
     return Difference(
         added=tuple(sorted(ours.keys() - there.keys())),

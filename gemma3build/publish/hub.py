@@ -1,7 +1,9 @@
 """The only code that writes to the Hub, and what it asks it before and after."""
 
 import dataclasses
+import errno
 import logging
+import os
 import shutil
 import tempfile
 import warnings
@@ -29,7 +31,10 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 
+from gemma3build.core.codec import load_json
 from gemma3build.core.hub import LOG_IN, endpoint, first_line, moved, refusal
+from gemma3build.core.manifest import FORMAT, MANIFEST
+from gemma3build.core.small import LARGEST, read_small
 from gemma3build.core.step import Refusal, StepFailure
 from gemma3build.errors import (
     HubError,
@@ -52,6 +57,7 @@ from gemma3build.record.checksums import CHECKSUMS, parse_checksums
 from gemma3build.record.folder import listed, short
 
 NOT_PUBLISHED = "The release was not published"
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +81,29 @@ def explained(what: str, repo: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError) as error:  # what Xet's client raises
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise from_os_error(what, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
         why = f"Xet failed: {first_line(str(error))}"
         hint = "Run it again, or set HF_HUB_DISABLE_XET=1 to go the classic way."
         failure = StepFailure(code=Refusal.NETWORK.value, what=what, why=why, hint=hint)
         raise HubError(failure) from error
     except (HTTPError, OSError, JSONDecodeError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
+        # Of the disk, not of the network; what fails to be written has no name in the error.
+        if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
             raise from_os_error(what, error) from error
         failure = refusal(what, repo, error, logged_in=get_token() is not None).failure
+        if failure.code == Refusal.NETWORK.value and is_final(error):
+            hint = "The same again will be refused, too: mend what it names."
+            failure = dataclasses.replace(failure, hint=hint)
         raise HubError(failure) from error
+
+
+def is_final(error: Exception) -> bool:
+    """Return whether the Hub refused a request that it will not take later either."""
+    if not isinstance(error, HfHubHTTPError):
+        return False
+    later = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+    return error.response.is_client_error and error.response.status_code not in later
 
 
 def check_repo(repo: str, what: str) -> None:
@@ -124,10 +144,15 @@ def look(repo: str, revision: str, what: str) -> Remote:
         commit = str(info.sha)
         files = remote_files(api, repo, commit)
         tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo).tags}
-        names: frozenset[str] = frozenset()
-        if CHECKSUMS in files:
-            with tempfile.TemporaryDirectory() as folder:
-                names = listed_names(download(repo, commit, CHECKSUMS, Path(folder)))
+        small = {name for name, file in files.items() if file.size <= LARGEST}
+        with tempfile.TemporaryDirectory() as folder:
+            paths = {
+                name: download(repo, commit, name, Path(folder))
+                for name in (CHECKSUMS, MANIFEST)
+                if name in small
+            }
+            names = listed_names(paths[CHECKSUMS]) if CHECKSUMS in paths else frozenset()
+            released = MANIFEST in paths and is_manifest(paths[MANIFEST])
     return Remote(
         repo=repo,
         commit=commit,
@@ -135,6 +160,7 @@ def look(repo: str, revision: str, what: str) -> Remote:
         files=files,
         tags=tags,
         listed=names,
+        released=released,
     )
 
 
@@ -217,9 +243,18 @@ def remove_notes(folder: Path) -> None:
 def listed_names(path: Path) -> frozenset[str]:
     """Return the names that a SHA256SUMS lists; none for one that is not a release's."""
     try:
-        return frozenset(parse_checksums(path.read_text(encoding="ascii")))
+        return frozenset(parse_checksums(read_small(path).decode("ascii")))
     except ValueError:
         return frozenset()
+
+
+def is_manifest(path: Path) -> bool:
+    """Return whether a file is the manifest of a release, of our format."""
+    try:
+        found = load_json(read_small(path))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
 
 
 def create(repo: str, *, private: bool) -> Remote:
@@ -282,6 +317,8 @@ def commit(
             if error.response.status_code != HTTPStatus.PRECONDITION_FAILED:
                 raise
             raise lost_race(api, remote) from error
+        except JSONDecodeError:  # a ValueError, too, of an answer that is not the Hub's
+            raise
         except ValueError as error:  # the client's word for front matter that the Hub refuses
             why = short(" ".join(str(error).split()))
             raise RefusedPublicationError(NOT_PUBLISHED, why, "Mend the card.") from error

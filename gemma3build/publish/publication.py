@@ -1,13 +1,14 @@
 """From a release to what a repository is to hold, and into it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gemma3build.core.evaluation import EVALUATION
 from gemma3build.core.manifest import Manifest
 from gemma3build.engine.source import Source
-from gemma3build.errors import RequestError, StalePullRequestError
+from gemma3build.errors import InterruptedBuildError, RequestError, StalePullRequestError
 from gemma3build.publish import Rule, card, hub
 from gemma3build.publish.difference import Difference, Payload, Remote, compare, payloads
 from gemma3build.publish.rules import AGREEMENT, NOTICE, Facts, Violation, refuse, violations
@@ -27,12 +28,14 @@ class Target:
         private: whether a repository that is made is private.
         tag: what the commit is called; empty for nothing.
         create_pr: whether it becomes a pull request.
+        other_tag: what to do where the tag is taken, in the words of the command that runs.
     """
 
     repo: str
     private: bool = False
     tag: str = ""
     create_pr: bool = False
+    other_tag: str = "Give another --tag."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +136,8 @@ def find_source(path: Path) -> Source | None:
 def look(publication: Publication) -> tuple[Remote | None, Difference]:
     """Return what is in the repository, and what publishing would change.
 
-    With a pull request of this release open, that is what is in it.
+    Where the tag is there, that is what is in its commit, whatever came after that; with a pull request
+    of this release open, what is in that.
 
     Raises:
         HubError: the Hub refuses.
@@ -142,8 +146,13 @@ def look(publication: Publication) -> tuple[Remote | None, Difference]:
     """
     target = publication.target
     remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
+    tagged = look_at_tag(target, remote)
+    if tagged is not None:
+        difference = compare(publication.files, tagged)
+        if not difference.nothing:
+            raise tag_taken(target, tagged)
+        return tagged, difference
     difference = compare(publication.files, remote)
-    refuse_taken(target, remote, nothing=difference.nothing)
     if remote is not None and target.create_pr and not difference.nothing:
         opened = find_pull_request(publication, remote)
         if opened is not None:
@@ -151,26 +160,35 @@ def look(publication: Publication) -> tuple[Remote | None, Difference]:
     return remote, difference
 
 
-def refuse_taken(target: Target, remote: Remote | None, *, nothing: bool) -> None:
-    """Refuse a repository that is public, or has the tag on something else.
+def look_at_tag(target: Target, remote: Remote | None) -> Remote | None:
+    """Return what is in the commit that has the tag already; None where none has.
 
     Args:
         target: where a release goes.
         remote: what is there; None for nothing.
-        nothing: whether publishing would change nothing in it.
 
     Raises:
-        RequestError: saying which.
+        HubError: the Hub refuses.
+        RequestError: the repository is public, or the tag that of something else than a release.
     """
     if remote is None:
-        return
+        return None
     if target.private and not remote.private:
         why = f"{target.repo} is there already, and public"
         raise RequestError(hub.NOT_PUBLISHED, why, "Leave --private away, or change its settings.")
     leads = remote.tags.get(target.tag)
-    if leads is not None and not (nothing and leads == remote.commit):
-        why = f"{target.repo} has a tag {target.tag} already, of {leads[:12]}"
-        raise RequestError(hub.NOT_PUBLISHED, why, "Give another --tag.")
+    if leads is None:
+        return None
+    tagged = remote if leads == remote.commit else hub.look(target.repo, leads, hub.NOT_PUBLISHED)
+    if not tagged.released:
+        raise tag_taken(target, tagged)
+    return tagged
+
+
+def tag_taken(target: Target, tagged: Remote) -> RequestError:
+    """Return the error of a tag that a commit with other content has."""
+    why = f"{target.repo} has a tag {target.tag} already, of {tagged.commit[:12]}"
+    return RequestError(hub.NOT_PUBLISHED, why, target.other_tag)
 
 
 def find_pull_request(publication: Publication, remote: Remote) -> Remote | None:
@@ -200,6 +218,24 @@ def find_pull_request(publication: Publication, remote: Remote) -> Remote | None
             hub.NOT_PUBLISHED, why, "Merge or close it, then publish again."
         )
     return None
+
+
+@contextmanager
+def left(what: str, done: hub.Committed) -> Iterator[None]:
+    """Say, where a signal comes, that the commit is there, and what was left to do.
+
+    Raises:
+        InterruptedBuildError: a signal came.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        where = done.pull_request or done.url or done.commit
+        why = f"it got a signal before {what}"
+        hint = "Run the same command again: it compares what is there, and does what is left."
+        raise InterruptedBuildError(
+            f"{where} is there, but not all is done", why, hint
+        ) from stopped
 
 
 def publish(
@@ -235,9 +271,13 @@ def publish(
             create_pr=target.create_pr,
             say=say,
         )
-        hub.read_back(target.repo, done, files)
+        with left(
+            "its digests were read back" + (" and it was tagged" if target.tag else ""), done
+        ):
+            hub.read_back(target.repo, done, files)
     tagged = not target.tag or target.tag in remote.tags
     if not tagged:
         hub.require_login(target.repo)
-        hub.tag(target.repo, target.tag, done.commit)
+        with left(f"it was tagged {target.tag}", done):
+            hub.tag(target.repo, target.tag, done.commit)
     return Outcome(committed=done, idle=difference.nothing and tagged)

@@ -12,11 +12,11 @@ from gemma3build.errors import Flaw, NoSpaceError, RequestError, VerificationErr
 from gemma3build.publish import hub
 from gemma3build.publish.difference import BRANCH, Remote
 from gemma3build.record.checksums import UNLISTED
-from gemma3build.record.folder import LARGEST_TEXT, listed
+from gemma3build.record.folder import LARGEST_TEXT, listed, short
 
 ADDRESS = re.compile(r"hf://(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
 ARTIFACTS = (".litertlm", ".task", ".tflite")
-AT_A_TIME = 4  # files
+AT_A_TIME = 4  # records
 WHAT = "The published release cannot be looked at"
 
 
@@ -42,7 +42,8 @@ class Published:
         if self.stated:
             text += f"; of {len(self.stated)} files the SHA-256 that the Hub states, not the bytes"
             text += " (--full downloads them)"
-        return text + (f"; beside the release: {', '.join(self.beside)}" if self.beside else "")
+        names = ", ".join(map(short, self.beside))
+        return text + (f"; beside the release: {names}" if names else "")
 
     def bring(self, name: str) -> None:
         """Download a file that was left there.
@@ -82,11 +83,15 @@ def bring(address: str, scratch: Path, *, full: bool) -> Published:
     Raises:
         HubError: the Hub refuses.
         NoSpaceError: the files do not fit.
-        VerificationError: a record is larger than any.
+        VerificationError: a record is larger than any, or a name is none of a release.
     """
     repo, revision = parse(address)
     remote = hub.look(repo, revision, WHAT)
     ours = {name for name in remote.files if is_ours(name, remote)}
+    # While a file is downloaded, the Hub's client shows its name as it is.
+    if odd := [name for name in ours if not name.isprintable()]:
+        why = f"{listed(odd)} no name of a release's file"
+        raise VerificationError(Flaw.EXTRA, "There are files that do not belong there", why)
     stated = tuple(
         FileDigest(path=name, size=file.size, sha256=file.sha256)
         for name, file in remote.files.items()
@@ -96,8 +101,14 @@ def bring(address: str, scratch: Path, *, full: bool) -> Published:
     folder.mkdir()
     wanted = sorted(ours - {file.path for file in stated})
     refuse_large(remote, wanted, folder)
-    with hub.explained(WHAT, repo), ThreadPoolExecutor(AT_A_TIME) as pool:
-        list(pool.map(lambda name: hub.download(repo, remote.commit, name, folder), wanted))
+    large = [name for name in wanted if name.endswith(ARTIFACTS)]
+    records = [name for name in wanted if not name.endswith(ARTIFACTS)]
+    with hub.explained(WHAT, repo):
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            list(pool.map(lambda name: hub.download(repo, remote.commit, name, folder), records))
+        # Large ones in this thread: Ctrl-C stops it at once, and would wait for those of a pool.
+        for name in large:
+            hub.download(repo, remote.commit, name, folder)
     hub.remove_notes(folder)
     beside = tuple(sorted(remote.files.keys() - ours))
     return Published(folder=folder, remote=remote, stated=stated, beside=beside)

@@ -451,6 +451,21 @@ def test_a_publication_that_stops_keeps_what_is_published(
     assert [item["ran"] for item in found["releases"]] == [[], ["publish"]]
 
 
+def test_a_card_that_was_edited_since_is_no_reason_to_publish_again(
+    writer: Hub, works: Works, tmp_path: Path
+) -> None:
+    first = done("--publish")["releases"][1]["published"]
+    repo = writer.repos["org/long"]
+    repo.commit({**repo.commits[first["commit"]].files, "README.md": b"by hand"}, "Edit", "someone")
+    found = done("--publish")
+    assert found["idle"]
+    assert found["releases"][1]["published"] == first
+    folder = tmp_path / "artifacts" / "v1" / "long"
+    edit_json(folder / EVALUATION, lambda value: value["schemes"][0].update(figures("another")))
+    error = failed("--publish")
+    assert (error.exit_code, error.hint) == (6, "Give another VERSION.")
+
+
 def test_what_the_hub_would_refuse_is_refused_before_the_work(
     writer: Hub, works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,12 @@
 """A release to the Hub and back, by the Hub's own client, against a hub on loopback."""
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,8 +20,10 @@ from gemma3build.cli import app
 from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.core.evaluation import EVALUATION
 from gemma3build.core.manifest import MANIFEST
+from gemma3build.core.small import LARGEST
 from gemma3build.errors import BuildError
 from gemma3build.publish.difference import Payload, Remote, RemoteFile, compare
+from gemma3build.publish.hub import listed_names
 from gemma3build.record.checksums import CHECKSUMS, PROVENANCE, SIGNATURE
 from tests.fake_release import (
     TASK,
@@ -150,6 +155,16 @@ def test_a_tag_that_is_taken_is_refused_before_anything_is_written(hub: Hub, rel
 
 
 @pytest.mark.usefixtures("writer")
+def test_what_came_after_the_tag_is_no_reason_to_publish_again(hub: Hub, release: Path) -> None:
+    first = publish(release, "--tag", "v1")
+    hub.repos[REPO].commit({**head(hub).files, "README.md": b"by hand"}, "Edit", "someone")
+    done = publish(release, "--tag", "v1")
+    assert (done["idle"], done["commit"]) == (True, first["commit"])
+    assert head(hub).title == "Edit"
+    assert not publish(release, "--tag", "v2")["idle"]
+
+
+@pytest.mark.usefixtures("writer")
 def test_the_next_release_replaces_the_last_one_and_nothing_else(hub: Hub, release: Path) -> None:
     (release / SIGNATURE).write_text("{}")
     publish(release)
@@ -163,6 +178,20 @@ def test_the_next_release_replaces_the_last_one_and_nothing_else(hub: Hub, relea
     assert done["kept"] == [".gitattributes", "USAGE.md", "images/a.png"]
     assert SIGNATURE not in head(hub).files
     assert head(hub).files["USAGE.md"] == b"by hand"
+
+
+@pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize("manifest", [None, b"{}", b"[", b'{"format": "other/1"}'])
+def test_nothing_of_a_repository_that_had_no_release_is_removed(
+    hub: Hub, release: Path, manifest: bytes | None
+) -> None:
+    sums = f"{'0' * 64}  model.safetensors\n".encode()
+    theirs = {CHECKSUMS: sums, "model.safetensors": b"weights", SIGNATURE: b"{}"}
+    hub.add(REPO, theirs | ({} if manifest is None else {MANIFEST: manifest}))
+    done = publish(release)
+    assert done["removed"] == []
+    assert done["kept"] == ["model.safetensors", SIGNATURE]
+    assert head(hub).files["model.safetensors"] == b"weights"
 
 
 @pytest.mark.usefixtures("writer")
@@ -451,6 +480,58 @@ def test_a_busy_hub_is_asked_again_and_a_dead_one_is_told(
 
 
 @pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize(
+    ("place", "left"),
+    [("read_back", "its digests were read back and it was tagged"), ("tag", "it was tagged v1")],
+)
+def test_a_signal_after_the_commit_says_that_it_is_there_and_what_is_left(
+    hub: Hub, release: Path, monkeypatch: pytest.MonkeyPatch, place: str, left: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(f"gemma3build.publish.hub.{place}", stop)
+        error = failed("publish", str(release), "--repo", REPO, "--tag", "v1")
+    assert (error.exit_code, error.why) == (130, f"it got a signal before {left}")
+    assert f"{REPO}/commit/{head(hub).id} is there" in error.what
+    assert not publish(release, "--tag", "v1")["idle"]
+    assert hub.repos[REPO].refs["refs/tags/v1"] == head(hub).id
+
+
+@pytest.mark.usefixtures("writer")
+def test_what_the_hub_will_not_take_later_either_is_told_so(
+    hub: Hub, release: Path, waits: list[float]
+) -> None:
+    for status, later in ((400, False), (422, False), (429, True), (503, True)):
+        hub.faults.clear()
+        hub.fail("POST .*/commit/", status=status, times=100)
+        error = failed("publish", str(release), "--repo", REPO)
+        assert (error.exit_code, f"the Hub answered {status}" in error.why) == (31, True)
+        assert ("Wait a little" in error.hint) == later
+    assert not hub.repos[REPO].commits[hub.repos[REPO].refs[MAIN]].parent
+
+
+@pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize("tag", ["v 1", "../v1", "v1.lock", "-v1", "v1."])
+def test_a_tag_that_git_would_refuse_is_refused_before_anything_is_asked(
+    hub: Hub, release: Path, tag: str
+) -> None:
+    error = failed("publish", str(release), "--repo", REPO, f"--tag={tag}")
+    assert (error.exit_code, error.what) == (6, f"{tag!r} is no tag")
+    assert hub.requests == []
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_page_that_wants_a_login_is_not_taken_for_a_refusal_of_the_card(
+    hub: Hub, release: Path
+) -> None:
+    hub.fail("POST .*/preupload/", status=200, body=b"<html>Welcome to the hotel</html>")
+    error = failed("publish", str(release), "--repo", REPO)
+    assert (error.exit_code, "does not speak as the Hub does" in error.why) == (31, True)
+
+
+@pytest.mark.usefixtures("writer")
 def test_a_published_release_is_verified_by_its_records_and_stated_digests(
     hub: Hub, release: Path
 ) -> None:
@@ -501,6 +582,58 @@ def test_what_cannot_be_looked_at_is_told(hub: Hub, tmp_path: Path) -> None:
     assert failed("verify", "hf://org/gated").exit_code == 80
 
 
+ODD = "images/a\x1b]0;title\x07\n✓ signature  by you.png"
+
+
+@pytest.mark.usefixtures("writer")
+def test_no_name_of_a_file_is_obeyed_by_a_terminal(hub: Hub, release: Path) -> None:
+    hub.add(REPO, {**content(release), ODD: b""})
+    for command in (("verify", f"hf://{REPO}"), ("publish", str(release), "--repo", REPO)):
+        done = run(*command)
+        assert done.exit_code == 0, done.exception
+        assert r"images/a\x1b]0;title\x07\n\u2713 signature" in done.stdout
+        assert not {"\x1b", "\x07"} & set(done.output)
+    # The Hub's client shows what it downloads.
+    hub.add(REPO, {**content(release), "a\x1b.task": b"other"})
+    hub.requests.clear()
+    error = failed("verify", "--full", f"hf://{REPO}")
+    assert (error.exit_code, error.why) == (52, r"'a\x1b.task' is no name of a release's file")
+    assert not any(".task" in request for request in hub.requests)
+
+
+def test_records_of_a_stranger_are_not_downloaded_or_read_without_a_bound(
+    hub: Hub, release: Path, tmp_path: Path
+) -> None:
+    hub.add(REPO, {**content(release), CHECKSUMS: bytes(LARGEST + 1)})
+    error = failed("verify", f"hf://{REPO}")
+    assert (error.exit_code, error.why) == (50, f"{CHECKSUMS} is too large for what it should be")
+    assert not any(f"/{CHECKSUMS}" in request for request in hub.requests)
+    # And a hub that serves more than it stated.
+    with (tmp_path / CHECKSUMS).open("wb") as file:
+        file.truncate(2**40)
+    assert listed_names(tmp_path / CHECKSUMS) == frozenset()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),  # as Xet's client says it
+    ],
+)
+def test_a_disk_that_fills_up_in_mid_download_is_no_dead_network(
+    hub: Hub, release: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    hub.add(REPO, content(release))
+
+    def fill(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("gemma3build.publish.hub.hf_hub_download", fill)
+    assert failed("verify", f"hf://{REPO}").exit_code == 21
+
+
 def test_a_busy_hub_is_told_of_a_file_that_is_downloaded(
     hub: Hub, release: Path, waits: list[float]
 ) -> None:
@@ -529,6 +662,33 @@ def test_the_addresses_of_large_files_which_are_signed_are_not_shown(
     )
     assert sum(request.startswith("GET /lfs/") for request in hub.requests) == 5
     assert hub.storage not in done.stdout + done.stderr
+
+
+def test_a_signal_in_mid_download_waits_for_no_large_file(hub: Hub, release: Path) -> None:
+    hub.add(REPO, content(release))
+    asked, serve = threading.Event(), threading.Event()
+
+    class Slow(dict[str, bytes]):
+        def __getitem__(self, oid: str) -> bytes:
+            asked.set()
+            serve.wait()
+            return super().__getitem__(oid)
+
+    hub.objects = Slow()
+    with subprocess.Popen(
+        [sys.executable, "-m", "gemma3build", "verify", "--full", f"hf://{REPO}"],
+        env={**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_XET": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert asked.wait(60)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=5)  # and the client waits for ten
+        finally:
+            process.kill()
+            serve.set()
+    assert (process.returncode, "The download was stopped." in said) == (130, True), said
 
 
 def test_a_signature_is_checked_on_bytes_alone(hub: Hub, tmp_path: Path) -> None:
@@ -584,7 +744,13 @@ def test_the_token_is_nowhere_but_in_requests(hub: Hub, release: Path, tmp_path:
 
 def remote(files: Mapping[str, RemoteFile], *listed: str) -> Remote:
     return Remote(
-        repo=REPO, commit="c" * 40, private=False, files=files, tags={}, listed=frozenset(listed)
+        repo=REPO,
+        commit="c" * 40,
+        private=False,
+        files=files,
+        tags={},
+        listed=frozenset(listed),
+        released=True,
     )
 
 

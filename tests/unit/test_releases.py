@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from gemma3build.errors import BuildError, ConfigError, RequestError, UnknownNameError
-from gemma3build.line import check_places, check_version, find_repos
+from gemma3build.line import check_places, find_repos
 from gemma3build.plan.step import Parameters
+from gemma3build.publish import check_tag
 from gemma3build.releases import Planned, load_releases, plan_releases
 from tests.fake_release import write_release
 from tests.tiny import write_checkpoint
@@ -125,7 +126,7 @@ def test_two_releases_of_one_name_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", ["v1", "v1.2.0", "2026-01", "a_b", "1"])
 def test_what_a_tag_can_be_is_a_version(version: str) -> None:
-    check_version(version)
+    check_tag(version, "version")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_what_a_tag_can_be_is_a_version(version: str) -> None:
 )
 def test_what_no_tag_can_be_is_no_version(version: str) -> None:
     with pytest.raises(RequestError, match="is no version"):
-        check_version(version)
+        check_tag(version, "version")
 
 
 def test_each_release_has_a_repository_of_its_own(tmp_path: Path) -> None:
