@@ -1,5 +1,6 @@
 """``engine``, ``images`` and ``cache``: what builds run on."""
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -34,11 +35,13 @@ def images(
     from gemma3build.engine.runner import cache_dir
     from gemma3build.engine.store import Store
 
-    all_images = Images(connect(), Store(cache_dir()), load_images(), err.print)
-    found = {
-        name: all_images.ensure(name) if make else all_images.find(name)
-        for name in all_images.names()
-    }
+    client, store = connect(), Store(cache_dir())
+    all_images = Images(client, store, load_images(), err.print)
+    with store.in_use() if make else nullcontext():
+        found = {
+            name: all_images.ensure(name) if make else all_images.find(name)
+            for name in all_images.names()
+        }
     if as_json:
         print_json({name: encode(image) if image else None for name, image in found.items()})
         return
@@ -73,7 +76,7 @@ def cache_prune(
         bool, typer.Option("--all", help="Also finished results and downloads.")
     ] = False,
 ) -> None:
-    """Remove what killed builds left; with --all, everything. Releases stay."""
+    """Remove what killed builds left; with --all, everything, if no build is running. Releases stay."""
     from gemma3build.engine.runner import cache_dir
     from gemma3build.engine.store import Store
 

@@ -12,6 +12,7 @@ compared at every use, the digest before a step reads the file.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -27,6 +28,7 @@ from gemma3build.core.codec import DecodeError, decode_json, encode
 from gemma3build.core.digests import FileDigest, digest_file, sha256_file, walk_files
 from gemma3build.core.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
 from gemma3build.core.whole import remove_partial
+from gemma3build.errors import InUseError
 
 ENTRY_FILE = "entry.json"
 FAILED = "failed"
@@ -102,20 +104,42 @@ class Store:
 
     def verify(self, key: str, entry: Entry) -> bool:
         """Return whether every byte of an entry is what it was, reading each once per process."""
-        if key not in self._verified:
-            folder = self.output(key)
-            try:
-                intact = all(
-                    sha256_file(folder / file.digest.path) == file.digest.sha256
-                    for file in entry.files
-                )
-            except FileNotFoundError:
-                intact = False
-            if not intact:
-                self.discard(key)
-                return False
-            self._verified.add(key)
+        # Also what was verified can go, or change, while this process runs.
+        if key in self._verified and all(self._unchanged(key, file) for file in entry.files):
+            return True
+        folder = self.output(key)
+        try:
+            intact = all(
+                sha256_file(folder / file.digest.path) == file.digest.sha256 for file in entry.files
+            )
+        except FileNotFoundError:
+            intact = False
+        if not intact:
+            self.discard(key)
+            return False
+        self._verified.add(key)
         return True
+
+    def in_use(self) -> contextlib.AbstractContextManager[None]:
+        """Keep others from removing what is finished for a while; one who does it is waited for."""
+        return self._hold(fcntl.LOCK_SH)
+
+    @contextlib.contextmanager
+    def _hold(self, kind: int) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            # The directory itself is locked, which takes no file: the cache may be read-only, or not
+            # there, and a file system may have no locks.
+            with contextlib.suppress(OSError):
+                self.root.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(self.root, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, kind)
+                except BlockingIOError as error:
+                    hint = "Wait for it, or leave --all away."
+                    what = "The cache cannot be emptied"
+                    raise InUseError(what, "a build is running", hint) from error
+            yield
 
     @contextlib.contextmanager
     def lock(self, key: str, check_stopped: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -238,7 +262,16 @@ class Store:
         """Remove what killed builds left, or everything; return how many bytes that freed.
 
         What a running build holds is left alone: its lock is taken.
+
+        Raises:
+            InUseError: a build is running, and everything was to be removed.
         """
+        if everything:
+            with self._hold(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                return self._prune(everything=True)
+        return self._prune(everything=False)
+
+    def _prune(self, *, everything: bool) -> int:
         before = tree_size(self.root)
         for folder in sorted(self._staging.glob("*")):
             with contextlib.suppress(Timeout), self._try_lock(folder.name.partition(".")[0]):
