@@ -25,14 +25,13 @@ from gemma3build.engine.executor import (
 )
 from gemma3build.engine.images import Image, Images
 from gemma3build.engine.packages import Packages, image_packages
-from gemma3build.engine.store import Store
+from gemma3build.engine.store import UNUSABLE, Store
 from gemma3build.errors import from_os_error
 from gemma3build.pins.intent import load_images
 from gemma3build.plan.sources import step_sources
 from gemma3build.plan.step import Step
 
 CACHE_VARIABLE = "GEMMA3BUILD_CACHE"
-UNUSABLE = "The cache cannot be used"
 RUN = "\ndef run(request: StepRequest"  # what a module of steps has if it is a step itself
 
 

@@ -14,6 +14,7 @@ compared at every use, the digest before a step reads the file.
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -28,12 +29,14 @@ from gemma3build.core.codec import DecodeError, decode_json, encode
 from gemma3build.core.digests import FileDigest, digest_file, sha256_file, walk_files
 from gemma3build.core.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
 from gemma3build.core.whole import remove_partial
-from gemma3build.errors import InUseError
+from gemma3build.errors import InUseError, from_os_error
 
 ENTRY_FILE = "entry.json"
 FAILED = "failed"
 DATASETS, WHEELS, IMAGES = "datasets", "wheels", "images"
 DOWNLOADS = (DATASETS, WHEELS, IMAGES)  # what others keep below the root of a store
+UNUSABLE = "The cache cannot be used"
+SCRATCH = "-"  # in the names of scratch directories, and in no key
 LOCK_PATIENCE = 0.5  # seconds between two looks at whether to give up
 
 
@@ -149,9 +152,9 @@ class Store:
             key: of the entry.
             check_stopped: is called while waiting, and raises to give up.
         """
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{key}.lock")
+        path = self._lock_path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
         while not lock.is_locked:
             with contextlib.suppress(Timeout):
                 lock.acquire(timeout=LOCK_PATIENCE)
@@ -175,14 +178,23 @@ class Store:
 
     @contextlib.contextmanager
     def scratch(self, purpose: str) -> Iterator[Path]:
-        """Give an empty directory for a while; ``prune`` removes what a kill leaves of it."""
-        self._staging.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self._staging))
-        with self.lock(folder.name):
+        """Give an empty directory for a while; ``prune`` removes what a kill leaves of it.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            OutputError: the cache cannot be written.
+        """
+        folder = self._staging / f"{purpose}{SCRATCH}{secrets.token_hex(8)}"
+        with contextlib.ExitStack() as stack:
             try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                # Locked before it is there, so that no prune takes it for what a kill left.
+                stack.enter_context(self.lock(folder.name))
+                stack.callback(self._lock_path(folder.name).unlink, missing_ok=True)
+                folder.mkdir(mode=0o700, parents=True)
+            except OSError as error:
+                raise from_os_error(UNUSABLE, error) from error
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            yield folder
 
     def unstage(self, key: str) -> None:
         """Remove what an unfinished step left; the caller holds its lock."""
@@ -274,22 +286,34 @@ class Store:
     def _prune(self, *, everything: bool) -> int:
         before = tree_size(self.root)
         for folder in sorted(self._staging.glob("*")):
-            with contextlib.suppress(Timeout), self._try_lock(folder.name.partition(".")[0]):
+            with contextlib.suppress(Timeout), self.try_lock(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+                if SCRATCH in folder.name:  # whose name nobody takes again
+                    self._lock_path(folder.name).unlink(missing_ok=True)
         shutil.rmtree(self.root / FAILED, ignore_errors=True)
         for name in DOWNLOADS:
             remove_partial(self.root / name)
         if everything:
             for key in self.entries():
-                with contextlib.suppress(Timeout), self._try_lock(key):
+                with contextlib.suppress(Timeout), self.try_lock(self.staged(key)):
                     self.discard(key)
             for name in DOWNLOADS:
                 shutil.rmtree(self.root / name, ignore_errors=True)
         return before - tree_size(self.root)
 
-    def _try_lock(self, key: str) -> FileLock:
-        (self.root / "locks").mkdir(parents=True, exist_ok=True)
-        return FileLock(self.root / "locks" / f"{key}.lock", timeout=0)
+    def try_lock(self, path: Path) -> FileLock:
+        """Return the lock of who writes to a path of ``staging``; entering it raises Timeout if it is held.
+
+        Raises:
+            ValueError: the path is not below ``staging`` of this store.
+        """
+        key = path.relative_to(self._staging).parts[0].partition(".")[0]
+        lock = self._lock_path(key)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(lock, timeout=0)
+
+    def _lock_path(self, key: str) -> Path:
+        return self.root / "locks" / f"{key}.lock"
 
     def _unchanged(self, key: str, file: StoredFile) -> bool:
         path = self.output(key) / file.digest.path
