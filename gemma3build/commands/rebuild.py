@@ -127,6 +127,7 @@ def at_hand(release: str | None, *, full: bool, as_json: bool) -> Iterator[Any]:
 
 def rebuild_here(rebuilding: Any, published: Any, memory: str | None, *, diffoscope: bool) -> Any:
     """Rebuild a prepared release by this code; shows on a terminal how far it is."""
+    from gemma3build.engine.container import remove_orphans
     from gemma3build.engine.docker import connect
     from gemma3build.engine.runner import cache_dir
     from gemma3build.engine.store import Store
@@ -141,6 +142,7 @@ def rebuild_here(rebuilding: Any, published: Any, memory: str | None, *, diffosc
 
         progress.expect(len(rebuilding.steps))
         client, home = connect(), Store(rebuilding.archived or cache_dir())
+        remove_orphans(client, Store(cache_dir()))
         try:
             with home.in_use():
                 return run_rebuild(

@@ -32,7 +32,7 @@ from gemma3build.core.whole import remove_partial
 from gemma3build.errors import InUseError, from_os_error
 
 ENTRY_FILE = "entry.json"
-FAILED = "failed"
+FAILED, STAGING = "failed", "staging"
 DATASETS, WHEELS, IMAGES = "datasets", "wheels", "images"
 DOWNLOADS = (DATASETS, WHEELS, IMAGES)  # what others keep below the root of a store
 UNUSABLE = "The cache cannot be used"
@@ -77,7 +77,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._steps, self._staging = root / "steps", root / "staging"
+        self._steps, self._staging = root / "steps", root / STAGING
         self._verified: set[str] = set()
 
     def output(self, key: str) -> Path:
