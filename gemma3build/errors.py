@@ -100,6 +100,12 @@ class ChangedError(BuildError):
     exit_code = 23
 
 
+class InUseError(BuildError):
+    """A build needs what was to be removed."""
+
+    exit_code = 24
+
+
 class DamagedError(BuildError):
     """A stored result is not what it was."""
 

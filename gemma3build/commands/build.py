@@ -95,17 +95,15 @@ def run_build(
 ) -> None:
     """Build a prepared plan and show the outcome; ``source`` is what a release must be from."""
     from gemma3build.build import Builder
-    from gemma3build.engine.docker import connect
-    from gemma3build.engine.runner import Runner, cache_dir
-    from gemma3build.engine.store import Store
+    from gemma3build.engine.runner import open_runner
     from gemma3build.progress import Progress
 
     started = time.monotonic()
     with Progress(err) as progress:
         progress.expect(len(prepared.plan.steps))
-        builder = Builder(Runner(connect(), Store(cache_dir()), progress.say, memory), source)
         try:
-            outcome = builder.ensure(prepared, folder, jobs, progress)
+            with open_runner(progress.say, memory) as runner:
+                outcome = Builder(runner, source).ensure(prepared, folder, jobs, progress)
         except KeyboardInterrupt as stopped:
             raise stopped_error("The build") from stopped
     show_outcome(prepared.plan, outcome, time.monotonic() - started, as_json=as_json)

@@ -1,5 +1,6 @@
 """``engine``, ``images`` and ``cache``: what builds run on."""
 
+from contextlib import nullcontext, suppress
 from typing import Annotated
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from gemma3build.commands.options import AsJson
 from gemma3build.core.codec import encode
 from gemma3build.core.units import MEGABYTE
+from gemma3build.errors import EngineError
 from gemma3build.output import err, make_table, out, print_json
 from gemma3build.pins.intent import load_images
 
@@ -34,11 +36,13 @@ def images(
     from gemma3build.engine.runner import cache_dir
     from gemma3build.engine.store import Store
 
-    all_images = Images(connect(), Store(cache_dir()), load_images(), err.print)
-    found = {
-        name: all_images.ensure(name) if make else all_images.find(name)
-        for name in all_images.names()
-    }
+    client, store = connect(), Store(cache_dir())
+    all_images = Images(client, store, load_images(), err.print)
+    with store.in_use() if make else nullcontext():
+        found = {
+            name: all_images.ensure(name) if make else all_images.find(name)
+            for name in all_images.names()
+        }
     if as_json:
         print_json({name: encode(image) if image else None for name, image in found.items()})
         return
@@ -73,9 +77,14 @@ def cache_prune(
         bool, typer.Option("--all", help="Also finished results and downloads.")
     ] = False,
 ) -> None:
-    """Remove what killed builds left; with --all, everything. Releases stay."""
+    """Remove what killed builds left; with --all, everything, if no build is running. Releases stay."""
+    from gemma3build.engine.container import remove_orphans
+    from gemma3build.engine.docker import connect
     from gemma3build.engine.runner import cache_dir
     from gemma3build.engine.store import Store
 
-    freed = Store(cache_dir()).prune(everything=everything)
+    store = Store(cache_dir())
+    with suppress(EngineError):  # a cache can be cleaned where no engine answers
+        remove_orphans(connect(), store)
+    freed = store.prune(everything=everything)
     out.print(f"{freed / MEGABYTE:,.1f} MB were removed.")

@@ -42,9 +42,7 @@ def evaluate(
     * `gemma3build evaluate artifacts/gemma3-1b-it --limit 100`
     * `gemma3build evaluate --compare artifacts/a artifacts/b`
     """
-    from gemma3build.engine.docker import connect
-    from gemma3build.engine.runner import Runner, cache_dir
-    from gemma3build.engine.store import Store
+    from gemma3build.engine.runner import open_runner
     from gemma3build.evaluate import (
         EvaluationRequest,
         prepare_evaluation,
@@ -63,11 +61,11 @@ def evaluate(
     signed = (release / SIGNATURE).exists()
     request = EvaluationRequest(checkpoint=checkpoint, tokenizer=tokenizer, piqa=piqa, limit=limit)
     with Progress(err) as progress:
-        runner = Runner(connect(), Store(cache_dir()), progress.say, parse_size(memory))
         try:
-            prepared = prepare_evaluation(found, request, runner)
-            progress.expect(len(prepared.steps))
-            found = run_evaluation(found, prepared, runner, progress)
+            with open_runner(progress.say, parse_size(memory)) as runner:
+                prepared = prepare_evaluation(found, request, runner)
+                progress.expect(len(prepared.steps))
+                found = run_evaluation(found, prepared, runner, progress)
         except KeyboardInterrupt as stopped:
             raise stopped_error("The evaluation") from stopped
     show_evaluations([found], as_json=as_json)

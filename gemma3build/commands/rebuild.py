@@ -127,6 +127,7 @@ def at_hand(release: str | None, *, full: bool, as_json: bool) -> Iterator[Any]:
 
 def rebuild_here(rebuilding: Any, published: Any, memory: str | None, *, diffoscope: bool) -> Any:
     """Rebuild a prepared release by this code; shows on a terminal how far it is."""
+    from gemma3build.engine.container import remove_orphans
     from gemma3build.engine.docker import connect
     from gemma3build.engine.runner import cache_dir
     from gemma3build.engine.store import Store
@@ -140,17 +141,20 @@ def rebuild_here(rebuilding: Any, published: Any, memory: str | None, *, diffosc
             published.bring(name)
 
         progress.expect(len(rebuilding.steps))
+        client, home = connect(), Store(rebuilding.archived or cache_dir())
+        remove_orphans(client, Store(cache_dir()))
         try:
-            return run_rebuild(
-                rebuilding,
-                connect(),
-                Store(rebuilding.archived or cache_dir()),
-                progress,
-                progress.say,
-                memory=parse_size(memory),
-                diffoscope=diffoscope,
-                bring=fetch,
-            )
+            with home.in_use():
+                return run_rebuild(
+                    rebuilding,
+                    client,
+                    home,
+                    progress,
+                    progress.say,
+                    memory=parse_size(memory),
+                    diffoscope=diffoscope,
+                    bring=fetch,
+                )
         except KeyboardInterrupt as stopped:
             raise rebuild_stopped() from stopped
 
@@ -239,9 +243,7 @@ def archive(
     * `gemma3build rebuild --from-archive gemma3-270m.archive.tar` needs no network then
     """
     from gemma3build.archive import make_archive
-    from gemma3build.engine.docker import connect
-    from gemma3build.engine.runner import Runner, cache_dir
-    from gemma3build.engine.store import Store
+    from gemma3build.engine.runner import open_runner
     from gemma3build.progress import Progress
     from gemma3build.record.checks import read_record
 
@@ -253,9 +255,11 @@ def archive(
     target = (output or path.with_name(f"{path.name}.archive.tar")).absolute()
     with Progress(err) as progress:
         try:
-            runner = Runner(connect(), Store(cache_dir()), progress.say)
             manifest = read_record(verified.folder)
-            index = make_archive(path, manifest, target, runner, with_checkpoint=with_checkpoint)
+            with open_runner(progress.say) as runner:
+                index = make_archive(
+                    path, manifest, target, runner, with_checkpoint=with_checkpoint
+                )
         except KeyboardInterrupt as stopped:
             why = "it got a signal"
             hint = "Run it again."

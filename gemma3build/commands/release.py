@@ -74,6 +74,7 @@ def release(
     """
     from gemma3build import line
     from gemma3build.build import clean_source
+    from gemma3build.engine.runner import open_runner
     from gemma3build.evaluate import EvaluationRequest
     from gemma3build.releases import plan_releases
 
@@ -116,11 +117,12 @@ def release(
         )
         line.check_targets(releases, targets)
     try:
-        works = line.Line(order, make_runner(limited), Shown())
-        works.refuse_first(releases, full=publish and Rule.PIQA not in skipped)
-        made, indexed = works.make(releases)
-        if publish:
-            made = works.publish(made, targets, skipped)
+        with open_runner(tell, limited) as runner:
+            works = line.Line(order, runner, Shown())
+            works.refuse_first(releases, full=publish and Rule.PIQA not in skipped)
+            made, indexed = works.make(releases)
+            if publish:
+                made = works.publish(made, targets, skipped)
     except KeyboardInterrupt as stopped:  # between two parts
         raise stopped_error("The line") from stopped
     commands = [
@@ -157,16 +159,9 @@ class Shown:
         say(text)
 
 
-def make_runner(memory: int | None) -> Any:
-    """Return what runs the steps; ``memory`` is the limit of each container."""
-    from gemma3build.engine.docker import connect
-    from gemma3build.engine.runner import Runner, cache_dir
-    from gemma3build.engine.store import Store
-
-    def tell(text: str) -> None:
-        err.print(f"  {text}", style="dim", markup=False)
-
-    return Runner(connect(), Store(cache_dir()), tell, memory)
+def tell(text: str) -> None:
+    """Show what takes long in a part."""
+    err.print(f"  {text}", style="dim", markup=False)
 
 
 def publish_command(item: Any, repo: str, version: str) -> str:

@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import docker
 from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
 from docker.types import Mount as DockerMount
+from filelock import Timeout
 from requests import RequestException
 
 from gemma3build.core.canonical import pretty_json
@@ -30,6 +31,7 @@ from gemma3build.core.step import (
 from gemma3build.core.units import GIBIBYTE, MEBIBYTE
 from gemma3build.engine.docker import engine_failed
 from gemma3build.engine.images import Image
+from gemma3build.engine.store import STAGING, Store
 from gemma3build.errors import (
     InterruptedBuildError,
     NoMemoryError,
@@ -199,13 +201,10 @@ class Containers:
         Raises:
             EngineError: the engine failed.
         """
-        filters: dict[str, str | list[str] | bool] = {"label": f"{STAGED_LABEL}={staged}"}
-        try:
-            for container in self._client.containers.list(all=True, filters=filters):
+        with removing():
+            for container in labelled(self._client, f"{STAGED_LABEL}={staged}"):
                 with contextlib.suppress(APIError):
                     container.remove(force=True)
-        except (DockerException, RequestException) as error:
-            raise engine_failed("Containers of killed builds cannot be removed", error) from error
 
     def _result(self, step: Step, staged: Path, state: Mapping[str, Any]) -> StepResult:
         log = log_tail(staged / LOG_FILE)
@@ -234,6 +233,37 @@ class Containers:
                 check_full(step, staged)
             raise StepFailedError(step.name, result.failure, log if unforeseen else "")
         return result
+
+
+def remove_orphans(client: docker.DockerClient, store: Store) -> None:
+    """Remove the containers of killed processes that write anywhere below a store.
+
+    Also those of a rebuild, which has a store of its own there, of a name that none has again.
+
+    Raises:
+        EngineError: the engine failed.
+    """
+    with removing():
+        for container in labelled(client, STAGED_LABEL):
+            staged = Path(container.labels[STAGED_LABEL])
+            if staged.is_relative_to(store.root / STAGING):
+                with contextlib.suppress(APIError, Timeout), store.try_lock(staged):
+                    container.remove(force=True)
+
+
+def labelled(client: docker.DockerClient, label: str) -> list[Container]:
+    """Return the containers with a label, also those that do not run."""
+    filters: dict[str, str | list[str] | bool] = {"label": label}
+    return client.containers.list(all=True, filters=filters, ignore_removed=True)
+
+
+@contextlib.contextmanager
+def removing() -> Iterator[None]:
+    """Raise EngineError where the engine fails while containers are removed."""
+    try:
+        yield
+    except (DockerException, RequestException) as error:
+        raise engine_failed("Containers of killed builds cannot be removed", error) from error
 
 
 def check_full(step: Step, staged: Path) -> None:

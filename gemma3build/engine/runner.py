@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import docker
@@ -24,14 +25,13 @@ from gemma3build.engine.executor import (
 )
 from gemma3build.engine.images import Image, Images
 from gemma3build.engine.packages import Packages, image_packages
-from gemma3build.engine.store import Store
+from gemma3build.engine.store import UNUSABLE, Store
 from gemma3build.errors import from_os_error
 from gemma3build.pins.intent import load_images
 from gemma3build.plan.sources import step_sources
 from gemma3build.plan.step import Step
 
 CACHE_VARIABLE = "GEMMA3BUILD_CACHE"
-UNUSABLE = "The cache cannot be used"
 RUN = "\ndef run(request: StepRequest"  # what a module of steps has if it is a step itself
 
 
@@ -183,6 +183,24 @@ class Runner:
             return executor.run(steps, jobs)
         except OSError as error:
             raise from_os_error("The steps stopped", error) from error
+
+
+@contextmanager
+def open_runner(say: Callable[[str], None], memory_limit: int | None = None) -> Iterator[Runner]:
+    """Give what runs steps in the user's cache, which nobody empties meanwhile.
+
+    Args:
+        say: is told what takes long.
+        memory_limit: of each container, in bytes; None leaves it to the machine.
+
+    Raises:
+        EngineError: no engine answers.
+    """
+    from gemma3build.engine.docker import connect
+
+    client, store = connect(), Store(cache_dir())
+    with store.in_use():
+        yield Runner(client, store, say, memory_limit)
 
 
 def hub_token() -> str | None:

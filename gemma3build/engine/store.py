@@ -12,7 +12,9 @@ compared at every use, the digest before a step reads the file.
 """
 
 import contextlib
+import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -27,11 +29,14 @@ from gemma3build.core.codec import DecodeError, decode_json, encode
 from gemma3build.core.digests import FileDigest, digest_file, sha256_file, walk_files
 from gemma3build.core.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
 from gemma3build.core.whole import remove_partial
+from gemma3build.errors import InUseError, from_os_error
 
 ENTRY_FILE = "entry.json"
-FAILED = "failed"
+FAILED, STAGING = "failed", "staging"
 DATASETS, WHEELS, IMAGES = "datasets", "wheels", "images"
 DOWNLOADS = (DATASETS, WHEELS, IMAGES)  # what others keep below the root of a store
+UNUSABLE = "The cache cannot be used"
+SCRATCH = "-"  # in the names of scratch directories, and in no key
 LOCK_PATIENCE = 0.5  # seconds between two looks at whether to give up
 
 
@@ -72,7 +77,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._steps, self._staging = root / "steps", root / "staging"
+        self._steps, self._staging = root / "steps", root / STAGING
         self._verified: set[str] = set()
 
     def output(self, key: str) -> Path:
@@ -102,20 +107,42 @@ class Store:
 
     def verify(self, key: str, entry: Entry) -> bool:
         """Return whether every byte of an entry is what it was, reading each once per process."""
-        if key not in self._verified:
-            folder = self.output(key)
-            try:
-                intact = all(
-                    sha256_file(folder / file.digest.path) == file.digest.sha256
-                    for file in entry.files
-                )
-            except FileNotFoundError:
-                intact = False
-            if not intact:
-                self.discard(key)
-                return False
-            self._verified.add(key)
+        # Also what was verified can go, or change, while this process runs.
+        if key in self._verified and all(self._unchanged(key, file) for file in entry.files):
+            return True
+        folder = self.output(key)
+        try:
+            intact = all(
+                sha256_file(folder / file.digest.path) == file.digest.sha256 for file in entry.files
+            )
+        except FileNotFoundError:
+            intact = False
+        if not intact:
+            self.discard(key)
+            return False
+        self._verified.add(key)
         return True
+
+    def in_use(self) -> contextlib.AbstractContextManager[None]:
+        """Keep others from removing what is finished for a while; one who does it is waited for."""
+        return self._hold(fcntl.LOCK_SH)
+
+    @contextlib.contextmanager
+    def _hold(self, kind: int) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            # The directory itself is locked, which takes no file: the cache may be read-only, or not
+            # there, and a file system may have no locks.
+            with contextlib.suppress(OSError):
+                self.root.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(self.root, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, kind)
+                except BlockingIOError as error:
+                    hint = "Wait for it, or leave --all away."
+                    what = "The cache cannot be emptied"
+                    raise InUseError(what, "a build is running", hint) from error
+            yield
 
     @contextlib.contextmanager
     def lock(self, key: str, check_stopped: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -125,9 +152,9 @@ class Store:
             key: of the entry.
             check_stopped: is called while waiting, and raises to give up.
         """
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{key}.lock")
+        path = self._lock_path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
         while not lock.is_locked:
             with contextlib.suppress(Timeout):
                 lock.acquire(timeout=LOCK_PATIENCE)
@@ -151,14 +178,23 @@ class Store:
 
     @contextlib.contextmanager
     def scratch(self, purpose: str) -> Iterator[Path]:
-        """Give an empty directory for a while; ``prune`` removes what a kill leaves of it."""
-        self._staging.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self._staging))
-        with self.lock(folder.name):
+        """Give an empty directory for a while; ``prune`` removes what a kill leaves of it.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            OutputError: the cache cannot be written.
+        """
+        folder = self._staging / f"{purpose}{SCRATCH}{secrets.token_hex(8)}"
+        with contextlib.ExitStack() as stack:
             try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                # Locked before it is there, so that no prune takes it for what a kill left.
+                stack.enter_context(self.lock(folder.name))
+                stack.callback(self._lock_path(folder.name).unlink, missing_ok=True)
+                folder.mkdir(mode=0o700, parents=True)
+            except OSError as error:
+                raise from_os_error(UNUSABLE, error) from error
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            yield folder
 
     def unstage(self, key: str) -> None:
         """Remove what an unfinished step left; the caller holds its lock."""
@@ -238,25 +274,46 @@ class Store:
         """Remove what killed builds left, or everything; return how many bytes that freed.
 
         What a running build holds is left alone: its lock is taken.
+
+        Raises:
+            InUseError: a build is running, and everything was to be removed.
         """
+        if everything:
+            with self._hold(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                return self._prune(everything=True)
+        return self._prune(everything=False)
+
+    def _prune(self, *, everything: bool) -> int:
         before = tree_size(self.root)
         for folder in sorted(self._staging.glob("*")):
-            with contextlib.suppress(Timeout), self._try_lock(folder.name.partition(".")[0]):
+            with contextlib.suppress(Timeout), self.try_lock(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+                if SCRATCH in folder.name:  # whose name nobody takes again
+                    self._lock_path(folder.name).unlink(missing_ok=True)
         shutil.rmtree(self.root / FAILED, ignore_errors=True)
         for name in DOWNLOADS:
             remove_partial(self.root / name)
         if everything:
             for key in self.entries():
-                with contextlib.suppress(Timeout), self._try_lock(key):
+                with contextlib.suppress(Timeout), self.try_lock(self.staged(key)):
                     self.discard(key)
             for name in DOWNLOADS:
                 shutil.rmtree(self.root / name, ignore_errors=True)
         return before - tree_size(self.root)
 
-    def _try_lock(self, key: str) -> FileLock:
-        (self.root / "locks").mkdir(parents=True, exist_ok=True)
-        return FileLock(self.root / "locks" / f"{key}.lock", timeout=0)
+    def try_lock(self, path: Path) -> FileLock:
+        """Return the lock of who writes to a path of ``staging``; entering it raises Timeout if it is held.
+
+        Raises:
+            ValueError: the path is not below ``staging`` of this store.
+        """
+        key = path.relative_to(self._staging).parts[0].partition(".")[0]
+        lock = self._lock_path(key)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(lock, timeout=0)
+
+    def _lock_path(self, key: str) -> Path:
+        return self.root / "locks" / f"{key}.lock"
 
     def _unchanged(self, key: str, file: StoredFile) -> bool:
         path = self.output(key) / file.digest.path

@@ -13,7 +13,7 @@ from gemma3build.core.codec import decode_json, encode
 from gemma3build.core.digests import FileDigest, sha256_file
 from gemma3build.core.small import read_small
 from gemma3build.core.whole import write_whole
-from gemma3build.errors import ConfigError
+from gemma3build.errors import ConfigError, from_os_error
 from gemma3build.pins.intent import CONTAINERS_DIR, PINS_DIR
 
 MODELS_LOCK = PINS_DIR / "models.lock.json"
@@ -84,8 +84,11 @@ def read_images_lock(path: Path = IMAGES_LOCK) -> ImagesLock:
 
 
 def write_lock(lock: ModelsLock | ImagesLock, path: Path) -> None:
-    """Write a lock whole or not at all."""
-    write_whole(path, pretty_json(encode(lock)))
+    """Write a lock whole or not at all; raises OutputError, NoSpaceError."""
+    try:
+        write_whole(path, pretty_json(encode(lock)))
+    except OSError as error:
+        raise from_os_error("The lock cannot be written", error) from error
 
 
 def image_names(containers: Path = CONTAINERS_DIR) -> tuple[str, ...]:

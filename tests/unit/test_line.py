@@ -20,7 +20,6 @@ from typer.testing import CliRunner, Result
 
 from gemma3build import line
 from gemma3build.cli import app
-from gemma3build.commands import release as release_command
 from gemma3build.core.evaluation import EVALUATION
 from gemma3build.core.step import StepFailure
 from gemma3build.engine.source import Source
@@ -118,7 +117,9 @@ def works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Works:
     found = Works(Store(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gemma3build.build.find_source", lambda: CLEAN)
-    monkeypatch.setattr(release_command, "make_runner", lambda _: found)
+    monkeypatch.setattr(
+        "gemma3build.engine.runner.open_runner", lambda *_: contextlib.nullcontext(found)
+    )
     monkeypatch.setattr(line, "Builder", lambda *_: found)
     monkeypatch.setattr(line, "prepare_evaluation", found.prepare)
     monkeypatch.setattr(line, "evaluate", found.evaluate)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gemma3build.core.digests import FileDigest
-from gemma3build.errors import ConfigError, DriftError, UnknownNameError
+from gemma3build.errors import ConfigError, DriftError, OutputError, UnknownNameError
 from gemma3build.pins.drift import images_drift, model_drift, refuse_drift
 from gemma3build.pins.intent import (
     PINS_DIR,
@@ -198,6 +198,11 @@ def test_a_changed_recipe_of_an_image_has_drifted() -> None:
         "containers/a/new is 2, the lock says nothing",
         "containers/gone/Dockerfile is nothing, the lock says 3",
     ]
+
+
+def test_a_lock_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="The lock cannot be written"):
+        write_lock(read_models_lock(), tmp_path / "none" / "models.lock.json")
 
 
 def test_a_lock_is_written_whole_and_read_back(tmp_path: Path) -> None:

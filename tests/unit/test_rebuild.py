@@ -1,4 +1,5 @@
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from gemma3build.engine.images import Image
 from gemma3build.engine.materials import LocalCheckpoint
 from gemma3build.engine.runner import Runner
 from gemma3build.engine.store import Store
-from gemma3build.errors import ChangedError, RequestError, VerificationError
+from gemma3build.errors import ChangedError, OutputError, RequestError, VerificationError
 from gemma3build.pins.lock import LockedModel, read_models_lock
 from gemma3build.plan.arrival import plan_fetch
 from gemma3build.rebuild import (
@@ -142,9 +143,34 @@ def test_scratch_is_removed_and_what_a_kill_leaves_is_pruned(tmp_path: Path) -> 
         store.prune(everything=False)
         assert (folder / "file").exists()
     assert not folder.exists()
+    assert [*(tmp_path / "locks").iterdir()] == []
     folder.mkdir()
     store.prune(everything=False)
     assert not folder.exists()
+    assert [*(tmp_path / "locks").iterdir()] == []
+
+
+def test_scratch_is_locked_before_a_prune_can_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = os.mkdir
+
+    def prune_after(path: Path, mode: int) -> None:
+        make(path, mode)
+        if Path(path).name.startswith("rebuild-"):
+            Store(tmp_path).prune(everything=False)
+
+    monkeypatch.setattr(os, "mkdir", prune_after)
+    with Store(tmp_path).scratch("rebuild") as folder:
+        assert folder.is_dir()
+
+
+def test_scratch_in_a_cache_that_cannot_be_written_is_an_error() -> None:
+    with (
+        pytest.raises(OutputError, match="The cache cannot be used: /proc/none"),
+        Store(Path("/proc/none")).scratch("rebuild"),
+    ):
+        pass
 
 
 def test_diffoscope_is_asked_about_files_that_differ(

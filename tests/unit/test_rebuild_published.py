@@ -17,7 +17,8 @@ from gemma3build.core.codec import encode
 from gemma3build.core.digests import sha256_bytes
 from gemma3build.core.evaluation import EVALUATION
 from gemma3build.core.manifest import MANIFEST
-from gemma3build.errors import BuildError, VerificationError
+from gemma3build.engine.store import Store
+from gemma3build.errors import BuildError, InUseError, VerificationError
 from gemma3build.pins.lock import read_models_lock
 from gemma3build.record.checks import read_record
 from gemma3build.record.checksums import CHECKSUMS
@@ -96,7 +97,8 @@ def rebuild(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
         say=print,
         kept=kept,
     )
-    client = SimpleNamespace(version=lambda: {"Version": "1"})
+    containers = SimpleNamespace(list=lambda **_: [])
+    client = SimpleNamespace(version=lambda: {"Version": "1"}, containers=containers)
     monkeypatch.setattr("gemma3build.engine.docker.connect", lambda: client)
     monkeypatch.setattr(gemma3build.rebuild, "Runner", lambda *_, **__: runner)
     monkeypatch.setattr(
@@ -141,6 +143,24 @@ def test_a_published_release_is_rebuilt_from_its_records_and_stated_digests(
     assert len(digests) == 4
     assert rebuild(ADDRESS, "--attestation", str(tmp_path / "a.jsonl")).exit_code == 0
     assert (tmp_path / "a.jsonl").read_bytes() == Path(ATTESTATION).read_bytes()
+
+
+def test_a_rebuild_removes_what_killed_ones_left_and_keeps_the_cache_from_being_emptied(
+    release: Path, rebuild: Rebuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def look(_: object, store: Store) -> None:
+        seen.append(store.root)
+        monkeypatch.setattr(gemma3build.rebuild, "unlike", prune)
+
+    def prune(*_: object) -> None:
+        Store(seen[0]).prune(everything=True)
+
+    monkeypatch.setattr("gemma3build.engine.container.remove_orphans", look)
+    assert isinstance(rebuild(str(release)).exception, InUseError)
+    assert seen == [tmp_path / "cache"]
+    prune()
 
 
 def test_a_file_that_differs_is_downloaded_and_no_other(

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from gemma3build.core.step import StepResult
+from gemma3build.engine.runner import Runner, open_runner
 from gemma3build.engine.store import Entry, Store
+from gemma3build.errors import InUseError
 
 KEY = "k" * 64
 RESULT = StepResult(facts={"a": 1}, seconds=1.5, peak_memory=10)
@@ -91,6 +93,15 @@ def test_a_file_that_went_away_is_damage(store: Store, tmp_path: Path) -> None:
     assert not Store(tmp_path / "cache").verify(KEY, entry)
 
 
+def test_a_file_that_goes_or_changes_after_it_was_verified_is_damage(store: Store) -> None:
+    entry = commit(store)
+    assert store.verify(KEY, entry)
+    replace(store.output(KEY) / "file", b"Content")
+    assert not store.verify(KEY, entry)
+    assert not store.output(KEY).exists()
+    assert not store.verify(KEY, entry)
+
+
 def test_a_step_that_leaves_a_link_is_refused(store: Store) -> None:
     staged = store.stage(KEY)
     (staged / "output" / "link").symlink_to("/etc/passwd")
@@ -128,6 +139,35 @@ def test_prune_leaves_what_a_running_build_holds(store: Store, tmp_path: Path) -
         half.write_bytes(b"x")
         other.prune(everything=True)
         assert half.exists()
+
+
+def test_nothing_finished_is_pruned_while_a_build_runs(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(store)
+    wheel = store.root / "wheels" / "digest" / "a.whl"
+    wheel.parent.mkdir(parents=True)
+    wheel.touch()
+    monkeypatch.setenv("GEMMA3BUILD_CACHE", str(store.root))
+    monkeypatch.setattr("gemma3build.engine.docker.connect", lambda: None)
+    other = Store(tmp_path / "cache")
+    with open_runner(print) as one, open_runner(print) as two:
+        assert isinstance(one, Runner)
+        assert isinstance(two, Runner)
+        with pytest.raises(InUseError, match="a build is running") as caught:
+            other.prune(everything=True)
+        assert caught.value.exit_code == 24
+        assert other.prune(everything=False) == 0
+        assert wheel.exists()
+    assert other.find(KEY) is not None
+    other.prune(everything=True)
+    assert not wheel.exists()
+    assert other.find(KEY) is None
+
+
+def test_a_cache_that_cannot_be_locked_is_used_as_it_is() -> None:
+    with Store(Path("/proc/none")).in_use():
+        assert not Path("/proc/none").exists()
 
 
 def test_the_log_of_a_failed_step_is_kept_until_pruned(store: Store) -> None:
