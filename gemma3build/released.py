@@ -12,6 +12,8 @@ from gemma3build.core.manifest import Manifest
 from gemma3build.core.scheme import Scheme
 from gemma3build.engine.materials import LocalCheckpoint
 from gemma3build.errors import RequestError
+from gemma3build.pins.drift import model_drift, refuse_drift
+from gemma3build.pins.intent import load_models
 from gemma3build.pins.lock import read_models_lock
 from gemma3build.plan.step import Parameters
 from gemma3build.record.manifest import LOCAL
@@ -49,6 +51,7 @@ def prepare_again(
 
     Raises:
         RequestError: the checkpoint is not at hand, or is another one.
+        DriftError: it is that of a pinned model which has to be locked first.
     """
     record = manifest.checkpoint
     parameters = of_manifest(Parameters, manifest.parameters, "parameters", what)
@@ -70,12 +73,16 @@ def prepare_again(
         assert isinstance(prepared.origin, LocalCheckpoint)  # noqa: S101 - of a directory
         refuse_other_files(prepared.origin.material.files, record.files, own.folder, what)
         return prepared
-    for name, locked in read_models_lock().models.items():
+    lock = read_models_lock().models
+    for name, locked in lock.items():
         if (locked.source, locked.revision) == (record.source, record.revision):
             if set(locked.files) - set(record.files) != set(record.fetched):
                 why = f"its manifest names other files of {record.source} than the lock"
                 raise RequestError(what, why, OTHER_VERSION)
             return prepare(dataclasses.replace(wanted, model=name))
+    for name, model in load_models().items():  # a gated one, say, that nobody locked here
+        if model.hub and (model.hub.repo, model.hub.revision) == (record.source, record.revision):
+            refuse_drift(model_drift(name, model, lock.get(name)), f"gemma3build lock {name}")
     why = f"no pinned model comes from {record.source} at {record.revision}"
     raise RequestError(what, why, OTHER_VERSION)
 

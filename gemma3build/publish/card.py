@@ -1,5 +1,6 @@
 """The model card: README.md of a published release, made from its manifest and its evaluation."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from gemma3build.core.evaluation import EVALUATION, Evaluation
 from gemma3build.core.manifest import MANIFEST, ArtifactRecord, Manifest
+from gemma3build.core.scheme import NAME
 from gemma3build.core.small import read_small_text
 from gemma3build.core.units import MEGABYTE
 from gemma3build.engine.source import Source
@@ -18,6 +20,7 @@ from gemma3build.record.readable import decimal, flag, megabytes, significant, v
 from gemma3build.record.report import Page
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
+RUNTIME = "litert-lm-api"
 FENCE = "---"  # around front matter
 # What reads a file, by its suffix.
 READERS = {
@@ -44,6 +47,7 @@ class Subject:
 
     Attributes:
         repo: ``owner/name`` that it is published to.
+        tag: that its commit gets; empty for none.
         manifest: what was built from what.
         evaluation: what was measured; None for nothing.
         source: which source built it, if that is known.
@@ -52,6 +56,7 @@ class Subject:
     """
 
     repo: str
+    tag: str = ""
     manifest: Manifest
     evaluation: Evaluation | None
     source: Source | None = None
@@ -62,6 +67,19 @@ class Subject:
     def page(self) -> Page | None:
         """What the report says about the figures."""
         return Page(self.manifest, self.evaluation) if self.evaluation else None
+
+    @property
+    def address(self) -> str:
+        """What ``verify`` and ``rebuild`` find it by, also once the branch has a later release."""
+        return f"hf://{self.repo}@{self.tag}" if self.tag else f"hf://{self.repo}"
+
+    @property
+    def runtime(self) -> str:
+        """The requirement of the runtime that the gate ran the files in, as pip takes it."""
+        schemes = self.evaluation.schemes if self.evaluation else ()
+        versions = {item.gate.runtime.get(RUNTIME, "") for item in schemes}
+        version = versions.pop() if len(versions) == 1 else ""
+        return f"{RUNTIME}=={version}" if re.fullmatch(NAME, version) else RUNTIME
 
     @property
     def local(self) -> bool:

@@ -91,6 +91,7 @@ def prepare(
     text = card.render(
         card.Subject(
             repo=target.repo,
+            tag=target.tag,
             manifest=manifest,
             evaluation=facts.evaluation,
             source=facts.source,

@@ -104,6 +104,32 @@ def test_every_file_is_named_with_its_digest_and_how_to_run_it(subject: Subject)
         assert text in card
 
 
+@pytest.mark.parametrize(
+    ("version", "requirement"),
+    [("0.19.0", "litert-lm-api==0.19.0"), ("1; rm -r .", "litert-lm-api"), ("", "litert-lm-api")],
+)
+def test_the_runtime_to_install_is_that_of_the_gate(
+    subject: Subject, version: str, requirement: str
+) -> None:
+    assert subject.evaluation is not None
+    schemes = tuple(
+        dataclasses.replace(
+            item, gate=dataclasses.replace(item.gate, runtime={"litert-lm-api": version})
+        )
+        for item in subject.evaluation.schemes
+    )
+    measured = dataclasses.replace(subject.evaluation, schemes=schemes)
+    card = render(dataclasses.replace(subject, evaluation=measured))
+    assert f"python -m pip install {requirement}\n" in card
+
+
+def test_what_has_a_tag_is_found_by_it(subject: Subject) -> None:
+    tagged = render(dataclasses.replace(subject, tag="v1"))
+    for command in ("verify", "verify --full", "rebuild"):
+        assert f"gemma3build {command} hf://org/gemma@v1" in tagged
+    assert "hf://org/gemma@" not in render(subject)
+
+
 def test_terms_and_changes_are_said(subject: Subject) -> None:
     card = " ".join(render(subject).split())
     assert "Gemma is provided under and subject to the Gemma Terms of Use found at" in card

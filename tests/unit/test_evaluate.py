@@ -28,12 +28,15 @@ from gemma3build.engine.executor import Done
 from gemma3build.engine.materials import Several
 from gemma3build.engine.preflight import check_writable
 from gemma3build.engine.store import Store
-from gemma3build.errors import NoSpaceError, OutputError, RequestError
+from gemma3build.errors import BuildError, NoSpaceError, OutputError, RequestError
 from gemma3build.evaluate import REFUSAL, PreparedEvaluation, evaluate, read_release
+from gemma3build.pins.intent import load_models
+from gemma3build.pins.lock import ModelsLock
 from gemma3build.record.comparison import unlike
 from gemma3build.record.evaluation import manifest_digest, merge
 from gemma3build.record.release import write_measured
 from gemma3build.released import (
+    OTHER_VERSION,
     OwnCheckpoint,
     find_scheme,
     prepare_again,
@@ -147,6 +150,25 @@ def test_parameters_of_another_form_are_refused() -> None:
     manifest = dataclasses.replace(measured()[0], parameters={"prefill_seq_lens": "many"})
     with pytest.raises(RequestError, match="manifest.json: parameters"):
         prepare_again(manifest, OwnCheckpoint(), REFUSAL)
+
+
+def test_a_pinned_model_that_nobody_locked_here_is_to_be_locked_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gemma3build.released.read_models_lock", lambda: ModelsLock(models={}))
+    manifest = measured()[0]
+    pinned = load_models()["gemma3-1b-it"].hub
+    assert pinned is not None
+    for revision, hint in (
+        (pinned.revision, "gemma3build lock gemma3-1b-it"),
+        ("0" * 40, OTHER_VERSION),
+    ):
+        checkpoint = dataclasses.replace(manifest.checkpoint, source=pinned.repo, revision=revision)
+        with pytest.raises(BuildError) as caught:
+            prepare_again(
+                dataclasses.replace(manifest, checkpoint=checkpoint), OwnCheckpoint(), REFUSAL
+            )
+        assert hint in caught.value.hint
 
 
 def quick() -> Piqa:

@@ -115,6 +115,7 @@ def test_a_release_is_published_in_one_commit_with_its_card_and_tag(
     assert files.pop(".gitattributes")
     assert files == content(release)
     assert "license: gemma" in card
+    assert f"gemma3build rebuild hf://{REPO}@v1 " in card
     assert (commit.title, commit.author) == ("Publish m", "publisher")
     assert len(hub.repos[REPO].commits) == 2  # the Hub makes one of its own
     assert hub.repos[REPO].private
@@ -128,7 +129,7 @@ def test_publishing_again_does_nothing_and_says_so(hub: Hub, release: Path) -> N
     second = publish(release, "--tag", "v1")
     assert (second["idle"], second["commit"]) == (True, first["commit"])
     assert not any(request.startswith(("PUT", "POST")) for request in hub.requests)
-    said = run("publish", str(release), "--repo", REPO).stdout
+    said = run("publish", str(release), "--repo", REPO, "--tag", "v1").stdout
     assert f"Nothing to do: {REPO} has all of it" in said
 
 
