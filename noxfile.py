@@ -177,7 +177,7 @@ def lock(session: nox.Session) -> None:
             f"--output-file={folder / 'requirements.txt'}",
             str(requirements),
         )
-    session.run("gemma3build", "lock", *session.posargs)
+    session.run("gemma3build", "lock")
 
 
 def torch_source() -> tuple[str, ...]:

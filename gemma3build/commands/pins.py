@@ -7,8 +7,9 @@ import typer
 
 from gemma3build.commands.options import AsJson
 from gemma3build.core.codec import encode
+from gemma3build.core.step import Refusal
 from gemma3build.core.units import MEGABYTE
-from gemma3build.errors import BuildError
+from gemma3build.errors import BuildError, HubError
 from gemma3build.output import err, make_table, out, print_json
 from gemma3build.pins.intent import find_model, load_images, load_models, load_schemes
 
@@ -57,8 +58,8 @@ def lock(
     """Write locks anew: digests of everything that models.toml and containers/ name.
 
     Examples:
-    * `gemma3build lock` locks the images, and every model that can be reached
-    * `gemma3build lock gemma3-1b-it` locks one model of the Hub; HF_TOKEN must have access
+    * `gemma3build lock` locks the images, and every model that this login has access to
+    * `gemma3build lock gemma3-1b-it` locks one model of the Hub and no image; HF_TOKEN must have access
     """
     from gemma3build.engine.wheels import pip_download
     from gemma3build.pins import lock as locks
@@ -71,15 +72,16 @@ def lock(
         pip_download("\n".join(requirements), folder, intent, hashed=False)
 
     found = dict(locks.read_models_lock().models)
-    failed: BuildError | None = None
+    first: BuildError | None = None
     chosen = {name: find_model(name) for name in names} if names else load_models()
     for name, model in chosen.items():
         try:
             resolved = resolve_model(name, model, download)
         except BuildError as error:
-            failed = error
-            text = f"{error.what}: {error.why}. {error.hint}"
-            err.print(text, style="yellow", markup=False)
+            if first is None and (names or not is_locked_out(error)):
+                first = error  # which is shown at the end
+            else:
+                err.print(str(error), style="yellow", markup=False)
             continue
         drifts = lock_drift(name, resolved, found.get(name))
         for drift in drifts:
@@ -87,10 +89,16 @@ def lock(
         found[name] = resolved
         out.print(f"{name} is locked{'' if drifts else ', as it was'}.")
     locks.write_lock(locks.ModelsLock(models=found), locks.MODELS_LOCK)
-    current = locks.current_images()
-    for drift in images_drift(current, locks.read_images_lock()):
-        out.print(str(drift))
-    locks.write_lock(current, locks.IMAGES_LOCK)
-    out.print("The images are locked.")
-    if names and failed is not None:
-        raise failed
+    if not names:
+        current = locks.current_images()
+        for drift in images_drift(current, locks.read_images_lock()):
+            out.print(str(drift))
+        locks.write_lock(current, locks.IMAGES_LOCK)
+        out.print("The images are locked.")
+    if first is not None:
+        raise first
+
+
+def is_locked_out(error: BuildError) -> bool:
+    """Return whether the Hub wants a login, or one that may see more: not everybody has one."""
+    return isinstance(error, HubError) and error.refusal in (Refusal.LOGIN, Refusal.ACCESS)

@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 from docker.errors import APIError, DockerException, NotFound
@@ -44,6 +46,8 @@ PACKAGE_DIR = Path(__file__).parents[1]
 WORK = "/work"
 SCRATCH = "/tmp"  # noqa: S108 - inside the container, which nobody shares
 STAGED_LABEL = "gemma3build.staged"  # of a container: the directory that it writes to
+ENDPOINT = "HF_ENDPOINT"
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 LOG_LINES = 15
 WATCH_INTERVAL = 0.1  # seconds between two looks at a container
 MEMORY_INTERVAL = 1.0  # seconds between two measurements of its memory
@@ -67,8 +71,7 @@ class Containers:
         *,
         epoch: int,
         memory_limit: int | None = None,
-        token: str | None = None,
-        endpoint: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Take what all containers share.
 
@@ -76,11 +79,11 @@ class Containers:
             client: the engine.
             epoch: SOURCE_DATE_EPOCH, seconds since 1970 in UTC.
             memory_limit: for each container, in bytes; None leaves it to the machine.
-            token: for the Hub, given to containers with a network and nowhere else.
-            endpoint: address of the Hub, where it is not the public one.
+            environment: of containers with a network, and of no others: how they reach the Hub, and as
+                whom.
         """
         self._client, self._epoch, self._memory_limit = client, epoch, memory_limit
-        self._token, self._endpoint = token, endpoint
+        self._environment = environment or {}
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -136,7 +139,9 @@ class Containers:
             "TMPDIR": f"{WORK}/scratch",
         }
         if step.network:
-            environment |= self._network_environment()
+            # Xet needs hosts of its own, and the lock's digests say all that it would.
+            own = {"HF_HOME": f"{WORK}/hub", "HF_HUB_DISABLE_XET": "1"}
+            environment |= {**self._environment, **own}
         binds = [
             DockerMount("/src/gemma3build", str(PACKAGE_DIR), "bind", read_only=True),
             DockerMount(WORK, str(staged), "bind"),
@@ -157,7 +162,7 @@ class Containers:
             init=True,
             labels={STAGED_LABEL: str(staged)},
             mounts=binds,
-            network_mode=self._network() if step.network else "none",
+            network_mode=network_mode(self._environment) if step.network else "none",
             read_only=True,
             security_opt=["no-new-privileges"],
             tmpfs={SCRATCH: "mode=1777"},
@@ -165,19 +170,6 @@ class Containers:
             working_dir=WORK,
             **limits,
         )
-
-    def _network_environment(self) -> dict[str, str]:
-        given = {"HF_TOKEN": self._token, "HF_ENDPOINT": self._endpoint}
-        own = {name: value for name, value in given.items() if value}
-        # Xet needs hosts of its own, and the lock's digests say all that it would.
-        return {**own, "HF_HOME": f"{WORK}/hub", "HF_HUB_DISABLE_XET": "1"}
-
-    def _network(self) -> str:
-        # A hub on this machine's loopback is not on the bridge.
-        local = self._endpoint and any(
-            name in self._endpoint for name in ("//127.0.0.1", "//localhost")
-        )
-        return "host" if local else "bridge"
 
     def _watch(self, container: Container, on_memory: Callable[[int], None]) -> None:
         measured = time.monotonic()
@@ -233,6 +225,21 @@ class Containers:
                 check_full(step, staged)
             raise StepFailedError(step.name, result.failure, log if unforeseen else "")
         return result
+
+
+def network_mode(environment: Mapping[str, str]) -> str:
+    """Return which network a container with this environment needs: a loopback is not on the bridge."""
+    asked = (environment.get(name, "") for name in (ENDPOINT, *PROXIES))
+    return "host" if any(map(is_on_loopback, asked)) else "bridge"
+
+
+def is_on_loopback(address: str) -> bool:
+    """Return whether an address, of which the scheme may be left out, is on a machine's loopback."""
+    try:
+        name = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:  # it is some other name, or no address at all
+        return False
 
 
 def remove_orphans(client: docker.DockerClient, store: Store) -> None:

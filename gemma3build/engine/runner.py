@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import getproxies_environment
 
 import docker
 import platformdirs
@@ -13,7 +14,7 @@ from gemma3build.core.canonical import canonical_json
 from gemma3build.core.digests import sha256_bytes
 from gemma3build.core.step import OUTPUT_DIR, StepResult
 from gemma3build.engine import preflight
-from gemma3build.engine.container import PACKAGE_DIR, Containers
+from gemma3build.engine.container import ENDPOINT, PACKAGE_DIR, PROXIES, Containers
 from gemma3build.engine.executor import (
     Done,
     Executor,
@@ -172,8 +173,7 @@ class Runner:
                 self._client,
                 epoch=self.intent.source_date_epoch,
                 memory_limit=self._memory_limit,
-                token=hub_token() if networked else None,
-                endpoint=os.environ.get("HF_ENDPOINT"),
+                environment=network_environment() if networked else None,
             ),
             materials=materials,
             sources=self.sources,
@@ -201,6 +201,14 @@ def open_runner(say: Callable[[str], None], memory_limit: int | None = None) -> 
     client, store = connect(), Store(cache_dir())
     with store.in_use():
         yield Runner(client, store, say, memory_limit)
+
+
+def network_environment() -> dict[str, str]:
+    """Return what containers with a network get of this process's environment, and the token."""
+    found = {f"{name}_proxy": value for name, value in getproxies_environment().items()}
+    given = {name: found.get(name) for name in (*PROXIES, "no_proxy")}
+    given |= {"HF_TOKEN": hub_token(), ENDPOINT: os.environ.get(ENDPOINT)}
+    return {name: value for name, value in given.items() if value}
 
 
 def hub_token() -> str | None:

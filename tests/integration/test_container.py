@@ -80,9 +80,8 @@ def test_the_hub_is_asked_for_the_pinned_revision_with_the_token(
     client: docker.DockerClient, images: None, tmp_path: Path
 ) -> None:
     with serving() as hub:
-        done = run_plan(
-            client, hub_plan(hub, CONTENT), tmp_path / "cache", token=TOKEN, endpoint=hub.address
-        )
+        environment = {"HF_TOKEN": TOKEN, "HF_ENDPOINT": hub.address}
+        done = run_plan(client, hub_plan(hub, CONTENT), tmp_path / "cache", environment=environment)
     store = Store(tmp_path / "cache")
     for name, data in CONTENT.items():
         assert (store.output(done["fetch"].key) / name).read_bytes() == data
@@ -97,12 +96,12 @@ def test_the_hub_is_asked_for_the_pinned_revision_with_the_token(
     [
         (
             {"config.json": b"changed!"},
-            TOKEN,
+            {"HF_TOKEN": TOKEN},
             30,
             "config.json of org/name is not the pinned one",
         ),
-        ({}, None, 80, "is gated and no token was sent"),
-        ({"gone.json": b""}, TOKEN, 81, "there is no such file at that revision"),
+        ({}, {}, 80, "is gated and no token was sent"),
+        ({"gone.json": b""}, {"HF_TOKEN": TOKEN}, 81, "there is no such file at that revision"),
     ],
 )
 def test_what_the_hub_refuses_or_changes_is_told(
@@ -110,7 +109,7 @@ def test_what_the_hub_refuses_or_changes_is_told(
     images: None,
     tmp_path: Path,
     change: Mapping[str, bytes],
-    token: str | None,
+    token: Mapping[str, str],
     code: int,
     message: str,
 ) -> None:
@@ -119,12 +118,27 @@ def test_what_the_hub_refuses_or_changes_is_told(
             client,
             hub_plan(hub, {**CONTENT, **change}),
             tmp_path / "cache",
-            token=token,
-            endpoint=hub.address,
+            environment={"HF_ENDPOINT": hub.address, **token},
         )
     assert caught.value.exit_code == code
     assert message in str(caught.value)
     assert not (tmp_path / "cache" / "steps").exists()
+
+
+def test_the_hub_is_reached_through_a_proxy_on_the_loopback(
+    client: docker.DockerClient, images: None, tmp_path: Path
+) -> None:
+    with serving() as hub:
+        # Nothing but the proxy knows this name; it leads large files elsewhere, which is asked for, too.
+        hub.storage = "http://storage.invalid"
+        environment = {
+            "HF_TOKEN": TOKEN,
+            "HF_ENDPOINT": "http://hub.invalid",
+            "http_proxy": hub.address,
+        }
+        done = run_plan(client, hub_plan(hub, CONTENT), tmp_path / "cache", environment=environment)
+    assert {file.path for file in done["fetch"].entry.digests} == set(CONTENT)
+    assert any("GET /lfs" in request for request in hub.requests)
 
 
 def test_a_line_that_is_cut_in_mid_download_goes_on_where_it_was(
@@ -132,9 +146,8 @@ def test_a_line_that_is_cut_in_mid_download_goes_on_where_it_was(
 ) -> None:
     with serving() as hub:
         hub.fail("GET /lfs", after=100_000, times=2)
-        run_plan(
-            client, hub_plan(hub, CONTENT), tmp_path / "cache", token=TOKEN, endpoint=hub.address
-        )
+        environment = {"HF_TOKEN": TOKEN, "HF_ENDPOINT": hub.address}
+        run_plan(client, hub_plan(hub, CONTENT), tmp_path / "cache", environment=environment)
     assert sum("GET /lfs" in request for request in hub.requests) == 3
 
 
