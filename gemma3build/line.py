@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from gemma3build.build import Builder, clean_source, release_lock
 from gemma3build.core.evaluation import Evaluation
-from gemma3build.core.manifest import Manifest
+from gemma3build.core.manifest import MANIFEST, Manifest
 from gemma3build.core.scheme import NAME
 from gemma3build.engine import preflight
 from gemma3build.engine.executor import Reporter
 from gemma3build.engine.runner import Runner
-from gemma3build.engine.source import Source
+from gemma3build.engine.source import Source, would_change
 from gemma3build.errors import BuildError, DirtyError, OutputError, RequestError, stopped_error
 from gemma3build.evaluate import (
     EvaluationRequest,
@@ -33,6 +33,7 @@ from gemma3build.record.checksums import SIGNATURE
 from gemma3build.record.evaluation import read_evaluation
 from gemma3build.record.folder import Advance
 from gemma3build.record.index import (
+    INDEX,
     Listed,
     Published,
     Signed,
@@ -351,6 +352,11 @@ def check_places(folder: Path, releases: Sequence[Planned]) -> None:
     if preflight.is_release(folder):
         why = "it is a release itself"
         raise OutputError(f"{folder} is no place for releases", why, "Give another --output.")
+    files = (folder / INDEX, *(folder / release.name / MANIFEST for release in releases))
+    if any(would_change(path) for path in files):
+        why = "it lies in the checkout and git does not ignore it: a release would be a change"
+        hint = "Give an --output outside of the checkout, or below artifacts."
+        raise OutputError(f"{folder} is no place for releases", why, hint)
     for release in releases:
         with noted(release.name):
             preflight.check_output(folder / release.name)

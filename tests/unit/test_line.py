@@ -6,8 +6,10 @@ client are real.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +25,7 @@ from gemma3build.cli import app
 from gemma3build.commands import release as release_command
 from gemma3build.core.evaluation import EVALUATION
 from gemma3build.core.step import StepFailure
-from gemma3build.engine.source import Source
+from gemma3build.engine.source import Source, would_change
 from gemma3build.engine.store import Store
 from gemma3build.errors import (
     BuildError,
@@ -331,6 +333,19 @@ def test_what_can_be_refused_is_refused_before_anything_is_done(
     assert (error.exit_code, message in error.why) == (code, True), error
     assert works.ran == []
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_an_output_that_would_change_the_checkout_is_refused_first(
+    works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / ".gitignore").write_text("/artifacts/*\n")
+    find = functools.partial(would_change, package=tmp_path / "gemma3build")
+    monkeypatch.setattr(line, "would_change", find)
+    error = failed("--output", "out")
+    assert (error.exit_code, "git does not ignore it" in error.why) == (22, True)
+    assert works.ran == []
+    done("--output", "artifacts")
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_done(works: Works) -> None:
