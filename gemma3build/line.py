@@ -34,14 +34,18 @@ from gemma3build.record.evaluation import read_evaluation
 from gemma3build.record.folder import Advance
 from gemma3build.record.index import (
     INDEX,
+    Entry,
+    Index,
     Listed,
     Published,
     Signed,
     known_publication,
+    list_again,
     list_release,
     read_index,
     write_index,
 )
+from gemma3build.record.readable import visible
 from gemma3build.record.verify import Verified, total_bytes, verify
 from gemma3build.releases import Planned
 
@@ -151,6 +155,7 @@ class Line:
         """Take what is asked, what runs the steps, and what shows them."""
         self._order, self._runner, self._reports = order, runner, reports
         self._builder = Builder(runner, order.source)
+        self._kept: dict[str, Listed] = {}  # of other runs, looked at once
 
     def refuse_first(self, releases: Sequence[Planned], *, full: bool) -> None:
         """Refuse what can be known to fail before anything is run.
@@ -188,12 +193,7 @@ class Line:
         made = tuple(
             self._make(release, number, len(releases)) for number, release in enumerate(releases, 1)
         )
-        before = read_index(self._order.folder)
-        made = tuple(
-            dataclasses.replace(item, published=known_publication(before, item.listed.entry))
-            for item in made
-        )
-        return made, self._write_index(made)
+        return self._write_index(made)
 
     def publish(
         self, made: Sequence[Made], targets: Sequence["Target"], skip: tuple[Rule, ...]
@@ -215,7 +215,8 @@ class Line:
         for place, found in enumerate(ready):
             with self._part(Part.PUBLISH, made[place].name, place + 1, len(made)):
                 done[place] = self._publish(made[place], found)
-            self._write_index(done)
+            known, _ = self._write_index(done)
+            done = list(known)
         return tuple(done)
 
     def _make(self, release: Planned, number: int, total: int) -> Made:
@@ -307,11 +308,55 @@ class Line:
         ran = item.ran if outcome.idle else (*item.ran, Part.PUBLISH)
         return dataclasses.replace(item, published=published, ran=ran)
 
-    def _write_index(self, made: Sequence[Made]) -> bool:
+    def _write_index(self, made: Sequence[Made]) -> tuple[tuple[Made, ...], bool]:
+        """Write releases into the index, beside those that it has.
+
+        Returns:
+            The releases, with where the index knows them to be, and whether it had to be written.
+        """
         order = self._order
         with release_lock(self._runner, order.folder):
-            listed = [item.listed for item in made]
-            return write_index(order.folder, order.version, order.source, listed)
+            before = read_index(order.folder)
+            if before is None:
+                if (order.folder / INDEX).exists():
+                    self._reports.say(f"{INDEX} cannot be read, and is written anew.")
+                before = Index(version=order.version, commit=order.source.commit, releases=())
+            made = tuple(
+                dataclasses.replace(
+                    item, published=item.published or known_publication(before, item.listed.entry)
+                )
+                for item in made
+            )
+            ours = {item.name: item.listed for item in made}
+            there: dict[str, Listed] = {}
+            for entry in before.releases:
+                found = ours.get(entry.name) or self._keep(entry, before)
+                if found is not None:
+                    there[entry.name] = found
+                if entry.published and not (found and found.entry.published):
+                    text = f"What {entry.name} was before is published: {entry.published.url}"
+                    self._reports.say(visible(text))
+            listed = tuple((there | ours).values())
+            return made, write_index(order.folder, order.version, order.source, listed)
+
+    def _keep(self, entry: Entry, before: Index) -> Listed | None:
+        """Return a release of another run for the index, or say why it is none for it any more."""
+        order = self._order
+        why = f"it is {before.version} of commit {before.commit[:12]}"
+        if (before.version, before.commit) == (order.version, order.source.commit):
+            kept = self._kept.get(entry.name)
+            if kept is not None and kept.entry == entry:
+                return kept
+            folder = order.folder / entry.name
+            try:
+                with self._reports.reading(total_bytes(folder)) as advance:
+                    self._kept[entry.name] = list_again(entry, folder, advance)
+            except BuildError as error:
+                why = error.why
+            else:
+                return self._kept[entry.name]
+        self._reports.say(visible(f"{entry.name} is not in {INDEX} any more: {why}"))
+        return None
 
     @contextmanager
     def _part(

@@ -37,6 +37,7 @@ from gemma3build.errors import (
 from gemma3build.evaluate import EvaluationRequest, data_digest, is_measured, says_enough
 from gemma3build.record.checksums import SIGNATURE
 from gemma3build.record.evaluation import read_evaluation
+from gemma3build.record.verify import verify
 from tests.fake_release import TFLITE, edit_json, figures, write_release
 from tests.hub import Hub, User
 from tests.unit.test_publish import name_source
@@ -495,6 +496,95 @@ def test_a_quick_look_is_not_published_before_the_work(writer: Hub, works: Works
     # What says more is there now.
     works.own = False
     assert done("--publish", "--limit", "10")["idle"]
+
+
+def alone(name: str, *arguments: str, version: str = "v1") -> tuple[Any, str]:
+    """Release one of the file by itself; return what was done, and what was said beside it."""
+    head, *tables = FILE.split("[[release]]")
+    (table,) = (text for text in tables if f'name = "{name}"' in text)
+    Path("one.toml").write_text(f"{head}[[release]]{table}")
+    command = ["release", "one.toml", version, "--key", "release.key", "--json", *arguments]
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code == 0, found.exception
+    return json.loads(found.stdout), found.stderr
+
+
+def indexed(folder: Path) -> dict[str, str]:
+    """The index: where each release is published, by its name."""
+    found = json.loads((folder / "index.json").read_text())["releases"]
+    return {item["name"]: item.get("published", {}).get("repo", "") for item in found}
+
+
+def test_the_index_keeps_what_another_run_released_and_published(
+    writer: Hub, works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "artifacts" / "v1"
+    alone("short", "--publish")
+    assert "any more" not in alone("long")[1]
+    assert indexed(folder) == {"short": "org/short", "long": ""}
+    assert 'id="release-2"' in (folder / "index.html").read_text()
+    before = content(folder)
+    assert alone("short")[0]["idle"]
+    assert content(folder) == before
+    verified: list[Path] = []
+
+    def look(path: Path, **given: Any) -> Any:
+        verified.append(path)
+        return verify(path, **given)
+
+    monkeypatch.setattr("gemma3build.record.index.verify", look)
+    alone("long", "--publish")
+    assert indexed(folder) == {"short": "org/short", "long": "org/long"}
+    assert verified == [folder / "short"]  # once, though the index was written twice
+    edit_json(folder / "short" / EVALUATION, lambda value: value["schemes"][0].pop("speed"))
+    assert "What short was before is published: " in alone("short")[1]
+    assert indexed(folder) == {"short": "", "long": "org/long"}
+
+
+def test_another_run_that_publishes_meanwhile_is_not_forgotten(
+    writer: Hub, works: Works, tmp_path: Path
+) -> None:
+    works.meanwhile["sign long"] = lambda: alone("short", "--publish")
+    alone("long")
+    assert indexed(tmp_path / "artifacts" / "v1") == {"short": "org/short", "long": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (shutil.rmtree, "No such file"),
+        (lambda folder: (folder / TFLITE).write_bytes(b"other"), f"{TFLITE} is not"),
+        (lambda folder: (folder / SIGNATURE).unlink(), "not those that the index names"),
+        (lambda folder: (folder / EVALUATION).unlink(), "not those that the index names"),
+    ],
+    ids=["gone", "changed", "unsigned", "unmeasured"],
+)
+def test_the_index_says_what_it_drops_and_why(
+    writer: Hub, works: Works, tmp_path: Path, change: Callable[[Path], object], why: str
+) -> None:
+    folder = tmp_path / "artifacts" / "v1"
+    published = alone("short", "--publish")[0]["releases"][0]["published"]
+    change(folder / "short")
+    said = " ".join(alone("long")[1].split())
+    assert "short is not in index.json any more: " in said
+    assert why in said
+    assert f"What short was before is published: {published['url']}" in said
+    assert indexed(folder) == {"long": ""}
+
+
+def test_the_index_has_releases_of_one_commit_and_version(
+    works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone("short", "--output", "out")
+    said = alone("long", "--output", "out", version="v2")[1]
+    assert f"short is not in index.json any more: it is v1 of commit {'c' * 12}" in said
+    alone("short", "--output", "out", version="v2")
+    monkeypatch.setattr("gemma3build.build.find_source", lambda: LATER)
+    said = alone("long", "--output", "out", version="v2")[1]
+    assert f"short is not in index.json any more: it is v2 of commit {'c' * 12}" in said
+    assert indexed(tmp_path / "out") == {"long": ""}
+    (tmp_path / "out" / "index.json").write_text("{}")
+    assert "index.json cannot be read" in alone("long", "--output", "out", version="v2")[1]
 
 
 OWN = (["a", "b", "c"], ["0", "1", "1"])
