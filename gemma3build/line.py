@@ -27,6 +27,9 @@ from gemma3build.evaluate import (
     prepare_evaluation,
     read_release,
 )
+from gemma3build.plan.evaluation import expect_evaluation
+from gemma3build.plan.planner import artifacts_size
+from gemma3build.plan.step import identities
 from gemma3build.publish import Rule
 from gemma3build.record.checks import Trust
 from gemma3build.record.checksums import SIGNATURE
@@ -167,12 +170,11 @@ class Line:
         Raises:
             BuildError: a step would not fit, or the questions will not do or cannot be had.
         """
-        for release in releases:
-            with noted(release.name):
-                self._runner.fitting(release.prepared.plan.steps)
         wanted = self._order.measuring
         known = [read_evaluation(self._order.folder / release.name) for release in releases]
-        if self._all_measured(known, wanted):
+        measured = [self._all_measured([item], wanted) for item in known]
+        check_room(self._runner, self._order.folder, releases, measured)
+        if all(measured):
             return
         _, own = find_questions(wanted.piqa, self._runner)
         some = own or wanted.limit is not None
@@ -405,6 +407,40 @@ def check_places(folder: Path, releases: Sequence[Planned]) -> None:
     for release in releases:
         with noted(release.name):
             preflight.check_output(folder / release.name)
+
+
+def check_room(
+    runner: Runner, folder: Path, releases: Sequence[Planned], measured: Sequence[bool]
+) -> None:
+    """Refuse releases that do not fit, one by one or all of them together.
+
+    Args:
+        runner: what runs their steps.
+        folder: where their directories go.
+        releases: which.
+        measured: which of them have all figures already.
+
+    Raises:
+        BuildError: there is too little memory or disk, or a step needs the Hub and may not.
+    """
+    kept: dict[str, int] = {}
+    passing = copies = 0
+    for release, is_done in zip(releases, measured, strict=True):
+        plan = release.prepared.plan
+        measuring = () if is_done else expect_evaluation(plan)
+        with noted(release.name):
+            building = runner.fitting(plan.steps)
+            missing = (*building, *runner.fitting(measuring))
+        shared = identities(plan.steps) | identities(measuring)
+        kept |= {shared[step.name]: step.disk for step in missing if not step.fresh}
+        # Such a step keeps some figures alone, so that the next release has its room again.
+        passing = max(passing, sum(step.disk for step in missing if step.fresh))
+        if building or not preflight.is_release(folder / release.name):
+            copies += artifacts_size(plan)
+    store = runner.store.root
+    preflight.check_disk(sum(kept.values()) + passing, store)
+    if not preflight.same_disk(folder, store):  # else a release is links
+        preflight.check_disk(copies, folder)
 
 
 def find_repos(releases: Sequence[Planned], pattern: str | None) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from gemma3build.cli import app
 from gemma3build.commands import release as release_command
 from gemma3build.core.evaluation import EVALUATION
 from gemma3build.core.step import StepFailure
+from gemma3build.engine import preflight
 from gemma3build.engine.source import Source, would_change
 from gemma3build.engine.store import Store
 from gemma3build.errors import (
@@ -35,9 +36,13 @@ from gemma3build.errors import (
     StepFailedError,
 )
 from gemma3build.evaluate import EvaluationRequest, data_digest, is_measured, says_enough
+from gemma3build.plan.evaluation import expect_evaluation
+from gemma3build.plan.planner import artifacts_size
+from gemma3build.plan.step import Step
 from gemma3build.record.checksums import SIGNATURE
 from gemma3build.record.evaluation import read_evaluation
 from gemma3build.record.verify import verify
+from gemma3build.releases import plan_releases
 from tests.fake_release import TFLITE, edit_json, figures, write_release
 from tests.hub import Hub, User
 from tests.unit.test_publish import name_source
@@ -69,6 +74,7 @@ class Works:
         self.store, self.ran, self.failures = store, list[str](), dict[str, BaseException]()
         self.asked: list[EvaluationRequest] = []
         self.unfit: set[str] = set()
+        self.there: set[str] = set()
         self.meanwhile: dict[str, Callable[[], object]] = {}
         self.unavailable = False
         self.own = False
@@ -79,10 +85,13 @@ class Works:
         if failure := self.failures.pop(self.ran[-1], None):
             raise failure
 
-    def fitting(self, steps: Any) -> None:
+    def fitting(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
         for name in self.unfit:
             if any(step.name == name for step in steps):
                 raise NoMemoryError("There is not enough memory", "it is small", "Get more.")
+        missing = tuple(step for step in steps if step.fresh or step.name not in self.there)
+        preflight.check_disk(sum(step.disk for step in missing), self.store.root)
+        return missing
 
     def say(self, text: str) -> None:
         self.ran.append(text)
@@ -361,6 +370,54 @@ def test_what_cannot_be_run_is_refused_before_anything_is_done(works: Works) -> 
     done()
     works.unavailable = True  # and nobody asks
     assert done()["idle"]
+
+
+def set_free(monkeypatch: pytest.MonkeyPatch, sizes: dict[Path, int]) -> None:
+    """Make disks look as if they had this room."""
+
+    def usage(path: Path) -> Any:
+        return SimpleNamespace(free=next(sizes[top] for top in sizes if path.is_relative_to(top)))
+
+    monkeypatch.setattr("gemma3build.engine.preflight.shutil.disk_usage", usage)
+
+
+def test_releases_that_fit_one_at_a_time_and_not_together_are_refused_first(
+    works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_releases(["releases.toml"])[0].prepared.plan
+    size = {step.name: step.disk for step in (*plan.steps, *expect_evaluation(plan))}
+    one = sum(size.values())
+    # What comes of the checkpoint alone is there once for both; the room to measure speed is free again.
+    again = ("export", "quantize-dynamic", "bundle-", "package-", "gate-", "piqa-")
+    both = one + sum(
+        size[name] for name in size if name.startswith(again) and name != "export-score"
+    )
+    assert both < 2 * one
+    for free in (one, both - 1):
+        set_free(monkeypatch, {tmp_path: free})
+        assert failed().exit_code == 21
+        assert works.ran == []
+    set_free(monkeypatch, {tmp_path: one})
+    alone("short", "--output", "other")
+    works.there.add("import")
+    set_free(monkeypatch, {tmp_path: both - size["import"]})
+    done()
+    set_free(monkeypatch, {tmp_path: 0})
+    works.there |= size.keys()
+    assert done()["idle"]
+
+
+def test_copies_for_another_disk_are_counted_for_all_releases(
+    works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "same_disk", lambda *_: False)
+    works.store.root.mkdir()
+    plan = plan_releases(["releases.toml"])[0].prepared.plan
+    size, plenty = artifacts_size(plan), 1 << 50
+    set_free(monkeypatch, {tmp_path / "cache": plenty, tmp_path: 2 * size - 1})
+    assert failed().exit_code == 21
+    set_free(monkeypatch, {tmp_path / "cache": plenty, tmp_path: 2 * size})
+    done()
 
 
 @pytest.mark.parametrize("source", [None, Source(commit="c" * 40, dirty=True)])
