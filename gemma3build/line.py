@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from gemma3build.build import Builder, clean_source, release_lock
 from gemma3build.core.evaluation import Evaluation
-from gemma3build.core.manifest import Manifest
+from gemma3build.core.manifest import MANIFEST, Manifest
 from gemma3build.engine import preflight
 from gemma3build.engine.executor import Reporter
 from gemma3build.engine.runner import Runner
-from gemma3build.engine.source import Source
+from gemma3build.engine.source import Source, would_change
 from gemma3build.errors import BuildError, DirtyError, OutputError, RequestError, stopped_error
 from gemma3build.evaluate import (
     EvaluationRequest,
@@ -25,20 +25,28 @@ from gemma3build.evaluate import (
     prepare_evaluation,
     read_release,
 )
+from gemma3build.plan.evaluation import expect_evaluation
+from gemma3build.plan.planner import artifacts_size
+from gemma3build.plan.step import identities
 from gemma3build.publish import Rule
 from gemma3build.record.checks import Trust
 from gemma3build.record.checksums import SIGNATURE
 from gemma3build.record.evaluation import read_evaluation
 from gemma3build.record.folder import Advance
 from gemma3build.record.index import (
+    INDEX,
+    Entry,
+    Index,
     Listed,
     Published,
     Signed,
     known_publication,
+    list_again,
     list_release,
     read_index,
     write_index,
 )
+from gemma3build.record.readable import visible
 from gemma3build.record.verify import Verified, total_bytes, verify
 from gemma3build.releases import Planned
 
@@ -147,6 +155,7 @@ class Line:
         """Take what is asked, what runs the steps, and what shows them."""
         self._order, self._runner, self._reports = order, runner, reports
         self._builder = Builder(runner, order.source)
+        self._kept: dict[str, Listed] = {}  # of other runs, looked at once
 
     def refuse_first(self, releases: Sequence[Planned], *, full: bool) -> None:
         """Refuse what can be known to fail before anything is run.
@@ -158,12 +167,11 @@ class Line:
         Raises:
             BuildError: a step would not fit, or the questions will not do or cannot be had.
         """
-        for release in releases:
-            with noted(release.name):
-                self._runner.fitting(release.prepared.plan.steps)
         wanted = self._order.measuring
         known = [read_evaluation(self._order.folder / release.name) for release in releases]
-        if self._all_measured(known, wanted):
+        measured = [self._all_measured([item], wanted) for item in known]
+        check_room(self._runner, self._order.folder, releases, measured)
+        if all(measured):
             return
         _, own = find_questions(wanted.piqa, self._runner)
         some = own or wanted.limit is not None
@@ -184,12 +192,7 @@ class Line:
         made = tuple(
             self._make(release, number, len(releases)) for number, release in enumerate(releases, 1)
         )
-        before = read_index(self._order.folder)
-        made = tuple(
-            dataclasses.replace(item, published=known_publication(before, item.listed.entry))
-            for item in made
-        )
-        return made, self._write_index(made)
+        return self._write_index(made)
 
     def publish(
         self, made: Sequence[Made], targets: Sequence["Target"], skip: tuple[Rule, ...]
@@ -211,7 +214,8 @@ class Line:
         for place, found in enumerate(ready):
             with self._part(Part.PUBLISH, made[place].name, place + 1, len(made)):
                 done[place] = self._publish(made[place], found)
-            self._write_index(done)
+            known, _ = self._write_index(done)
+            done = list(known)
         return tuple(done)
 
     def _make(self, release: Planned, number: int, total: int) -> Made:
@@ -303,11 +307,55 @@ class Line:
         ran = item.ran if outcome.idle else (*item.ran, Part.PUBLISH)
         return dataclasses.replace(item, published=published, ran=ran)
 
-    def _write_index(self, made: Sequence[Made]) -> bool:
+    def _write_index(self, made: Sequence[Made]) -> tuple[tuple[Made, ...], bool]:
+        """Write releases into the index, beside those that it has.
+
+        Returns:
+            The releases, with where the index knows them to be, and whether it had to be written.
+        """
         order = self._order
         with release_lock(self._runner, order.folder):
-            listed = [item.listed for item in made]
-            return write_index(order.folder, order.version, order.source, listed)
+            before = read_index(order.folder)
+            if before is None:
+                if (order.folder / INDEX).exists():
+                    self._reports.say(f"{INDEX} cannot be read, and is written anew.")
+                before = Index(version=order.version, commit=order.source.commit, releases=())
+            made = tuple(
+                dataclasses.replace(
+                    item, published=item.published or known_publication(before, item.listed.entry)
+                )
+                for item in made
+            )
+            ours = {item.name: item.listed for item in made}
+            there: dict[str, Listed] = {}
+            for entry in before.releases:
+                found = ours.get(entry.name) or self._keep(entry, before)
+                if found is not None:
+                    there[entry.name] = found
+                if entry.published and not (found and found.entry.published):
+                    text = f"What {entry.name} was before is published: {entry.published.url}"
+                    self._reports.say(visible(text))
+            listed = tuple((there | ours).values())
+            return made, write_index(order.folder, order.version, order.source, listed)
+
+    def _keep(self, entry: Entry, before: Index) -> Listed | None:
+        """Return a release of another run for the index, or say why it is none for it any more."""
+        order = self._order
+        why = f"it is {before.version} of commit {before.commit[:12]}"
+        if (before.version, before.commit) == (order.version, order.source.commit):
+            kept = self._kept.get(entry.name)
+            if kept is not None and kept.entry == entry:
+                return kept
+            folder = order.folder / entry.name
+            try:
+                with self._reports.reading(total_bytes(folder)) as advance:
+                    self._kept[entry.name] = list_again(entry, folder, advance)
+            except BuildError as error:
+                why = error.why
+            else:
+                return self._kept[entry.name]
+        self._reports.say(visible(f"{entry.name} is not in {INDEX} any more: {why}"))
+        return None
 
     @contextmanager
     def _part(
@@ -341,9 +389,48 @@ def check_places(folder: Path, releases: Sequence[Planned]) -> None:
     if preflight.is_release(folder):
         why = "it is a release itself"
         raise OutputError(f"{folder} is no place for releases", why, "Give another --output.")
+    files = (folder / INDEX, *(folder / release.name / MANIFEST for release in releases))
+    if any(would_change(path) for path in files):
+        why = "it lies in the checkout and git does not ignore it: a release would be a change"
+        hint = "Give an --output outside of the checkout, or below artifacts."
+        raise OutputError(f"{folder} is no place for releases", why, hint)
     for release in releases:
         with noted(release.name):
             preflight.check_output(folder / release.name)
+
+
+def check_room(
+    runner: Runner, folder: Path, releases: Sequence[Planned], measured: Sequence[bool]
+) -> None:
+    """Refuse releases that do not fit, one by one or all of them together.
+
+    Args:
+        runner: what runs their steps.
+        folder: where their directories go.
+        releases: which.
+        measured: which of them have all figures already.
+
+    Raises:
+        BuildError: there is too little memory or disk, or a step needs the Hub and may not.
+    """
+    kept: dict[str, int] = {}
+    passing = copies = 0
+    for release, is_done in zip(releases, measured, strict=True):
+        plan = release.prepared.plan
+        measuring = () if is_done else expect_evaluation(plan)
+        with noted(release.name):
+            building = runner.fitting(plan.steps)
+            missing = (*building, *runner.fitting(measuring))
+        shared = identities(plan.steps) | identities(measuring)
+        kept |= {shared[step.name]: step.disk for step in missing if not step.fresh}
+        # Such a step keeps some figures alone, so that the next release has its room again.
+        passing = max(passing, sum(step.disk for step in missing if step.fresh))
+        if building or not preflight.is_release(folder / release.name):
+            copies += artifacts_size(plan)
+    store = runner.store.root
+    preflight.check_disk(sum(kept.values()) + passing, store)
+    if not preflight.same_disk(folder, store):  # else a release is links
+        preflight.check_disk(copies, folder)
 
 
 def find_repos(releases: Sequence[Planned], pattern: str | None) -> tuple[str, ...]:

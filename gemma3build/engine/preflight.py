@@ -59,21 +59,30 @@ def check_offline(steps: tuple[Step, ...]) -> None:
         )
 
 
-def check_disk(steps: tuple[Step, ...], folder: Path) -> None:
-    """Refuse steps that write more than the disk of ``folder`` has room for.
+def check_disk(needed: int, folder: Path) -> None:
+    """Refuse what writes more bytes than the disk of ``folder`` has room for.
 
     Raises:
         NoSpaceError: naming the place and both figures.
     """
-    needed = sum(step.disk for step in steps)
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(existing(folder)).free
     if needed > free:
         raise NoSpaceError(
             "There is not enough disk space",
-            f"the steps write about {needed / GIBIBYTE:.1f} GiB below {folder},"
+            f"about {needed / GIBIBYTE:.1f} GiB are to be written below {folder},"
             f" {free / GIBIBYTE:.1f} GiB are free",
-            "Free some, run `gemma3build cache prune`, or set GEMMA3BUILD_CACHE to another disk.",
+            "Free some, run `gemma3build cache prune`, or take another disk: GEMMA3BUILD_CACHE, --output.",
         )
+
+
+def same_disk(folder: Path, other: Path) -> bool:
+    """Return whether a file of one can be a link to a file of the other, which need not be there yet."""
+    return existing(folder).stat().st_dev == existing(other).stat().st_dev
+
+
+def existing(path: Path) -> Path:
+    """Return a path, or what is nearest above it and there."""
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def check_output(folder: Path) -> None:
@@ -89,7 +98,7 @@ def check_output(folder: Path) -> None:
         raise OutputError(f"{folder} is no place for a release", why, "Give another --output.")
     check_replaceable(folder)
     check_replaceable(folder.with_name(folder.name + REFUSED))
-    above = next(path for path in folder.parents if path.exists())
+    above = existing(folder.parent)
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         why = f"{above} is {'not writable' if above.is_dir() else 'not a directory'}"
         hint = "Give another --output, or mend the permissions."

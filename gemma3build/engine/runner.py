@@ -154,7 +154,7 @@ class Runner:
             preflight.check_offline(missing)
         available = preflight.available_memory()
         preflight.check_memory(missing, min(self._memory_limit or available, available))
-        preflight.check_disk(missing, self.store.root)
+        preflight.check_disk(sum(step.disk for step in missing), self.store.root)
         return missing
 
     def run(

@@ -35,6 +35,14 @@ def find_source(package: Path = PACKAGE_DIR) -> Source | None:
     return Source(commit=commit.decode("ascii").strip(), dirty=bool(changes))
 
 
+def would_change(path: Path, package: Path = PACKAGE_DIR) -> bool:
+    """Return whether a new file there would make the checkout another than its commit."""
+    top = _git(package.parent, "rev-parse", "--show-toplevel")
+    if top is None or not path.resolve().is_relative_to(os.fsdecode(top.removesuffix(b"\n"))):
+        return False
+    return _git(package.parent, "check-ignore", "--", str(path.resolve())) is None
+
+
 def _git(folder: Path, *arguments: str) -> bytes | None:
     """Return what git says, names of files in any encoding; None if it fails or is not there."""
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]

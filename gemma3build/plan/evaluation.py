@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemma3build.core.architecture import Shape
+from gemma3build.core.digests import FileDigest
 from gemma3build.core.export import FLOAT_MODEL
 from gemma3build.core.scheme import Scheme
 from gemma3build.plan import estimate
@@ -65,6 +66,33 @@ def plan_evaluation(
         )
     steps += [plan_speed(scheme, plan.shape, bundles[scheme.name]) for scheme in schemes]
     return tuple(steps)
+
+
+def expect_evaluation(plan: Plan) -> tuple[Step, ...]:
+    """Return about the steps that will measure a release that is not there yet, for their estimates."""
+
+    def files(suffix: str) -> dict[str, Material]:
+        return {
+            artifact.scheme: Material(
+                name=artifact.file_name,
+                files=(
+                    FileDigest(path=artifact.file_name, size=sizes[artifact.scheme], sha256=""),
+                ),
+            )
+            for artifact in plan.artifacts
+            if artifact.file_name.endswith(suffix)
+        }
+
+    sizes = {scheme.name: estimate.model_size(plan.shape, scheme) for scheme in plan.schemes}
+    return plan_evaluation(
+        plan,
+        schemes=plan.schemes,
+        models=files(".tflite"),
+        bundles=files(".task"),
+        questions=Material(name="questions", files=()),
+        own=False,
+        limit=None,
+    )
 
 
 def plan_piqa(

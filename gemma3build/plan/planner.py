@@ -271,6 +271,12 @@ def plan_scheme(
     return steps, artifacts
 
 
+def artifacts_size(plan: Plan) -> int:
+    """Return about how large the files of a release are, in bytes."""
+    sizes = {scheme.name: estimate.model_size(plan.shape, scheme) for scheme in plan.schemes}
+    return sum(sizes[artifact.scheme] for artifact in plan.artifacts)
+
+
 def gate_step(scheme: str) -> str:
     """Return the name of the step that compares a scheme's files with the checkpoint."""
     return f"gate-{scheme}"

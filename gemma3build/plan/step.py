@@ -1,11 +1,13 @@
 """What a plan is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from gemma3build.core.architecture import Shape
-from gemma3build.core.digests import FileDigest
+from gemma3build.core.canonical import canonical_json
+from gemma3build.core.codec import encode
+from gemma3build.core.digests import FileDigest, sha256_bytes
 from gemma3build.core.scheme import Scheme
 from gemma3build.pins.lock import LockedModel
 
@@ -151,3 +153,25 @@ class Plan:
     schemes: tuple[Scheme, ...]
     steps: tuple[Step, ...]
     artifacts: tuple[Artifact, ...]
+
+
+def identities(steps: Iterable[Step]) -> dict[str, str]:
+    """Return what steps do by their names: the same text for steps of two plans that share a result.
+
+    Args:
+        steps: in an order in which they can run, with all those whose outputs they read.
+    """
+    found: dict[str, str] = {}
+    for step in steps:
+        inputs = {
+            name: [encode(item), found[item.step] if isinstance(item, StepOutput) else ""]
+            for name, item in step.inputs.items()
+        }
+        done = {
+            "image": step.image,
+            "inputs": inputs,
+            "module": step.module,
+            "parameters": step.parameters,
+        }
+        found[step.name] = sha256_bytes(canonical_json(done))
+    return found

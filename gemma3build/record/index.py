@@ -14,11 +14,14 @@ from gemma3build.core.manifest import MANIFEST, Manifest
 from gemma3build.core.small import read_small
 from gemma3build.core.whole import write_whole
 from gemma3build.engine.source import Source
-from gemma3build.errors import from_os_error
+from gemma3build.errors import Flaw, VerificationError, from_os_error
 from gemma3build.record.checksums import CHECKSUMS
+from gemma3build.record.evaluation import read_evaluation
+from gemma3build.record.folder import Advance, ignore
+from gemma3build.record.manifest import read_manifest
 from gemma3build.record.page import environment, notice
 from gemma3build.record.report import Page
-from gemma3build.record.verify import Verified
+from gemma3build.record.verify import Verified, verify
 
 FORMAT = "gemma3build.index/1"
 INDEX, INDEX_PAGE = "index.json", "index.html"
@@ -173,6 +176,32 @@ def list_release(
         published=published,
     )
     return Listed(entry=entry, page=Page(manifest, evaluation))
+
+
+def list_again(entry: Entry, folder: Path, advance: Advance = ignore) -> Listed:
+    """Return a release that an index has, if what lies there is still the same.
+
+    Args:
+        entry: what the index says.
+        folder: where the release is.
+        advance: is told of bytes that were read.
+
+    Raises:
+        RequestError: there is none.
+        VerificationError: it does not verify, or has other files than the index says.
+    """
+    verified = verify(folder, advance=advance)
+    if verified.error is not None:
+        raise verified.error
+    evaluation = read_evaluation(folder)
+    if evaluation is not None:
+        listed = list_release(
+            verified, read_manifest(folder), evaluation, entry.signed, entry.published
+        )
+        if listed.entry == entry:
+            return listed
+    why = "its files are not those that the index names"
+    raise VerificationError(Flaw.CHANGED, f"{entry.name} is another release", why)
 
 
 def read_index(folder: Path) -> Index | None:

@@ -6,8 +6,10 @@ client are real.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +24,8 @@ from gemma3build import line
 from gemma3build.cli import app
 from gemma3build.core.evaluation import EVALUATION
 from gemma3build.core.step import StepFailure
-from gemma3build.engine.source import Source
+from gemma3build.engine import preflight
+from gemma3build.engine.source import Source, would_change
 from gemma3build.engine.store import Store
 from gemma3build.errors import (
     BuildError,
@@ -32,8 +35,13 @@ from gemma3build.errors import (
     StepFailedError,
 )
 from gemma3build.evaluate import EvaluationRequest, data_digest, is_measured, says_enough
+from gemma3build.plan.evaluation import expect_evaluation
+from gemma3build.plan.planner import artifacts_size
+from gemma3build.plan.step import Step
 from gemma3build.record.checksums import SIGNATURE
 from gemma3build.record.evaluation import read_evaluation
+from gemma3build.record.verify import verify
+from gemma3build.releases import plan_releases
 from tests.fake_release import TFLITE, edit_json, figures, write_release
 from tests.hub import Hub, User
 from tests.unit.test_publish import name_source
@@ -65,6 +73,7 @@ class Works:
         self.store, self.ran, self.failures = store, list[str](), dict[str, BaseException]()
         self.asked: list[EvaluationRequest] = []
         self.unfit: set[str] = set()
+        self.there: set[str] = set()
         self.meanwhile: dict[str, Callable[[], object]] = {}
         self.unavailable = False
         self.own = False
@@ -75,10 +84,13 @@ class Works:
         if failure := self.failures.pop(self.ran[-1], None):
             raise failure
 
-    def fitting(self, steps: Any) -> None:
+    def fitting(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
         for name in self.unfit:
             if any(step.name == name for step in steps):
                 raise NoMemoryError("There is not enough memory", "it is small", "Get more.")
+        missing = tuple(step for step in steps if step.fresh or step.name not in self.there)
+        preflight.check_disk(sum(step.disk for step in missing), self.store.root)
+        return missing
 
     def say(self, text: str) -> None:
         self.ran.append(text)
@@ -334,6 +346,19 @@ def test_what_can_be_refused_is_refused_before_anything_is_done(
     assert not (tmp_path / "artifacts").exists()
 
 
+def test_an_output_that_would_change_the_checkout_is_refused_first(
+    works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / ".gitignore").write_text("/artifacts/*\n")
+    find = functools.partial(would_change, package=tmp_path / "gemma3build")
+    monkeypatch.setattr(line, "would_change", find)
+    error = failed("--output", "out")
+    assert (error.exit_code, "git does not ignore it" in error.why) == (22, True)
+    assert works.ran == []
+    done("--output", "artifacts")
+
+
 def test_what_cannot_be_run_is_refused_before_anything_is_done(works: Works) -> None:
     works.unfit.add("export")
     error = failed()
@@ -346,6 +371,54 @@ def test_what_cannot_be_run_is_refused_before_anything_is_done(works: Works) -> 
     done()
     works.unavailable = True  # and nobody asks
     assert done()["idle"]
+
+
+def set_free(monkeypatch: pytest.MonkeyPatch, sizes: dict[Path, int]) -> None:
+    """Make disks look as if they had this room."""
+
+    def usage(path: Path) -> Any:
+        return SimpleNamespace(free=next(sizes[top] for top in sizes if path.is_relative_to(top)))
+
+    monkeypatch.setattr("gemma3build.engine.preflight.shutil.disk_usage", usage)
+
+
+def test_releases_that_fit_one_at_a_time_and_not_together_are_refused_first(
+    works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_releases(["releases.toml"])[0].prepared.plan
+    size = {step.name: step.disk for step in (*plan.steps, *expect_evaluation(plan))}
+    one = sum(size.values())
+    # What comes of the checkpoint alone is there once for both; the room to measure speed is free again.
+    again = ("export", "quantize-dynamic", "bundle-", "package-", "gate-", "piqa-")
+    both = one + sum(
+        size[name] for name in size if name.startswith(again) and name != "export-score"
+    )
+    assert both < 2 * one
+    for free in (one, both - 1):
+        set_free(monkeypatch, {tmp_path: free})
+        assert failed().exit_code == 21
+        assert works.ran == []
+    set_free(monkeypatch, {tmp_path: one})
+    alone("short", "--output", "other")
+    works.there.add("import")
+    set_free(monkeypatch, {tmp_path: both - size["import"]})
+    done()
+    set_free(monkeypatch, {tmp_path: 0})
+    works.there |= size.keys()
+    assert done()["idle"]
+
+
+def test_copies_for_another_disk_are_counted_for_all_releases(
+    works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "same_disk", lambda *_: False)
+    works.store.root.mkdir()
+    plan = plan_releases(["releases.toml"])[0].prepared.plan
+    size, plenty = artifacts_size(plan), 1 << 50
+    set_free(monkeypatch, {tmp_path / "cache": plenty, tmp_path: 2 * size - 1})
+    assert failed().exit_code == 21
+    set_free(monkeypatch, {tmp_path / "cache": plenty, tmp_path: 2 * size})
+    done()
 
 
 @pytest.mark.parametrize("source", [None, Source(commit="c" * 40, dirty=True)])
@@ -496,6 +569,95 @@ def test_a_quick_look_is_not_published_before_the_work(writer: Hub, works: Works
     # What says more is there now.
     works.own = False
     assert done("--publish", "--limit", "10")["idle"]
+
+
+def alone(name: str, *arguments: str, version: str = "v1") -> tuple[Any, str]:
+    """Release one of the file by itself; return what was done, and what was said beside it."""
+    head, *tables = FILE.split("[[release]]")
+    (table,) = (text for text in tables if f'name = "{name}"' in text)
+    Path("one.toml").write_text(f"{head}[[release]]{table}")
+    command = ["release", "one.toml", version, "--key", "release.key", "--json", *arguments]
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code == 0, found.exception
+    return json.loads(found.stdout), found.stderr
+
+
+def indexed(folder: Path) -> dict[str, str]:
+    """The index: where each release is published, by its name."""
+    found = json.loads((folder / "index.json").read_text())["releases"]
+    return {item["name"]: item.get("published", {}).get("repo", "") for item in found}
+
+
+def test_the_index_keeps_what_another_run_released_and_published(
+    writer: Hub, works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "artifacts" / "v1"
+    alone("short", "--publish")
+    assert "any more" not in alone("long")[1]
+    assert indexed(folder) == {"short": "org/short", "long": ""}
+    assert 'id="release-2"' in (folder / "index.html").read_text()
+    before = content(folder)
+    assert alone("short")[0]["idle"]
+    assert content(folder) == before
+    verified: list[Path] = []
+
+    def look(path: Path, **given: Any) -> Any:
+        verified.append(path)
+        return verify(path, **given)
+
+    monkeypatch.setattr("gemma3build.record.index.verify", look)
+    alone("long", "--publish")
+    assert indexed(folder) == {"short": "org/short", "long": "org/long"}
+    assert verified == [folder / "short"]  # once, though the index was written twice
+    edit_json(folder / "short" / EVALUATION, lambda value: value["schemes"][0].pop("speed"))
+    assert "What short was before is published: " in alone("short")[1]
+    assert indexed(folder) == {"short": "", "long": "org/long"}
+
+
+def test_another_run_that_publishes_meanwhile_is_not_forgotten(
+    writer: Hub, works: Works, tmp_path: Path
+) -> None:
+    works.meanwhile["sign long"] = lambda: alone("short", "--publish")
+    alone("long")
+    assert indexed(tmp_path / "artifacts" / "v1") == {"short": "org/short", "long": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (shutil.rmtree, "No such file"),
+        (lambda folder: (folder / TFLITE).write_bytes(b"other"), f"{TFLITE} is not"),
+        (lambda folder: (folder / SIGNATURE).unlink(), "not those that the index names"),
+        (lambda folder: (folder / EVALUATION).unlink(), "not those that the index names"),
+    ],
+    ids=["gone", "changed", "unsigned", "unmeasured"],
+)
+def test_the_index_says_what_it_drops_and_why(
+    writer: Hub, works: Works, tmp_path: Path, change: Callable[[Path], object], why: str
+) -> None:
+    folder = tmp_path / "artifacts" / "v1"
+    published = alone("short", "--publish")[0]["releases"][0]["published"]
+    change(folder / "short")
+    said = " ".join(alone("long")[1].split())
+    assert "short is not in index.json any more: " in said
+    assert why in said
+    assert f"What short was before is published: {published['url']}" in said
+    assert indexed(folder) == {"long": ""}
+
+
+def test_the_index_has_releases_of_one_commit_and_version(
+    works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone("short", "--output", "out")
+    said = alone("long", "--output", "out", version="v2")[1]
+    assert f"short is not in index.json any more: it is v1 of commit {'c' * 12}" in said
+    alone("short", "--output", "out", version="v2")
+    monkeypatch.setattr("gemma3build.build.find_source", lambda: LATER)
+    said = alone("long", "--output", "out", version="v2")[1]
+    assert f"short is not in index.json any more: it is v2 of commit {'c' * 12}" in said
+    assert indexed(tmp_path / "out") == {"long": ""}
+    (tmp_path / "out" / "index.json").write_text("{}")
+    assert "index.json cannot be read" in alone("long", "--output", "out", version="v2")[1]
 
 
 OWN = (["a", "b", "c"], ["0", "1", "1"])

@@ -9,7 +9,7 @@ import pytest
 
 from gemma3build.core.digests import FileDigest
 from gemma3build.engine.packages import Packages
-from gemma3build.engine.source import Source, find_source
+from gemma3build.engine.source import Source, find_source, would_change
 from gemma3build.record.provenance import Run, make_provenance, read_source
 from tests.fake_release import make_manifest
 
@@ -157,3 +157,17 @@ def test_a_package_that_is_not_of_the_checkout_around_it_has_no_source(tmp_path:
     installed = tmp_path / "site-packages"
     installed.mkdir()
     assert find_source(installed) is None
+
+
+def test_a_new_file_changes_a_checkout_unless_git_ignores_it(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    package = checkout / "package"
+    package.mkdir(parents=True)
+    (checkout / "link").symlink_to(tmp_path)
+    assert not would_change(checkout / "out" / "file", package)
+    git(checkout, "init", "--quiet")
+    (checkout / ".gitignore").write_text("/artifacts/*\n!/artifacts/README.md\n/built/\n")
+    for path in ("out/file", "file", "artifacts/README.md", "package/../out/file"):
+        assert would_change(checkout / path, package), path
+    for path in ("artifacts/file", "artifacts/v1/file", "built/v1/file", "link/file", "../file"):
+        assert not would_change(checkout / path, package), path
