@@ -76,4 +76,4 @@ def evaluate(
             f"{SIGNATURE} was of the old figures and is gone: `gemma3build sign` makes a new one."
         )
     if not as_json:
-        out.print(f"{found.folder / REPORT} has the whole of it.")
+        out.print(f"{found.folder / REPORT} has the whole of it.", soft_wrap=True)

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from gemma3build import __version__
 from gemma3build.commands.engine import cache_size
@@ -26,7 +25,7 @@ from gemma3build.errors import (
     UnknownNameError,
     VerificationError,
 )
-from gemma3build.output import checks_table
+from gemma3build.output import checks_table, make_console
 from gemma3build.plan.step import Step
 from tests.command import run_command
 
@@ -235,7 +234,7 @@ def test_only_a_release_or_an_empty_directory_is_ever_replaced(tmp_path: Path) -
 
 def test_what_a_broken_model_said_is_no_markup() -> None:
     check = Check(name="bundle", measured="[/b] [red]", allowed="text", passed=False)
-    console = Console(width=200)
+    console = make_console()
     with console.capture() as shown:
         console.print(checks_table({"dynamic_int8": (check,)}))
     assert "[/b] [red]" in shown.get()
