@@ -226,10 +226,10 @@ def step_key(step: Step, image: Image, sources: Mapping[str, str], done: Mapping
 def find_results(
     steps: tuple[Step, ...], store: Store, images: Mapping[str, Image], sources: Mapping[str, str]
 ) -> dict[str, Done]:
-    """Return those results that the store has; starts nothing."""
+    """Return those results that the store has; a step whose image is not there has none."""
     done: dict[str, Done] = {}
     for step in steps:
-        if step.needs <= done.keys():
+        if step.image in images and step.needs <= done.keys():
             key = step_key(step, images[step.image], sources, done)
             entry = store.find(key)
             if entry is not None:
