@@ -35,7 +35,9 @@ Mask = Annotated[
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Release directory. [artifacts/<name>]")
 ]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Containers at a time.")]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", min=1, help="Containers at a time, where memory allows.")
+]
 Memory = Annotated[
     str | None, typer.Option(help="Limit of each container, such as 8G. [the machine's]")
 ]

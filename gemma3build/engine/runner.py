@@ -176,6 +176,7 @@ class Runner:
             materials=materials,
             sources=self.sources,
             reporter=reporter,
+            memory=preflight.available_memory(),
         )
         try:
             return executor.run(steps, jobs)
