@@ -120,6 +120,24 @@ def test_two_schemes_cannot_write_one_file(tmp_path: Path) -> None:
         find_schemes(("dynamic_int8", str(path)))
 
 
+def test_no_scheme_takes_the_name_of_another(tmp_path: Path) -> None:
+    def write(file: str, name: str, bits: int) -> str:
+        text = f'name = "{name}"\nsuffix = "m"\nsummary = ""\n[attention]\nbits = {bits}\n'
+        (tmp_path / file).write_text(text)
+        return str(tmp_path / file)
+
+    mine = write("mine.toml", "mine", 8)
+    assert len(find_schemes((mine, write("again.toml", "mine", 8)))) == 1
+    shipped = PINS_DIR / "schemes" / "dynamic_int8.toml"
+    assert find_schemes((str(shipped),)) == (load_schemes()["dynamic_int8"],)
+    for names in (
+        (write("int8.toml", "dynamic_int8", 4),),
+        (mine, write("other.toml", "mine", 4)),
+    ):
+        with pytest.raises(ConfigError, match="another one has its name"):
+            find_schemes(names)
+
+
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match="known are gemma3-270m, gemma3-270m-pt"):
         find_model("gemma4")
