@@ -33,7 +33,7 @@ Mask = Annotated[
     bool, typer.Option("--mask-as-input/--no-mask-as-input", help="Whether the caller gives it.")
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Release directory. [artifacts/<name>]")
+    Path | None, typer.Option("--output", "-o", help="Release directory. [artifacts/NAME]")
 ]
 Jobs = Annotated[
     int, typer.Option("--jobs", "-j", min=1, help="Containers at a time, where memory allows.")

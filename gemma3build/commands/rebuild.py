@@ -222,7 +222,7 @@ def archive(
     release: Release = ARTIFACTS / DEFAULT_MODEL,
     *,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The archive. [<release>.archive.tar]")
+        Path | None, typer.Option("--output", "-o", help="The archive. [RELEASE.archive.tar]")
     ] = None,
     with_checkpoint: Annotated[
         bool,
