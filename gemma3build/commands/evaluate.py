@@ -30,7 +30,8 @@ def evaluate(
     checkpoint: Checkpoint = None,
     tokenizer: Tokenizer = None,
     compare: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="Set two releases side by side; run nothing.")
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A B", help="Set two releases side by side; run nothing."),
     ] = None,
     memory: Memory = None,
     as_json: AsJson = False,

@@ -222,7 +222,8 @@ def archive(
     release: Release = ARTIFACTS / DEFAULT_MODEL,
     *,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The archive. [RELEASE.archive.tar]")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The archive. [RELEASE.archive.tar]"),
     ] = None,
     with_checkpoint: Annotated[
         bool,

@@ -35,7 +35,8 @@ def verify(
     ] = str(ARTIFACTS / DEFAULT_MODEL),
     *,
     key: Annotated[
-        Path | None, typer.Option(help="Public key, in PEM, of whoever must have signed it.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Public key, in PEM, of whoever must have signed it."),
     ] = None,
     identity: Identity = None,
     identity_provider: IdentityProvider = None,

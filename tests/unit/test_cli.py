@@ -69,9 +69,14 @@ def commands(of: Any = None, path: tuple[str, ...] = ()) -> dict[tuple[str, ...]
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
-    done = run(*command, "--help")
+    narrow = {**environment(None), "COLUMNS": "80"}
+    done = run_command(*command, "--help", environment=narrow)
     assert done.returncode == 0
     assert "Usage" in done.stdout
+    options = [param for param in commands()[command].params if not getattr(param, "hidden", False)]
+    names = [name for param in options for name in (*param.opts, *param.secondary_opts)]
+    assert [name for name in names if name not in done.stdout] == []
+    assert "…" not in done.stdout
     # Markdown takes what stands in angle brackets away.
     assert not re.search(r"\[artifacts/\]|\[\.", done.stdout)
 
