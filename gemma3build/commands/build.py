@@ -36,7 +36,7 @@ Examples:
 
 def build(
     *,
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     scheme: Schemes = None,
     checkpoint: Checkpoint = None,
     tokenizer: Tokenizer = None,
@@ -65,6 +65,8 @@ def build(
     from gemma3build.request import Request, prepare
 
     source = clean_source() if release else None
+    if model is None:
+        model = DEFAULT_MODEL if checkpoint is None else ""
     prepared = prepare(
         Request(
             model=model,

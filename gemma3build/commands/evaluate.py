@@ -17,13 +17,15 @@ from gemma3build.commands.options import (
     parse_size,
 )
 from gemma3build.core.evaluation import REPORT
-from gemma3build.errors import stopped_error
+from gemma3build.errors import RequestError, stopped_error
 from gemma3build.output import err, out, show_evaluations, show_unlike
 from gemma3build.record.checksums import SIGNATURE
 
 
 def evaluate(
-    release: Annotated[Path, typer.Argument(help="A release.")] = ARTIFACTS / DEFAULT_MODEL,
+    release: Annotated[
+        Path | None, typer.Argument(help=f"A release. [{ARTIFACTS / DEFAULT_MODEL}]")
+    ] = None,
     *,
     piqa: Piqa = None,
     limit: Limit = None,
@@ -55,13 +57,17 @@ def evaluate(
     from gemma3build.progress import Progress
 
     if compare is not None:
+        if any(item is not None for item in (release, piqa, limit, checkpoint, tokenizer, memory)):
+            why = "--compare measures nothing, and takes two releases and --json alone"
+            raise RequestError("The request makes no sense", why, "Leave the rest away.")
         releases = [read_release(folder.absolute()) for folder in compare]
         show_evaluations(releases, as_json=as_json)
         if not as_json:
             show_unlike(releases)
         return
-    found = read_release(release.absolute())
-    signed = (release / SIGNATURE).exists()
+    folder = release if release is not None else ARTIFACTS / DEFAULT_MODEL
+    found = read_release(folder.absolute())
+    signed = (folder / SIGNATURE).exists()
     request = EvaluationRequest(checkpoint=checkpoint, tokenizer=tokenizer, piqa=piqa, limit=limit)
     with Progress(err) as progress:
         runner = Runner(connect(), Store(cache_dir()), progress.say, parse_size(memory))

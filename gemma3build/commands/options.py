@@ -15,7 +15,10 @@ UNITS = {"K": 1 << 10, "M": MEBIBYTE, "G": GIBIBYTE}
 
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="NAME", help="A model that `models` lists.")
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="NAME", help=f"A model that `models` lists. [{DEFAULT_MODEL}]"
+    ),
 ]
 Schemes = Annotated[
     list[str] | None,

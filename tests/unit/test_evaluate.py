@@ -316,6 +316,12 @@ def test_releases_that_were_not_measured_alike_are_not_compared_without_a_word(
     assert "not measured alike" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("more", [{"release": Path("c")}, {"limit": 100}, {"memory": "8G"}])
+def test_what_a_comparison_would_ignore_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="takes two releases and --json alone"):
+        evaluate_command(compare=(Path("a"), Path("b")), **more)
+
+
 def test_what_a_release_says_is_no_markup_and_rules_no_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
