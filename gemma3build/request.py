@@ -1,5 +1,6 @@
 """From what a person asks for to a plan, by way of the pins; nothing is written."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +21,7 @@ from gemma3build.plan.step import Parameters, Plan, Source
 DEFAULT_PREFILL_SEQ_LENS = (128,)
 DEFAULT_KV_CACHE_MAX_LEN = 1024
 DEFAULT_SCHEMES = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block128")
+HUB_REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 SENSELESS = "The request makes no sense"
 
 T = TypeVar("T")
@@ -127,10 +129,16 @@ def read_checkpoint(folder: Path, tokenizer: Path | None) -> tuple[Architecture,
         StepFailedError: it is none that can be built.
         RequestError: it cannot be read.
     """
+    what = f"The checkpoint {folder} cannot be read"
+    if not folder.is_dir():
+        hint = "Check the path."
+        if HUB_REPO.fullmatch(str(folder)):
+            hint += f" For a repository of the Hub: `hf download {folder} --local-dir DIR` first,"
+            hint += " then --checkpoint DIR; or pin it in models.toml."
+        raise RequestError(what, "it is no directory", hint)
     try:
         return checkpoint_architecture(folder), LocalCheckpoint(folder, tokenizer)
     except StepError as error:
         raise StepFailedError(CHECK, error.failure) from error
     except OSError as error:
-        what = f"The checkpoint {folder} cannot be read"
         raise RequestError(what, error.strerror or str(error), "Check the path.") from error
