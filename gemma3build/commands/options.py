@@ -1,5 +1,6 @@
 """Options that several commands have, and how their values are read."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,9 @@ from gemma3build.publish import Rule
 
 DEFAULT_MODEL = "gemma3-270m"
 ARTIFACTS = Path("artifacts")
-UNITS = {"K": 1 << 10, "M": MEBIBYTE, "G": GIBIBYTE}
+# A kilobyte is 1024 bytes here, whichever way it is written, as it is for Docker.
+SIZE = re.compile(r"([1-9][0-9]{0,14})([KMG]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
+UNITS = {"": 1, "K": 1 << 10, "M": MEBIBYTE, "G": GIBIBYTE}
 
 
 Model = Annotated[
@@ -95,12 +98,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 
 
 def parse_size(text: str | None) -> int | None:
-    """Return the bytes that a text such as 8G, 512M or 1000000 means; raises UnknownNameError."""
+    """Return the bytes that a text such as 8G, 512MiB or 1000000 means; raises UnknownNameError."""
     if text is None:
         return None
-    digits, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    if not digits.isdigit() or (unit and unit not in UNITS):
-        raise UnknownNameError(
-            f"{text!r} is no size", "it must be a number with K, M, G or nothing", "Try 8G."
-        )
-    return int(digits) * UNITS.get(unit, 1)
+    found = SIZE.fullmatch(text)
+    if found is None:
+        why = "it must be a whole number above 0, with K, M, G or nothing"
+        raise UnknownNameError(f"{text!r} is no size", why, "Try 8G.")
+    return int(found[1]) * UNITS[found[2].upper()]

@@ -188,13 +188,42 @@ def test_a_failed_step_carries_the_words_of_the_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [(None, None), ("100", 100), ("2K", 2048), ("3m", 3 << 20), ("1G", 1 << 30)]
+    ("text", "size"),
+    [
+        (None, None),
+        ("100", 100),
+        ("2K", 2048),
+        ("3m", 3 << 20),
+        ("1G", 1 << 30),
+        ("8GB", 8 << 30),
+        ("8GiB", 8 << 30),
+        ("10b", 10),
+    ],
 )
 def test_sizes_are_read(text: str | None, size: int | None) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "G", "1T", "-1", "1.5G", "x1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "G",
+        "1T",
+        "-1",
+        "1.5G",
+        "x1",
+        "0",
+        "0G",
+        "8²",
+        "²",
+        "٣",
+        "8GG",
+        "8G\n",
+        "8\u212a",
+        "9" * 5000,
+    ],
+)
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(UnknownNameError, match="is no size"):
         parse_size(text)
