@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from gemma3build.core.digests import FileDigest
-from gemma3build.errors import ConfigError, DriftError, UnknownNameError
-from gemma3build.pins.drift import images_drift, model_drift, refuse_drift
+from gemma3build.errors import ConfigError, DriftError, NoCheckoutError, UnknownNameError
+from gemma3build.pins.drift import Drift, images_drift, model_drift, refuse_drift
 from gemma3build.pins.intent import (
     PINS_DIR,
     find_model,
@@ -232,3 +232,17 @@ def test_a_lock_is_written_whole_and_read_back(tmp_path: Path) -> None:
 def test_images_are_for_a_parent_with_a_digest() -> None:
     intent = load_images()
     assert re.fullmatch(r"python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", intent.parent.registry)
+
+
+def test_an_error_names_a_few_of_many_drifts() -> None:
+    drifts = tuple(Drift(field=f"f{i}", intent="a", locked="b") for i in range(7))
+    with pytest.raises(DriftError, match="f4 is a, the lock says b; and 2 more") as caught:
+        refuse_drift(drifts, "mend")
+    assert "f5" not in caught.value.why
+    with pytest.raises(DriftError, match="f4 is a, the lock says b. Run `mend`"):
+        refuse_drift(drifts[:5], "mend")
+
+
+def test_a_package_without_its_checkout_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NoCheckoutError, match="Run from a checkout"):
+        current_images(tmp_path / "containers")
