@@ -47,7 +47,11 @@ KvCache = Annotated[
     int | None, typer.Option(metavar="N", help="Length of the key-value cache, in tokens.")
 ]
 Mask = Annotated[
-    bool, typer.Option("--mask-as-input/--no-mask-as-input", help="Whether the caller gives it.")
+    bool,
+    typer.Option(
+        "--mask-as-input/--no-mask-as-input",
+        help="Take the attention mask as an input of the graph.",
+    ),
 ]
 Output = Annotated[
     Path | None,
@@ -75,16 +79,20 @@ Key = Annotated[Path | None, typer.Option(metavar="FILE", help="Private elliptic
 Pkcs11 = Annotated[
     str | None, typer.Option(metavar="URI", help="A key in a token, as RFC 7512 names it.")
 ]
-Sigstore = Annotated[bool, typer.Option("--sigstore", help="Your identity; needs the network.")]
+Sigstore = Annotated[
+    bool, typer.Option("--sigstore", help="Sign by Sigstore, as yourself; needs the network.")
+]
 Identity = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Whom Sigstore must name instead, such as an e-mail address."
+        metavar="NAME", help="Who must have signed by Sigstore, such as an e-mail address."
     ),
 ]
 IdentityProvider = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="URL of the OpenID Connect provider of --identity."),
+    typer.Option(
+        metavar="URL", help="URL of the OpenID Connect provider that --identity logs in at."
+    ),
 ]
 Private = Annotated[bool, typer.Option("--private", help="Make the repository a private one.")]
 Skip = Annotated[

@@ -81,6 +81,17 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     assert not re.search(r"\[artifacts/\]|\[\.", done.stdout)
 
 
+def test_a_plan_offers_only_what_it_uses() -> None:
+    offered = {
+        path: {name for param in command.params for name in param.opts}
+        for path, command in commands().items()
+    }
+    assert offered["build",] - offered["plan",] == {
+        *("--output", "-o", "--jobs", "-j", "--memory", "--release", "--dry-run")
+    }
+    assert offered["plan",] < offered["build",]
+
+
 def test_the_version_is_printed() -> None:
     assert run("--version").stdout.strip() == __version__
 
