@@ -111,6 +111,6 @@ def parse_size(text: str | None) -> int | None:
         return None
     found = SIZE.fullmatch(text)
     if found is None:
-        why = "it must be a whole number above 0, with K, M, G or nothing"
+        why = "it must be a number above 0, with K, M, G or nothing"
         raise UnknownNameError(f"{text!r} is no size", why, "Try 8G.")
     return int(found[1]) * UNITS[found[2].upper()]
