@@ -22,11 +22,9 @@ app = typer.Typer(
 cache_app = typer.Typer(help="Look at and clean the cache.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 
-app.command()(build.build)
-app.command("plan", help=build.PLAN_HELP, context_settings={"default_map": {"dry_run": True}})(
-    build.build
-)
 for command in (
+    build.build,
+    build.plan,
     evaluate.evaluate,
     verify.verify,
     verify.sign,

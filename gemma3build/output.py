@@ -26,8 +26,16 @@ MARKS = {
     "skipped": ("-", "dim"),
 }
 SHOWN_PARTS = 3  # of a file that differs
-out = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
-err = Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else FILE_WIDTH)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints texts as they are: paths and names are no markup."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else FILE_WIDTH
+    return Console(highlight=False, markup=False, emoji=False, stderr=stderr, width=width)
+
+
+out, err = make_console(), make_console(stderr=True)
 
 
 def show_evaluations(releases: Any, *, as_json: bool) -> None:
@@ -46,7 +54,8 @@ def show_evaluations(releases: Any, *, as_json: bool) -> None:
             for scheme in release.evaluation.schemes:
                 if scheme.scheme == name:
                     folder = (str(release.folder),) if len(releases) > 1 else ()
-                    table.add_row(name, *folder, *figures(scheme))
+                    # What somebody else's release says is nothing that a terminal may obey.
+                    table.add_row(*map(visible, (name, *folder, *figures(scheme))))
     out.print(table)
 
 
@@ -60,7 +69,7 @@ def show_unlike(releases: Any) -> None:
         text = f"{entry.first.what} of {schemes} was not measured alike in both:"
         for release, way in ((first, entry.first), (second, entry.second)):
             text += f"\n  {release.folder}: {way.how}; {way.machine}; {way.versions}"
-        out.print(visible(text), style="yellow", markup=False)
+        out.print(visible(text), style="yellow", soft_wrap=True)
 
 
 def figures(scheme: Any) -> tuple[str, ...]:
@@ -146,10 +155,12 @@ def show_outcome(plan: Any, outcome: Any, seconds: float, *, as_json: bool) -> N
         )
     out.print(table)
     if outcome.idle:
-        out.print(f"Nothing to do: {outcome.folder} is up to date ({seconds:.1f} s).")
+        out.print(
+            f"Nothing to do: {outcome.folder} is up to date ({seconds:.1f} s).", soft_wrap=True
+        )
     else:
         ran = sum(not done.cached for done in outcome.done.values())
-        out.print(f"{outcome.folder} is ready: {ran} steps ran, {seconds:.1f} s.")
+        out.print(f"{outcome.folder} is ready: {ran} steps ran, {seconds:.1f} s.", soft_wrap=True)
 
 
 def checks_table(checks: Any) -> Table:
@@ -157,9 +168,7 @@ def checks_table(checks: Any) -> Table:
     table = make_table("scheme", "check", "measured", "allowed", "")
     for scheme, items in checks.items():
         for check in items:
-            # What a model said is no markup.
-            cells = (scheme, check.name, check.measured, check.allowed, "refused")
-            table.add_row(*map(Text, cells))
+            table.add_row(scheme, check.name, check.measured, check.allowed, "refused")
     return table
 
 
@@ -208,12 +217,11 @@ def show_rebuilt(folder: Path | str, rebuilt: Any, *, as_json: bool) -> None:
             parts[SHOWN_PARTS:] = [f"{len(parts) - SHOWN_PARTS} more"]
         where = item.stabilizer or ", ".join(parts)
         digests = (item.released[:16] or "—", item.rebuilt[:16] or "—")
-        # What a release holds is no markup.
-        table.add_row(*map(Text, (visible(item.path), item.verdict, *digests, visible(where))))
+        table.add_row(visible(item.path), item.verdict, *digests, visible(where))
     out.print(table)
     for report in rebuilt.reports:
-        out.print(f"{report} has what diffoscope says.", markup=False, soft_wrap=True)
-    out.print(f"{rebuilt.attestation} attests this.", markup=False, soft_wrap=True)
+        out.print(f"{report} has what diffoscope says.", soft_wrap=True)
+    out.print(f"{rebuilt.attestation} attests this.", soft_wrap=True)
 
 
 def show_publication(
@@ -237,12 +245,12 @@ def show_publication(
     where = f"{repo} at {remote.commit[:12]}" if remote else f"{repo}, which is made"
     if remote and remote.pull_request:
         where += f", of {remote.pull_request.url}"
-    out.print(visible(f"{publication.title} to {where}:"), markup=False)
+    out.print(visible(f"{publication.title} to {where}:"))
     out.print(table)
     for item in publication.skipped:
-        out.print(f"Skipped: {item.why} [{item.rule}]", style="yellow", markup=False)
+        out.print(f"Skipped: {item.why} [{item.rule}]", style="yellow")
     if card:
-        out.print(publication.card, markup=False, soft_wrap=True)
+        out.print(publication.card, soft_wrap=True)
 
 
 def show_published(publication: Any, outcome: Any, difference: Any, *, as_json: bool) -> None:
@@ -269,7 +277,7 @@ def show_published(publication: Any, outcome: Any, difference: Any, *, as_json: 
         text = f"{committed.pull_request} is open; all digests were read back."
     else:
         text = f"{committed.url} has all of it; all digests were read back."
-    out.print(text, markup=False, soft_wrap=True)
+    out.print(text, soft_wrap=True)
 
 
 def show_intended(order: Any, releases: Any, repos: Any, *, as_json: bool) -> None:
@@ -292,9 +300,9 @@ def show_intended(order: Any, releases: Any, repos: Any, *, as_json: bool) -> No
         signing = "sign, " if order.signer is not None else ""
         text = f"  then measure, {signing}verify; in {order.folder / item.name}"
         text += f"; --publish puts it into {repo}" if repo else ""
-        out.print(text, markup=False, soft_wrap=True)
+        out.print(text, soft_wrap=True)
     text = f"{order.folder / INDEX_PAGE} lists what is made."
-    out.print(text, markup=False, soft_wrap=True)
+    out.print(text, soft_wrap=True)
 
 
 def show_line(
@@ -333,18 +341,18 @@ def show_line(
         text = f"{item.name}: {len(item.manifest.artifacts)} files, verified, "
         text += f"signed by {who}" if signed else "not signed"
         text += f"; now: {', '.join(item.ran)}" if item.ran else "; nothing to do"
-        out.print(visible(text), markup=False, soft_wrap=True)
+        out.print(visible(text), soft_wrap=True)
         if item.published is not None:
             text = f"  {item.published.url} has it, as {item.published.tag}."
-            out.print(visible(text), markup=False, soft_wrap=True)
+            out.print(visible(text), soft_wrap=True)
     text = f"{order.folder / INDEX_PAGE} lists {'it' if len(made) == 1 else 'all of them'}."
-    out.print(text, markup=False, soft_wrap=True)
+    out.print(text, soft_wrap=True)
     if idle:
-        out.print(f"Nothing to do: {order.version} is up to date.", markup=False)
+        out.print(f"Nothing to do: {order.version} is up to date.")
     if not published:
         out.print("Nothing was published. To publish, the same command with --publish, or:")
         for command in commands:
-            out.print(f"  {command}", markup=False, soft_wrap=True)
+            out.print(f"  {command}", soft_wrap=True)
 
 
 def skipped_rules(publication: Any) -> dict[str, Any]:
@@ -369,15 +377,15 @@ def print_json(value: object) -> None:
 def show_error(error: BuildError) -> None:
     """Print an error: what failed, why, what to do, and the end of the log where it helps."""
     if isinstance(error, StepFailedError) and error.log:
-        err.print(visible(error.log), style="dim", markup=False)
+        err.print(visible(error.log), style="dim", soft_wrap=True)
     if isinstance(error, GateError):
         err.print(checks_table(error.checks))
     # What a file of somebody else's says is nothing that a terminal may obey.
-    err.print(visible(f"{error.what}."), style="bold red", markup=False)
-    err.print(visible(f"  Why: {error.why}"), markup=False)
+    err.print(visible(f"{error.what}."), style="bold red", soft_wrap=True)
+    err.print(visible(f"  Why: {error.why}"), soft_wrap=True)
     if error.hint:
-        err.print(visible(f"  Next: {error.hint}"), markup=False)
+        err.print(visible(f"  Next: {error.hint}"), soft_wrap=True)
     for note in getattr(error, "__notes__", ()):
-        err.print(visible(f"  {note}"), markup=False)
+        err.print(visible(f"  {note}"), soft_wrap=True)
     if error.log_file is not None:
-        err.print(f"  Log: {error.log_file}", markup=False)
+        err.print(f"  Log: {error.log_file}", soft_wrap=True)

@@ -53,14 +53,14 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Show a line."""
-        self._console.print(f"  {text}", style="dim", highlight=False)
+        self._console.print(f"  {text}", style="dim", soft_wrap=True)
 
     def started(self, step: Step) -> None:
         """Show that a step runs."""
         with self._lock:
             self._running[step.name] = (time.monotonic(), "")
         if not self._console.is_terminal:
-            self._console.print(f"[{self._done + 1}/{self._total}] {step.name} …", markup=False)
+            self._console.print(f"[{self._done + 1}/{self._total}] {step.name} …")
 
     def running(self, step: Step, memory: int, written: int) -> None:
         """Note how much memory a step holds, and how much of a download is there."""
@@ -75,7 +75,7 @@ class Progress:
         """Show that a step ended without a result."""
         with self._lock:
             self._running.pop(step.name, None)
-        self._console.print(f"✗ {step.name}", style="red", highlight=False)
+        self._console.print(f"✗ {step.name}", style="red")
 
     def finished(self, step: Step, entry: Entry, *, cached: bool) -> None:
         """Show that a step's result is there."""

@@ -56,7 +56,6 @@ def prepare_again(
     record = manifest.checkpoint
     parameters = of_manifest(Parameters, manifest.parameters, "parameters", what)
     wanted = Request(
-        model=record.model,
         name=record.model,
         schemes=schemes,
         prefill_seq_lens=parameters.prefill_seq_lens,

@@ -1,7 +1,9 @@
 """From what a person asks for to a plan, by way of the pins; nothing is written."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from gemma3build.core.architecture import Architecture
 from gemma3build.core.checkpoint import checkpoint_architecture
@@ -19,6 +21,10 @@ from gemma3build.plan.step import Parameters, Plan, Source
 DEFAULT_PREFILL_SEQ_LENS = (128,)
 DEFAULT_KV_CACHE_MAX_LEN = 1024
 DEFAULT_SCHEMES = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block128")
+HUB_REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+SENSELESS = "The request makes no sense"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +32,7 @@ class Request:
     """What a person asks for; None stands for the model's default.
 
     Attributes:
-        model: name of a pinned model.
+        model: name of a pinned model; empty for a checkpoint of the user's own.
         schemes: names of schemes, ``all``, paths of scheme files, or schemes.
         checkpoint: a directory of the user's own, instead of a pinned model.
         tokenizer: a tokenizer.model, instead of the checkpoint's.
@@ -36,7 +42,7 @@ class Request:
         mask_as_input: whether the caller passes the attention mask.
     """
 
-    model: str
+    model: str = ""
     schemes: tuple[str | Scheme, ...] = ()
     checkpoint: Path | None = None
     tokenizer: Path | None = None
@@ -61,16 +67,19 @@ def prepare(request: Request) -> Prepared:
         BuildError: the request is about nothing that can be built.
     """
     if request.checkpoint is not None:
+        if request.model:
+            why = "a model by name and a checkpoint of one's own are two"
+            raise RequestError(SENSELESS, why, "Give --model or --checkpoint.")
         return prepare_local(request, request.checkpoint)
     if request.tokenizer is not None:
         why = "--tokenizer goes with --checkpoint"
-        raise RequestError("The request makes no sense", why, "Give both or neither.")
+        raise RequestError(SENSELESS, why, "Give both or neither.")
     model = find_model(request.model)
     locked = read_models_lock().models.get(request.model)
     refuse_drift(model_drift(request.model, model, locked), f"gemma3build lock {request.model}")
     assert locked is not None  # noqa: S101 - else it had drifted
     plan = plan_build(
-        model=request.name or request.model,
+        model=otherwise(request.name, request.model),
         base_model=model.base_model,
         shape=model.shape,
         context=model.context,
@@ -78,7 +87,7 @@ def prepare(request: Request) -> Prepared:
         source=Source(locked=locked),
         parameters=Parameters(
             prefill_seq_lens=request.prefill_seq_lens or model.prefill_seq_lens,
-            kv_cache_max_len=request.kv_cache_max_len or model.kv_cache_max_len,
+            kv_cache_max_len=otherwise(request.kv_cache_max_len, model.kv_cache_max_len),
             mask_as_input=request.mask_as_input,
         ),
         schemes=find_schemes(request.schemes or model.schemes),
@@ -86,17 +95,22 @@ def prepare(request: Request) -> Prepared:
     return Prepared(plan=plan, origin=locked)
 
 
+def otherwise(asked: T | None, default: T) -> T:
+    """Return what was asked for, be it zero or empty, else the default."""
+    return default if asked is None else asked
+
+
 def prepare_local(request: Request, folder: Path) -> Prepared:
     """Return the plan of a user's own checkpoint."""
     schemes = find_schemes(request.schemes or DEFAULT_SCHEMES)
     parameters = Parameters(
         prefill_seq_lens=request.prefill_seq_lens or DEFAULT_PREFILL_SEQ_LENS,
-        kv_cache_max_len=request.kv_cache_max_len or DEFAULT_KV_CACHE_MAX_LEN,
+        kv_cache_max_len=otherwise(request.kv_cache_max_len, DEFAULT_KV_CACHE_MAX_LEN),
         mask_as_input=request.mask_as_input,
     )
     architecture, local = read_checkpoint(folder, request.tokenizer)
     plan = plan_build(
-        model=request.name or folder.resolve().name,
+        model=otherwise(request.name, folder.resolve().name),
         base_model="",
         shape=architecture.shape,
         context=architecture.context,
@@ -115,10 +129,16 @@ def read_checkpoint(folder: Path, tokenizer: Path | None) -> tuple[Architecture,
         StepFailedError: it is none that can be built.
         RequestError: it cannot be read.
     """
+    what = f"The checkpoint {folder} cannot be read"
+    if not folder.is_dir():
+        hint = "Check the path."
+        if HUB_REPO.fullmatch(str(folder)):
+            hint += f" For a repository of the Hub: `hf download {folder} --local-dir DIR` first,"
+            hint += " then --checkpoint DIR; or pin it in models.toml."
+        raise RequestError(what, "it is no directory", hint)
     try:
         return checkpoint_architecture(folder), LocalCheckpoint(folder, tokenizer)
     except StepError as error:
         raise StepFailedError(CHECK, error.failure) from error
     except OSError as error:
-        what = f"The checkpoint {folder} cannot be read"
         raise RequestError(what, error.strerror or str(error), "Check the path.") from error

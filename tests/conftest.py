@@ -150,4 +150,5 @@ def run_steps(
         materials=materials,
         sources=source_digests(),
         reporter=Quiet(),
+        memory=0,  # one step at a time needs no room for another
     ).run(steps, jobs=1)

@@ -26,17 +26,10 @@ from gemma3build.commands.options import (
 from gemma3build.errors import stopped_error
 from gemma3build.output import err, show_outcome, show_plan
 
-PLAN_HELP = """Print what `build` would run, and touch nothing.
-
-Examples:
-* `gemma3build plan --scheme all`
-* `gemma3build plan --model gemma3-1b-it --json`
-"""
-
 
 def build(
     *,
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     scheme: Schemes = None,
     checkpoint: Checkpoint = None,
     tokenizer: Tokenizer = None,
@@ -65,6 +58,8 @@ def build(
     from gemma3build.request import Request, prepare
 
     source = clean_source() if release else None
+    if model is None:
+        model = DEFAULT_MODEL if checkpoint is None else ""
     prepared = prepare(
         Request(
             model=model,
@@ -86,6 +81,38 @@ def build(
         jobs=jobs,
         memory=parse_size(memory),
         source=source,
+        as_json=as_json,
+    )
+
+
+def plan(
+    *,
+    model: Model = None,
+    scheme: Schemes = None,
+    checkpoint: Checkpoint = None,
+    tokenizer: Tokenizer = None,
+    name: Name = None,
+    prefill_seq_lens: Prefill = None,
+    kv_cache_max_len: KvCache = None,
+    mask_as_input: Mask = True,
+    as_json: AsJson = False,
+) -> None:
+    """Print what `build` would run, and touch nothing.
+
+    Examples:
+    * `gemma3build plan --scheme all`
+    * `gemma3build plan --model gemma3-1b-it --json`
+    """
+    build(
+        model=model,
+        scheme=scheme,
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        name=name,
+        prefill_seq_lens=prefill_seq_lens,
+        kv_cache_max_len=kv_cache_max_len,
+        mask_as_input=mask_as_input,
+        dry_run=True,
         as_json=as_json,
     )
 

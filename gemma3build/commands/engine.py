@@ -66,7 +66,7 @@ def cache_size(*, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"path": str(root), "bytes": parts, "entries": len(entries)})
         return
-    out.print(f"{root}: {len(entries)} results")
+    out.print(f"{root}: {len(entries)} results", soft_wrap=True)
     for name, size in parts.items():
         out.print(f"  {name:8} {size / MEGABYTE:10,.1f} MB")
 

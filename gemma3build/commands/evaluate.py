@@ -17,20 +17,23 @@ from gemma3build.commands.options import (
     parse_size,
 )
 from gemma3build.core.evaluation import REPORT
-from gemma3build.errors import stopped_error
+from gemma3build.errors import RequestError, stopped_error
 from gemma3build.output import err, out, show_evaluations, show_unlike
 from gemma3build.record.checksums import SIGNATURE
 
 
 def evaluate(
-    release: Annotated[Path, typer.Argument(help="A release.")] = ARTIFACTS / DEFAULT_MODEL,
+    release: Annotated[
+        Path | None, typer.Argument(help=f"A release. [{ARTIFACTS / DEFAULT_MODEL}]")
+    ] = None,
     *,
     piqa: Piqa = None,
     limit: Limit = None,
     checkpoint: Checkpoint = None,
     tokenizer: Tokenizer = None,
     compare: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="Set two releases side by side; run nothing.")
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A B", help="Set two releases side by side; run nothing."),
     ] = None,
     memory: Memory = None,
     as_json: AsJson = False,
@@ -52,13 +55,17 @@ def evaluate(
     from gemma3build.progress import Progress
 
     if compare is not None:
+        if any(item is not None for item in (release, piqa, limit, checkpoint, tokenizer, memory)):
+            why = "--compare measures nothing, and takes two releases and --json alone"
+            raise RequestError("The request makes no sense", why, "Leave the rest away.")
         releases = [read_release(folder.absolute()) for folder in compare]
         show_evaluations(releases, as_json=as_json)
         if not as_json:
             show_unlike(releases)
         return
-    found = read_release(release.absolute())
-    signed = (release / SIGNATURE).exists()
+    folder = release if release is not None else ARTIFACTS / DEFAULT_MODEL
+    found = read_release(folder.absolute())
+    signed = (folder / SIGNATURE).exists()
     request = EvaluationRequest(checkpoint=checkpoint, tokenizer=tokenizer, piqa=piqa, limit=limit)
     with Progress(err) as progress:
         try:
@@ -74,4 +81,4 @@ def evaluate(
             f"{SIGNATURE} was of the old figures and is gone: `gemma3build sign` makes a new one."
         )
     if not as_json:
-        out.print(f"{found.folder / REPORT} has the whole of it.")
+        out.print(f"{found.folder / REPORT} has the whole of it.", soft_wrap=True)

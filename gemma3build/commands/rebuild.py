@@ -206,8 +206,7 @@ def rebuild_archived(
                 hint = "Give it: --checkpoint DIR"
                 raise RequestError("The release cannot be rebuilt", why, hint)
             err.print(
-                f"Rebuilding {index.model} by gemma3build {index.version}, the archive's own.",
-                markup=False,
+                f"Rebuilding {index.model} by gemma3build {index.version}, the archive's own."
             )
             target = beside if release is not None else folder / RELEASE
             code = run_archived(folder, [str(target), *paths, *flags])
@@ -227,7 +226,8 @@ def archive(
     release: Release = ARTIFACTS / DEFAULT_MODEL,
     *,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The archive. [<release>.archive.tar]")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The archive. [RELEASE.archive.tar]"),
     ] = None,
     with_checkpoint: Annotated[
         bool,
@@ -266,4 +266,4 @@ def archive(
             raise InterruptedBuildError("The archive was not made", why, hint) from stopped
     size = target.stat().st_size / MEGABYTE
     text = f"{target} has {len(index.members)} files, {size:,.1f} MB."
-    out.print(text, markup=False, soft_wrap=True)
+    out.print(text, soft_wrap=True)

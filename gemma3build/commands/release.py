@@ -39,10 +39,13 @@ def release(
     *,
     more: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="One more model or release file; repeatable."),
+        typer.Option(
+            "--model", "-m", metavar="NAME", help="One more model or release file; repeatable."
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to. [artifacts/VERSION]")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where to. [artifacts/VERSION]"),
     ] = None,
     piqa: Piqa = None,
     limit: Limit = None,

@@ -36,7 +36,8 @@ def verify(
     ] = str(ARTIFACTS / DEFAULT_MODEL),
     *,
     key: Annotated[
-        Path | None, typer.Option(help="Public key, in PEM, of whoever must have signed it.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Public key, in PEM, of whoever must have signed it."),
     ] = None,
     identity: Identity = None,
     identity_provider: IdentityProvider = None,
@@ -59,7 +60,7 @@ def verify(
     if verified.error is not None:
         raise verified.error
     if not as_json:
-        out.print(f"{release} is what it says.", markup=False, soft_wrap=True)
+        out.print(f"{release} is what it says.", soft_wrap=True)
 
 
 def sign(
@@ -84,9 +85,7 @@ def sign(
         raise verified.error
     signature.sign(verified, signer)
     count = len(signature.covered(verified.digests))
-    out.print(
-        f"{release / SIGNATURE} is a signature of {count} files.", markup=False, soft_wrap=True
-    )
+    out.print(f"{release / SIGNATURE} is a signature of {count} files.", soft_wrap=True)
 
 
 def find_signer(key: Path | None, pkcs11: str | None, *, sigstore: bool) -> Any:

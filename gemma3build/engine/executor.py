@@ -1,6 +1,6 @@
 """Run the steps of a plan, each once, as many at a time as asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,7 @@ class Executor:
         materials: Materials,
         sources: Mapping[str, str],
         reporter: Reporter,
+        memory: int,
     ) -> None:
         """Take what a run needs.
 
@@ -74,12 +75,17 @@ class Executor:
             materials: gives files from outside.
             sources: digest of the source of each module of ``gemma3build.steps``.
             reporter: is told what happens.
+            memory: what all steps that run at a time may need together, in bytes.
         """
         self._store, self._images, self._containers = store, images, containers
         self._materials, self._sources, self._reporter = materials, sources, reporter
+        self._memory = memory
 
     def run(self, steps: tuple[Step, ...], jobs: int) -> dict[str, Done]:
-        """Run all steps, at most ``jobs`` at a time; return their results by name.
+        """Run all steps, at most ``jobs`` at a time, fewer where memory is short.
+
+        Returns:
+            Their results by name.
 
         Raises:
             BuildError: the first step that failed; the others are stopped.
@@ -93,8 +99,9 @@ class Executor:
         pool = ThreadPoolExecutor(max_workers=jobs)
         try:
             while pending or running:
-                ready = [step for step in pending if step.needs <= done.keys()]
-                for step in ready[: jobs - len(running)]:
+                for step in [step for step in pending if step.needs <= done.keys()]:
+                    if len(running) >= jobs or not self._fits(step, running.values()):
+                        continue
                     pending.remove(step)
                     running[pool.submit(self._step, step, images[step.image], dict(done))] = step
                 if not running:
@@ -109,6 +116,11 @@ class Executor:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         return done
+
+    def _fits(self, step: Step, running: Collection[Step]) -> bool:
+        """Return whether there is memory for one more step; for one alone there always is."""
+        held = sum(other.memory for other in running)
+        return not running or held + step.memory <= self._memory
 
     def _step(self, step: Step, image: Image, done: Mapping[str, Done]) -> Done:
         key = step_key(step, image, self._sources, done)
@@ -226,10 +238,10 @@ def step_key(step: Step, image: Image, sources: Mapping[str, str], done: Mapping
 def find_results(
     steps: tuple[Step, ...], store: Store, images: Mapping[str, Image], sources: Mapping[str, str]
 ) -> dict[str, Done]:
-    """Return those results that the store has; starts nothing."""
+    """Return those results that the store has; a step whose image is not there has none."""
     done: dict[str, Done] = {}
     for step in steps:
-        if step.needs <= done.keys():
+        if step.image in images and step.needs <= done.keys():
             key = step_key(step, images[step.image], sources, done)
             entry = store.find(key)
             if entry is not None:

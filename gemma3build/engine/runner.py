@@ -103,15 +103,13 @@ class Runner:
         return self._images.ensure(name)
 
     def found(self, steps: tuple[Step, ...]) -> dict[str, Done]:
-        """Return the results that are there already; without its images, none counts.
+        """Return the results that are there already; without its image, that of a step does not count.
 
         Raises:
             OutputError: the cache cannot be read, or a damaged result in it cannot be removed.
         """
         images = {name: self._images.find(name) for name in image_names(steps)}
         there = {name: image for name, image in images.items() if image is not None}
-        if len(there) < len(images):
-            return {}
         try:
             return find_results(steps, self.store, there, self.sources)
         except OSError as error:
@@ -178,6 +176,7 @@ class Runner:
             materials=materials,
             sources=self.sources,
             reporter=reporter,
+            memory=preflight.available_memory(),
         )
         try:
             return executor.run(steps, jobs)

@@ -8,6 +8,7 @@ from gemma3build.pins.intent import Model
 from gemma3build.pins.lock import ImagesLock, LockedModel
 
 PACKAGES = "packages"
+SHOWN = 5  # fields that an error names
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -90,8 +91,11 @@ def refuse_drift(drift: tuple[Drift, ...], command: str) -> None:
         DriftError: there is some.
     """
     if drift:
+        shown = [*map(str, drift[:SHOWN])]
+        if more := drift[SHOWN:]:
+            shown.append(f"and {len(more)} more")
         raise DriftError(
             "The pins have drifted",
-            "; ".join(map(str, drift)),
+            "; ".join(shown),
             f"Run `{command}`, look at the difference, and commit it.",
         )

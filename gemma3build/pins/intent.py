@@ -187,6 +187,7 @@ def find_schemes(names: tuple[str | Scheme, ...]) -> tuple[Scheme, ...]:
 
     Raises:
         UnknownNameError: a name is neither.
+        ConfigError: a file is no scheme, or two schemes have one name or one suffix.
     """
     shipped = load_schemes()
     found: dict[str, Scheme] = {}
@@ -199,6 +200,12 @@ def find_schemes(names: tuple[str | Scheme, ...]) -> tuple[Scheme, ...]:
             found[name] = shipped[name]
         elif name.endswith(".toml"):
             scheme = load_scheme(Path(name))
+            if scheme != {**found, **shipped}.get(scheme.name, scheme):
+                raise ConfigError(
+                    f"The scheme in {name} cannot be used",
+                    f"another one has its name, {scheme.name}",
+                    "Give your scheme a name of its own.",
+                )
             found[scheme.name] = scheme
         else:
             raise UnknownNameError(

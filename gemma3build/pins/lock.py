@@ -13,7 +13,7 @@ from gemma3build.core.codec import decode_json, encode
 from gemma3build.core.digests import FileDigest, sha256_file
 from gemma3build.core.small import read_small
 from gemma3build.core.whole import write_whole
-from gemma3build.errors import ConfigError, from_os_error
+from gemma3build.errors import ConfigError, NoCheckoutError, from_os_error
 from gemma3build.pins.intent import CONTAINERS_DIR, PINS_DIR
 
 MODELS_LOCK = PINS_DIR / "models.lock.json"
@@ -98,7 +98,17 @@ def image_names(containers: Path = CONTAINERS_DIR) -> tuple[str, ...]:
 
 
 def current_images(containers: Path = CONTAINERS_DIR) -> ImagesLock:
-    """Return what a lock of the images would say now."""
+    """Return what a lock of the images would say now.
+
+    Raises:
+        NoCheckoutError: there is nothing to make images from.
+    """
+    if not image_names(containers):
+        raise NoCheckoutError(
+            "Images cannot be made",
+            f"{containers} is not there, and no wheel of this project has it",
+            "Run from a checkout: clone the project, then `python -m pip install -e .` in it.",
+        )
     return ImagesLock(
         images={
             name: {

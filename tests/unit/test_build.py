@@ -9,13 +9,16 @@ import pytest
 from gemma3build.build import Builder, clean_source
 from gemma3build.commands.build import build as build_command
 from gemma3build.engine.packages import Packages
+from gemma3build.engine.runner import CACHE_VARIABLE
 from gemma3build.engine.source import Source
 from gemma3build.engine.store import Store
 from gemma3build.errors import DirtyError, GateError
 from gemma3build.record.checksums import PROVENANCE
 from gemma3build.record.provenance import read_source
 from gemma3build.record.release import Release
+from gemma3build.request import Request, prepare
 from tests.bench.bench import Quiet
+from tests.command import run_command
 from tests.unit.test_report import gate, sample, scheme
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -111,3 +114,25 @@ def test_a_release_from_another_source_is_written_anew_where_the_source_matters(
     strict.build(PREPARED, folder, 1, Quiet())
     assert read_source(folder / PROVENANCE) == CLEAN
     assert strict.find(PREPARED, folder) is not None
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_path_is_printed_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, idle: bool
+) -> None:
+    def ensure(builder: Builder, _: object, folder: Path, *__: object) -> SimpleNamespace:
+        builder._runner.say(f"Writing {folder}")
+        manifest = SimpleNamespace(artifacts=())
+        artifacts = {artifact.source.step: "" for artifact in prepare(request).plan.artifacts}
+        done = dict.fromkeys(artifacts, SimpleNamespace(cached=True))
+        return SimpleNamespace(manifest=manifest, folder=folder, done=done, idle=idle)
+
+    request = Request(model="gemma3-270m")
+    monkeypatch.setattr("gemma3build.engine.docker.connect", lambda: None)
+    monkeypatch.setattr(Builder, "ensure", ensure)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    name = "a [/b] :cat: " + "long " * 50
+    done = run_command("build", "--output", name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / name) in done.stdout
+    assert f"Writing {tmp_path / name}" in done.stderr

@@ -1,12 +1,15 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from rich.console import Console
+from typer.main import get_command
 
 from gemma3build import __version__
+from gemma3build.cli import app
 from gemma3build.commands.engine import cache_size
 from gemma3build.commands.options import parse_size
 from gemma3build.core.evaluation import Check
@@ -26,7 +29,7 @@ from gemma3build.errors import (
     UnknownNameError,
     VerificationError,
 )
-from gemma3build.output import checks_table
+from gemma3build.output import checks_table, make_console
 from gemma3build.plan.step import Step
 from tests.command import run_command
 
@@ -54,28 +57,39 @@ def test_the_command_loads_without_what_belongs_into_containers() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "build",
-        "plan",
-        "verify",
-        "sign",
-        "models",
-        "schemes",
-        "images",
-        "engine",
-        "lock",
-        "cache size",
-        "cache prune",
-        "publish",
-        "release",
-    ],
-)
-def test_every_command_explains_itself(command: str) -> None:
-    done = run(*command.split(), "--help")
+def commands(of: Any = None, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Return the commands that do something, by what a user types."""
+    of = of or get_command(app)
+    children = getattr(of, "commands", {})
+    found: dict[tuple[str, ...], Any] = {} if children else {path: of}
+    for name, child in children.items():
+        found |= commands(child, (*path, name))
+    return found
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
+    narrow = {**environment(None), "COLUMNS": "80"}
+    done = run_command(*command, "--help", environment=narrow)
     assert done.returncode == 0
     assert "Usage" in done.stdout
+    options = [param for param in commands()[command].params if not getattr(param, "hidden", False)]
+    names = [name for param in options for name in (*param.opts, *param.secondary_opts)]
+    assert [name for name in names if name not in done.stdout] == []
+    assert "…" not in done.stdout
+    # Markdown takes what stands in angle brackets away.
+    assert not re.search(r"\[artifacts/\]|\[\.", done.stdout)
+
+
+def test_a_plan_offers_only_what_it_uses() -> None:
+    offered = {
+        path: {name for param in command.params for name in param.opts}
+        for path, command in commands().items()
+    }
+    assert offered["build",] - offered["plan",] == {
+        *("--output", "-o", "--jobs", "-j", "--memory", "--release", "--dry-run")
+    }
+    assert offered["plan",] < offered["build",]
 
 
 def test_the_version_is_printed() -> None:
@@ -122,8 +136,15 @@ def test_a_plan_is_the_same_in_every_run_and_speaks_json(tmp_path: Path) -> None
         (("--model", "gemma3-1b-it"), 5, "Run `gemma3build lock gemma3-1b-it`"),
         (("--kv-cache-max-len", "128"), 6, "no token could be generated"),
         (("--scheme", "gone.toml"), 3, "there is no such file"),
+        (("--kv-cache-max-len", "0"), 6, "no token could be generated"),
+        (("--name", ""), 6, "'' is no name for a release"),
+        (("--model", ""), 4, "The model '' is unknown"),
+        (("--model", "gemma3-270m", "--checkpoint", "nowhere"), 6, "--model or --checkpoint"),
         (("--name", "m.refused"), 6, "means that the gate refused it"),
-        (("--checkpoint", "nowhere"), 34, "it has no config.json"),
+        (("--checkpoint", "nowhere"), 6, "it is no directory\n  Next: Check the path.\n"),
+        (("--checkpoint", "/nowhere/at/all"), 6, "it is no directory\n  Next: Check the path.\n"),
+        (("--checkpoint", "you/my-finetune"), 6, "`hf download you/my-finetune --local-dir DIR`"),
+        (("--checkpoint", "."), 34, "it has no config.json"),
         (("--memory", "lots"), 4, "'lots' is no size"),
         (("--frobnicate",), 2, "No such option"),
     ],
@@ -178,13 +199,42 @@ def test_a_failed_step_carries_the_words_of_the_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [(None, None), ("100", 100), ("2K", 2048), ("3m", 3 << 20), ("1G", 1 << 30)]
+    ("text", "size"),
+    [
+        (None, None),
+        ("100", 100),
+        ("2K", 2048),
+        ("3m", 3 << 20),
+        ("1G", 1 << 30),
+        ("8GB", 8 << 30),
+        ("8GiB", 8 << 30),
+        ("10b", 10),
+    ],
 )
 def test_sizes_are_read(text: str | None, size: int | None) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "G", "1T", "-1", "1.5G", "x1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "G",
+        "1T",
+        "-1",
+        "1.5G",
+        "x1",
+        "0",
+        "0G",
+        "8²",
+        "²",
+        "٣",
+        "8GG",
+        "8G\n",
+        "8\u212a",
+        "9" * 5000,
+    ],
+)
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(UnknownNameError, match="is no size"):
         parse_size(text)
@@ -235,7 +285,7 @@ def test_only_a_release_or_an_empty_directory_is_ever_replaced(tmp_path: Path) -
 
 def test_what_a_broken_model_said_is_no_markup() -> None:
     check = Check(name="bundle", measured="[/b] [red]", allowed="text", passed=False)
-    console = Console(width=200)
+    console = make_console()
     with console.capture() as shown:
         console.print(checks_table({"dynamic_int8": (check,)}))
     assert "[/b] [red]" in shown.get()

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from gemma3build.engine.preflight import check_writable
 from gemma3build.engine.store import Store
 from gemma3build.errors import BuildError, NoSpaceError, OutputError, RequestError
 from gemma3build.evaluate import REFUSAL, PreparedEvaluation, evaluate, read_release
+from gemma3build.output import show_evaluations
 from gemma3build.pins.intent import load_models
 from gemma3build.pins.lock import ModelsLock
 from gemma3build.record.comparison import unlike
@@ -334,6 +336,23 @@ def test_releases_that_were_not_measured_alike_are_not_compared_without_a_word(
     assert said.count("was not measured alike") == 1
     evaluate_command(compare=(one, one))
     assert "not measured alike" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [{"release": Path("c")}, {"limit": 100}, {"memory": "8G"}])
+def test_what_a_comparison_would_ignore_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="takes two releases and --json alone"):
+        evaluate_command(compare=(Path("a"), Path("b")), **more)
+
+
+def test_what_a_release_says_is_no_markup_and_rules_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, evaluation = sample(scheme("[/b]\x1b[2J", 9, gate(kl=0.1, text="t")))
+    found = SimpleNamespace(folder=tmp_path / "[red]", evaluation=evaluation, manifest=manifest)
+    show_evaluations([found, found], as_json=False)
+    said = capsys.readouterr().out
+    assert "[/b]␛[2J" in said
+    assert "[red]" in said
 
 
 def test_other_questions_are_told_apart_though_there_are_as_many() -> None:

@@ -1,5 +1,6 @@
-"""What the executor says when files from outside change under it."""
+"""What the executor starts together, and says when files from outside change under it."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,6 +55,7 @@ def run(root: Path, questions: LocalFiles, containers: Any) -> None:
         materials=questions,
         sources={"piqa": "0"},
         reporter=Quiet(),
+        memory=0,
     ).run((step,), 1)
 
 
@@ -92,6 +94,44 @@ def test_a_file_that_changed_or_went_before_a_step_starts_none(
     with pytest.raises(ChangedError, match="piqa-int8 cannot start: the files of piqa changed"):
         run(tmp_path / "cache", questions, containers)
     assert containers.ran == 0
+
+
+class Watched(Containers):
+    """Notes which steps run together; the first one waits to see whether the second starts."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None)
+        self.started = {name: threading.Event() for name in ("first", "second", "small", "huge")}
+        self.together: set[str] = set()
+
+    def run(self, step: Step, **_: object) -> StepResult:  # type: ignore[override]
+        self.started[step.name].set()
+        if step.name == "first":
+            assert self.started["small"].wait(10)
+            self.started["second"].wait(0.3)
+            self.together = {name for name, event in self.started.items() if event.is_set()}
+        return StepResult(seconds=1.0, peak_memory=1)
+
+
+def test_steps_run_together_only_where_their_memory_is_there(tmp_path: Path) -> None:
+    sizes = {"first": 4, "second": 4, "small": 2, "huge": 100}
+    steps = tuple(
+        Step(name=n, module="m", image="i", parameters={"n": n}, inputs={}, memory=size, disk=0)
+        for n, size in sizes.items()
+    )
+    images: Any = SimpleNamespace(ensure=lambda _: SimpleNamespace(digest="0"))
+    containers: Any = Watched()
+    done = Executor(
+        store=Store(tmp_path),
+        images=images,
+        containers=containers,
+        materials=LocalFiles("none", {}),
+        sources={"m": "0"},
+        reporter=Quiet(),
+        memory=6,
+    ).run(steps, 4)
+    assert containers.together == {"first", "small"}
+    assert done.keys() == sizes.keys()
 
 
 def test_what_stops_steps_is_not_called_a_build(

@@ -105,6 +105,30 @@ def test_what_was_fetched_once_is_built_again_and_otherwise_without_the_hub(
 
 
 @pytest.mark.usefixtures("model")
+def test_what_was_fetched_counts_though_an_image_is_not_there(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "cache")
+    go_offline(hub, monkeypatch)
+    image = SimpleNamespace(digest="0" * 64)
+    images = SimpleNamespace(
+        ensure=lambda _: image, find=lambda name: None if name == "litertlm" else image
+    )
+    monkeypatch.setattr(runner_module, "Images", lambda *_, **__: images)
+    plan = prepare(Request(model=TINY)).plan
+    runner = Runner(cast("Any", None), Store(tmp_path / "cache"), print)
+    found = runner.found(plan.steps)
+    lacking = {step.name for step in plan.steps if step.image == "litertlm"}
+    assert lacking
+    assert {"fetch", "check", "export"} <= found.keys()
+    assert not lacking & found.keys()
+    assert {step.name for step in runner.fitting(plan.steps)} == (
+        {step.name for step in plan.steps} - found.keys()
+    )
+    run(tmp_path / "cache")  # nothing says that the Hub is needed
+
+
+@pytest.mark.usefixtures("model")
 def test_what_is_not_there_is_refused_offline_before_anything_runs(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,8 +5,14 @@ from pathlib import Path
 import pytest
 
 from gemma3build.core.digests import FileDigest
-from gemma3build.errors import ConfigError, DriftError, OutputError, UnknownNameError
-from gemma3build.pins.drift import images_drift, model_drift, refuse_drift
+from gemma3build.errors import (
+    ConfigError,
+    DriftError,
+    NoCheckoutError,
+    OutputError,
+    UnknownNameError,
+)
+from gemma3build.pins.drift import Drift, images_drift, model_drift, refuse_drift
 from gemma3build.pins.intent import (
     PINS_DIR,
     find_model,
@@ -120,6 +126,24 @@ def test_two_schemes_cannot_write_one_file(tmp_path: Path) -> None:
         find_schemes(("dynamic_int8", str(path)))
 
 
+def test_no_scheme_takes_the_name_of_another(tmp_path: Path) -> None:
+    def write(file: str, name: str, bits: int) -> str:
+        text = f'name = "{name}"\nsuffix = "m"\nsummary = ""\n[attention]\nbits = {bits}\n'
+        (tmp_path / file).write_text(text)
+        return str(tmp_path / file)
+
+    mine = write("mine.toml", "mine", 8)
+    assert len(find_schemes((mine, write("again.toml", "mine", 8)))) == 1
+    shipped = PINS_DIR / "schemes" / "dynamic_int8.toml"
+    assert find_schemes((str(shipped),)) == (load_schemes()["dynamic_int8"],)
+    for names in (
+        (write("int8.toml", "dynamic_int8", 4),),
+        (mine, write("other.toml", "mine", 4)),
+    ):
+        with pytest.raises(ConfigError, match="another one has its name"):
+            find_schemes(names)
+
+
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match="known are gemma3-270m, gemma3-270m-pt"):
         find_model("gemma4")
@@ -219,3 +243,17 @@ def test_a_lock_is_written_whole_and_read_back(tmp_path: Path) -> None:
 def test_images_are_for_a_parent_with_a_digest() -> None:
     intent = load_images()
     assert re.fullmatch(r"python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", intent.parent.registry)
+
+
+def test_an_error_names_a_few_of_many_drifts() -> None:
+    drifts = tuple(Drift(field=f"f{i}", intent="a", locked="b") for i in range(7))
+    with pytest.raises(DriftError, match="f4 is a, the lock says b; and 2 more") as caught:
+        refuse_drift(drifts, "mend")
+    assert "f5" not in caught.value.why
+    with pytest.raises(DriftError, match="f4 is a, the lock says b. Run `mend`"):
+        refuse_drift(drifts[:5], "mend")
+
+
+def test_a_package_without_its_checkout_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NoCheckoutError, match="Run from a checkout"):
+        current_images(tmp_path / "containers")
