@@ -11,6 +11,7 @@ from gemma3build.core.manifest import MANIFEST, Manifest
 from gemma3build.engine.runner import Runner
 from gemma3build.engine.wheels import locked_wheels, package_files
 from gemma3build.errors import RequestError, from_os_error
+from gemma3build.from_manifest import OwnCheckpoint, prepare_again
 from gemma3build.pins.intent import CONTAINERS_DIR
 from gemma3build.pins.lock import LockedModel
 from gemma3build.plan.arrival import FETCH
@@ -21,12 +22,11 @@ from gemma3build.record.archive import (
     RELEASE,
     SOURCE,
     WHEELS,
-    Index,
+    ArchiveIndex,
     write_archive,
 )
 from gemma3build.record.checksums import CHECKSUMS
 from gemma3build.record.manifest import LOCAL
-from gemma3build.released import OwnCheckpoint, prepare_again
 
 ROOT = CONTAINERS_DIR.parent
 LEFT_OUT = (".", "__pycache__")  # how the names of files begin that are nobody's source
@@ -38,7 +38,7 @@ PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
 
 def make_archive(
     release: Path, manifest: Manifest, target: Path, runner: Runner, *, with_checkpoint: bool
-) -> Index:
+) -> ArchiveIndex:
     """Write the archive of a release that verifies.
 
     Args:

@@ -27,6 +27,7 @@ from gemma3build.engine.executor import Done, Reporter, intact_output
 from gemma3build.engine.materials import LocalFiles, Several
 from gemma3build.engine.runner import Runner
 from gemma3build.errors import DamagedError, RequestError
+from gemma3build.from_manifest import OwnCheckpoint, find_scheme, prepare_again
 from gemma3build.pins.intent import load_datasets
 from gemma3build.plan.evaluation import piqa_step, plan_evaluation, speed_step
 from gemma3build.plan.step import Step
@@ -34,7 +35,6 @@ from gemma3build.record.evaluation import manifest_digest, merge, read_evaluatio
 from gemma3build.record.manifest import read_manifest
 from gemma3build.record.readable import questions
 from gemma3build.record.release import write_measured
-from gemma3build.released import OwnCheckpoint, find_scheme, prepare_again
 
 PIQA = "piqa"
 Data: TypeAlias = tuple[list[str], list[str]]  # lines of questions, and of labels

@@ -48,7 +48,7 @@ from gemma3build.record.index import (
 )
 from gemma3build.record.readable import visible
 from gemma3build.record.verify import Verified, total_bytes, verify
-from gemma3build.releases import Planned
+from gemma3build.release_file import Planned
 
 if TYPE_CHECKING:
     from gemma3build.publish.publication import Publication, Target

@@ -22,6 +22,7 @@ from gemma3build.engine.materials import LocalCheckpoint
 from gemma3build.engine.runner import Runner
 from gemma3build.engine.store import Store
 from gemma3build.errors import ChangedError, RequestError, from_os_error
+from gemma3build.from_manifest import OwnCheckpoint, find_schemes, prepare_again, refuse_other_files
 from gemma3build.plan.arrival import FETCH, IMPORT
 from gemma3build.plan.planner import CHECK
 from gemma3build.plan.step import Plan, Step
@@ -33,7 +34,6 @@ from gemma3build.record.folder import Folder, list_folder, listed
 from gemma3build.record.manifest import LOCAL, make_manifest
 from gemma3build.record.release import place, release_texts
 from gemma3build.record.sbom import make_sbom
-from gemma3build.released import OwnCheckpoint, find_schemes, prepare_again, refuse_other_files
 from gemma3build.request import Prepared, read_checkpoint
 from gemma3build.steps.machine import here
 

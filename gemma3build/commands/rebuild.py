@@ -66,9 +66,9 @@ def rebuild(
     * `gemma3build rebuild hf://you/gemma3-1b-it-litert@v1` downloads its records, and what differs
     * `gemma3build rebuild --from-archive gemma3-270m.archive.tar` needs no network
     """
+    from gemma3build.from_manifest import OwnCheckpoint
     from gemma3build.rebuild import prepare_rebuild, require_diffoscope
     from gemma3build.record.attestation import attestation_path
-    from gemma3build.released import OwnCheckpoint
 
     if diffoscope:
         require_diffoscope()

@@ -79,7 +79,7 @@ def release(
     from gemma3build.build import clean_source
     from gemma3build.engine.runner import open_runner
     from gemma3build.evaluate import EvaluationRequest
-    from gemma3build.releases import plan_releases
+    from gemma3build.release_file import plan_releases
 
     source = clean_source()
     check_tag(version, "version")

@@ -21,8 +21,8 @@ WHAT = "The published release cannot be looked at"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """What was brought here.
+class Brought:
+    """A published release that was brought here.
 
     Attributes:
         folder: the directory that it lies in, called as the repository is.
@@ -72,7 +72,7 @@ def parse(address: str) -> tuple[str, str]:
     return found["repo"], found["revision"] or BRANCH
 
 
-def bring(address: str, scratch: Path, *, full: bool) -> Published:
+def bring(address: str, scratch: Path, *, full: bool) -> Brought:
     """Download the records of a published release, and with ``full`` every file of it.
 
     Args:
@@ -111,7 +111,7 @@ def bring(address: str, scratch: Path, *, full: bool) -> Published:
             hub.download(repo, remote.commit, name, folder)
     hub.remove_notes(folder)
     beside = tuple(sorted(remote.files.keys() - ours))
-    return Published(folder=folder, remote=remote, stated=stated, beside=beside)
+    return Brought(folder=folder, remote=remote, stated=stated, beside=beside)
 
 
 def is_ours(name: str, remote: Remote) -> bool:

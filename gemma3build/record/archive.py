@@ -22,7 +22,7 @@ from gemma3build.errors import ArchiveError, from_os_error
 from gemma3build.record.folder import Advance, ignore, short
 
 FORMAT = "gemma3build.archive/1"
-INDEX = "index.json"
+FIRST_MEMBER = "index.json"
 SOURCE, WHEELS, BASE, RELEASE, CHECKPOINT = "source", "wheels", "base", "release", "checkpoint"
 # One of these folders, and below it names that lead nowhere else and are not hidden.
 PATH = re.compile(
@@ -39,7 +39,7 @@ HINT = "Get the archive again, or make one: gemma3build archive"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Index:
+class ArchiveIndex:
     """What an archive holds.
 
     Attributes:
@@ -59,7 +59,7 @@ class Index:
 
 def write_archive(
     target: Path, files: Mapping[str, Path], *, model: str, version: str, complete: bool
-) -> Index:
+) -> ArchiveIndex:
     """Write an archive whole or not at all.
 
     Args:
@@ -77,14 +77,14 @@ def write_archive(
     what = "The archive cannot be made"
     try:
         members = tuple(digest_file(path, name) for name, path in sorted(files.items()))
-        index = Index(
+        index = ArchiveIndex(
             format=FORMAT, model=model, version=version, complete=complete, members=members
         )
         if why := _flaw(index):
             raise ArchiveError(what, why, "Rename the file, or take it away.")
         text = pretty_json(encode(index))
         with whole(target) as staged, staged.open("wb") as file:
-            file.write(header(INDEX, len(text)) + text + _padding(len(text)))
+            file.write(header(FIRST_MEMBER, len(text)) + text + _padding(len(text)))
             for member in members:
                 file.write(header(member.path, member.size))
                 with files[member.path].open("rb") as source:
@@ -99,7 +99,7 @@ def write_archive(
     return index
 
 
-def unpack(path: Path, folder: Path, advance: Advance = ignore) -> Index:
+def unpack(path: Path, folder: Path, advance: Advance = ignore) -> ArchiveIndex:
     """Write the members of an archive that nobody vouches for into an empty directory.
 
     Nothing is written but plain files below it, and no more bytes than the archive has.
@@ -139,23 +139,23 @@ def header(path: str, size: int) -> bytes:
     return member.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
 
 
-def _read_index(file: BinaryIO, size: int) -> tuple[Index, int]:
+def _read_index(file: BinaryIO, size: int) -> tuple[ArchiveIndex, int]:
     """Return the index, and how many bytes it and its header have."""
     first = file.read(BLOCK)
     try:
         length = int(first[SIZE], 8)
     except ValueError:
         length = -1
-    if not 0 <= length <= LARGEST_INDEX or first != header(INDEX, length):
-        raise _refusal(f"it does not start with {INDEX}")
+    if not 0 <= length <= LARGEST_INDEX or first != header(FIRST_MEMBER, length):
+        raise _refusal(f"it does not start with {FIRST_MEMBER}")
     text = file.read(length)
     try:
-        index = decode_json(Index, text, INDEX)
+        index = decode_json(ArchiveIndex, text, FIRST_MEMBER)
         same = pretty_json(encode(index)) == text
     except (ValueError, RecursionError) as error:
         raise _refusal(str(error)) from error
     if not same:
-        raise _refusal(f"its {INDEX} is not in the form in which it is written")
+        raise _refusal(f"its {FIRST_MEMBER} is not in the form in which it is written")
     if index.format != FORMAT:
         raise _refusal(f"its format is {index.format!r}, not {FORMAT!r}")
     if why := _flaw(index):
@@ -163,13 +163,13 @@ def _read_index(file: BinaryIO, size: int) -> tuple[Index, int]:
     padding = _padding(length)
     start = BLOCK + length + len(padding)
     if file.read(len(padding)) != padding:
-        raise _refusal(f"something follows {INDEX}")
+        raise _refusal(f"something follows {FIRST_MEMBER}")
     if start + sum(_extents(index)) + len(END) != size:
         raise _refusal(f"it has {size} bytes, and its members have others")
     return index, start
 
 
-def _flaw(index: Index) -> str:
+def _flaw(index: ArchiveIndex) -> str:
     """Say what is wrong with the members of an index; nothing for a good one."""
     known: set[str] = set()
     last = ""
@@ -188,7 +188,7 @@ def _flaw(index: Index) -> str:
     return ""
 
 
-def _extents(index: Index) -> Iterator[int]:
+def _extents(index: ArchiveIndex) -> Iterator[int]:
     """Yield how many bytes each member has in the archive: its header, its content, and zeros."""
     for member in index.members:
         # Only the size of the header matters here, and a huge number would not fit into one.

@@ -18,7 +18,7 @@ from gemma3build.core.digests import digest_file, sha256_bytes
 from gemma3build.engine.runner import CACHE_VARIABLE
 from gemma3build.errors import ArchiveError, OutputError
 from gemma3build.record import archive as record_archive
-from gemma3build.record.archive import FORMAT, INDEX, header, unpack, write_archive
+from gemma3build.record.archive import FIRST_MEMBER, FORMAT, header, unpack, write_archive
 from tests.command import run_command
 
 CONTENTS = {
@@ -67,11 +67,11 @@ def test_what_goes_in_comes_out_whoever_made_it_and_when(tmp_path: Path) -> None
 def test_any_tar_reads_it(tmp_path: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(made(tmp_path / "one"))) as archive:
         members = archive.getmembers()
-        assert [member.name for member in members] == [INDEX, *sorted(CONTENTS)]
+        assert [member.name for member in members] == [FIRST_MEMBER, *sorted(CONTENTS)]
         assert {(m.mtime, m.uid, m.gid, m.uname, m.mode, m.type) for m in members} == {
             (0, 0, 0, "", 0o644, tarfile.REGTYPE)
         }
-        file = archive.extractfile(INDEX)
+        file = archive.extractfile(FIRST_MEMBER)
         assert file is not None
         index = json.load(file)
     assert {item["path"]: item["sha256"] for item in index["members"]} == {
@@ -106,7 +106,7 @@ def forged(
     }
     change(index)
     text = pretty_json(index)
-    parts = [(INDEX, text), *members]
+    parts = [(FIRST_MEMBER, text), *members]
     return b"".join(
         header(path, len(content)) + content + bytes(-len(content) % 512) for path, content in parts
     ) + bytes(1024)
@@ -137,7 +137,7 @@ ONE, TWO = ("source/a", b"a"), ("source/b", b"b")
         (forged([ONE]).replace(b"a\0\0", b"a\0x", 9), "something follows|header"),
         (b"", "does not start"),
         (b"PK" * 999, "does not start"),
-        (header(INDEX, 1 << 40), "does not start"),
+        (header(FIRST_MEMBER, 1 << 40), "does not start"),
     ],
 )
 def test_what_is_not_as_the_index_says_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
@@ -204,7 +204,7 @@ MEMBER = st.fixed_dictionaries(
 def test_no_index_is_unforeseen(members: Any, rest: bytes) -> None:
     only_known_errors(forged([ONE], lambda index: index.update(members=members)) + rest)
     text = json.dumps(members).encode()
-    only_known_errors(header(INDEX, len(text)) + text + rest)
+    only_known_errors(header(FIRST_MEMBER, len(text)) + text + rest)
 
 
 def test_what_cannot_be_written_or_changes_meanwhile_leaves_no_archive(

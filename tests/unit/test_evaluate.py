@@ -31,19 +31,19 @@ from gemma3build.engine.preflight import check_writable
 from gemma3build.engine.store import Store
 from gemma3build.errors import BuildError, NoSpaceError, OutputError, RequestError
 from gemma3build.evaluate import REFUSAL, PreparedEvaluation, evaluate, read_release
-from gemma3build.output import show_evaluations
-from gemma3build.pins.intent import load_models
-from gemma3build.pins.lock import ModelsLock
-from gemma3build.record.comparison import unlike
-from gemma3build.record.evaluation import manifest_digest, merge
-from gemma3build.record.release import write_measured
-from gemma3build.released import (
+from gemma3build.from_manifest import (
     OTHER_VERSION,
     OwnCheckpoint,
     find_scheme,
     prepare_again,
     refuse_other_files,
 )
+from gemma3build.output import show_evaluations
+from gemma3build.pins.intent import load_models
+from gemma3build.pins.lock import ModelsLock
+from gemma3build.record.comparison import unlike
+from gemma3build.record.evaluation import manifest_digest, merge
+from gemma3build.record.release import write_measured
 from tests.bench.bench import Quiet
 from tests.unit.test_report import MACHINE, gate, piqa, sample, scheme, speed
 
@@ -157,7 +157,7 @@ def test_parameters_of_another_form_are_refused() -> None:
 def test_a_pinned_model_that_nobody_locked_here_is_to_be_locked_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gemma3build.released.read_models_lock", lambda: ModelsLock(models={}))
+    monkeypatch.setattr("gemma3build.from_manifest.read_models_lock", lambda: ModelsLock(models={}))
     manifest = measured()[0]
     pinned = load_models()["gemma3-1b-it"].hub
     assert pinned is not None

@@ -32,7 +32,7 @@ from gemma3build.pins.intent import PINS_DIR, load_scheme
 from gemma3build.pins.lock import IMAGES_LOCK, MODELS_LOCK, read_images_lock, read_models_lock
 from gemma3build.record.evaluation import manifest_digest, read_evaluation
 from gemma3build.record.manifest import read_manifest
-from gemma3build.releases import load_releases
+from gemma3build.release_file import load_releases
 from gemma3build.steps import check, import_gguf
 from tests.fake_release import write_release
 from tests.hostile import CLAIMS, damaged, odd_json

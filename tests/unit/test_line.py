@@ -41,7 +41,7 @@ from gemma3build.plan.step import Step
 from gemma3build.record.checksums import SIGNATURE
 from gemma3build.record.evaluation import read_evaluation
 from gemma3build.record.verify import verify
-from gemma3build.releases import plan_releases
+from gemma3build.release_file import plan_releases
 from tests.fake_release import TFLITE, edit_json, figures, write_release
 from tests.hub import Hub, User
 from tests.unit.test_publish import name_source

@@ -15,6 +15,7 @@ from gemma3build.engine.materials import LocalCheckpoint
 from gemma3build.engine.runner import Runner
 from gemma3build.engine.store import Store
 from gemma3build.errors import ChangedError, OutputError, RequestError, VerificationError
+from gemma3build.from_manifest import OwnCheckpoint
 from gemma3build.pins.lock import LockedModel, read_models_lock
 from gemma3build.plan.arrival import plan_fetch
 from gemma3build.rebuild import (
@@ -27,7 +28,6 @@ from gemma3build.rebuild import (
 from gemma3build.record.checks import read_record
 from gemma3build.record.compare import compare
 from gemma3build.record.folder import list_folder
-from gemma3build.released import OwnCheckpoint
 from tests.fake_release import TASK, edit_json, write_release
 from tests.tiny import write_checkpoint
 

@@ -8,7 +8,7 @@ from gemma3build.errors import BuildError, ConfigError, RequestError, UnknownNam
 from gemma3build.line import check_places, find_repos
 from gemma3build.plan.step import Parameters
 from gemma3build.publish import check_tag
-from gemma3build.releases import Planned, load_releases, plan_releases
+from gemma3build.release_file import Planned, load_releases, plan_releases
 from tests.fake_release import write_release
 from tests.tiny import write_checkpoint
 
