@@ -8,7 +8,8 @@ import typer
 from gemma3build.commands.options import ARTIFACTS, DEFAULT_MODEL, AsJson, Private, Skip
 from gemma3build.commands.verify import Release, look_at
 from gemma3build.errors import InterruptedBuildError, RequestError
-from gemma3build.output import err, show_publication, show_published
+from gemma3build.output import err
+from gemma3build.output_release import show_publication, show_published
 from gemma3build.publish import check_tag
 
 

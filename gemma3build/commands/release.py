@@ -27,7 +27,8 @@ from gemma3build.commands.options import (
 from gemma3build.commands.publish import say
 from gemma3build.commands.verify import find_signer, find_trust
 from gemma3build.errors import RequestError, stopped_error
-from gemma3build.output import err, show_intended, show_line
+from gemma3build.output import err
+from gemma3build.output_release import show_intended, show_line
 from gemma3build.publish import Rule, check_tag
 
 WHAT = "The releases cannot be made"
@@ -75,7 +76,7 @@ def release(
     * `gemma3build release ~/releases.toml v1.0.0 --key ~/release.key --repo 'you/{name}' --publish`
     * `gemma3build release gemma3-270m v1.0.0 --model gemma3-1b-it --unsigned --dry-run`
     """
-    from gemma3build import line
+    from gemma3build import line, preconditions
     from gemma3build.build import clean_source
     from gemma3build.engine.runner import open_runner
     from gemma3build.evaluate import EvaluationRequest
@@ -85,7 +86,7 @@ def release(
     check_tag(version, "version")
     limited = parse_size(memory)
     releases = plan_releases((model, *(more or ())))
-    repos = line.find_repos(releases, repo)
+    repos = preconditions.find_repos(releases, repo)
     if (key is not None) + (pkcs11 is not None) + sigstore + unsigned != 1:
         why = "it takes one of --key, --pkcs11, --sigstore and --unsigned"
         raise RequestError(WHAT, why, "Name what signs them.")
@@ -103,7 +104,7 @@ def release(
         identity=identity or "",
         jobs=jobs,
     )
-    line.check_places(order.folder, releases)
+    preconditions.check_places(order.folder, releases)
     skipped = tuple(skip or ())
     if dry_run:
         show_intended(order, releases, repos, as_json=as_json)
@@ -118,7 +119,7 @@ def release(
         targets = tuple(
             Target(repo=name, private=private, tag=version, other_tag=hint) for name in repos
         )
-        line.check_targets(releases, targets)
+        preconditions.check_targets(releases, targets)
     try:
         with open_runner(tell, limited) as runner:
             works = line.Line(order, runner, Shown())

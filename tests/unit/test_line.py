@@ -38,6 +38,7 @@ from gemma3build.evaluate import EvaluationRequest, data_digest, is_measured, sa
 from gemma3build.plan.evaluation import expect_evaluation
 from gemma3build.plan.planner import artifacts_size
 from gemma3build.plan.step import Step
+from gemma3build.preconditions import noted
 from gemma3build.record.checksums import SIGNATURE
 from gemma3build.record.evaluation import read_evaluation
 from gemma3build.record.verify import verify
@@ -303,7 +304,7 @@ def test_where_it_stopped_is_shown(
     from gemma3build.output import show_error
 
     error = NoMemoryError("W", "because", "H.")
-    with contextlib.suppress(BuildError), line.noted("\x1bshort", line.Part.BUILD):
+    with contextlib.suppress(BuildError), noted("\x1bshort", line.Part.BUILD):
         raise error
     show_error(error)
     said = capsys.readouterr().err
@@ -352,7 +353,7 @@ def test_an_output_that_would_change_the_checkout_is_refused_first(
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     (tmp_path / ".gitignore").write_text("/artifacts/*\n")
     find = functools.partial(would_change, package=tmp_path / "gemma3build")
-    monkeypatch.setattr(line, "would_change", find)
+    monkeypatch.setattr("gemma3build.preconditions.would_change", find)
     error = failed("--output", "out")
     assert (error.exit_code, "git does not ignore it" in error.why) == (22, True)
     assert works.ran == []

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from gemma3build.errors import BuildError, ConfigError, RequestError, UnknownNameError
-from gemma3build.line import check_places, find_repos
 from gemma3build.plan.step import Parameters
+from gemma3build.preconditions import check_places, find_repos
 from gemma3build.publish import check_tag
 from gemma3build.release_file import Planned, load_releases, plan_releases
 from tests.fake_release import write_release
