@@ -8,6 +8,8 @@ from pathlib import Path
 from gemma3build.core.evaluation import Check
 from gemma3build.core.step import Refusal, StepFailure
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})  # what the system says of a disk with no room
+
 
 class BuildError(Exception):
     """Something that a person can do something about.
@@ -186,7 +188,7 @@ def stopped_error(what: str) -> InterruptedBuildError:
 
 def from_os_error(what: str, error: OSError) -> BuildError:
     """Return an error of the host's file system as one of this tree; a full disk has its own."""
-    kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else OutputError
+    kind = NoSpaceError if error.errno in FULL else OutputError
     why = ": ".join(filter(None, (error.filename, error.strerror))) or str(error)
     return kind(
         what, why, "Mend the cause and run the same command again; finished steps are kept."

@@ -164,19 +164,20 @@ class Line:
         """
         wanted = self._order.measuring
         known = [read_evaluation(self._order.folder / release.name) for release in releases]
-        measured = [self._all_measured([item], wanted) for item in known]
+        measured = [self._is_measured(item, wanted) for item in known]
         check_room(self._runner, self._order.folder, releases, measured)
         if all(measured):
             return
         _, own = find_questions(wanted.piqa, self._runner)
         some = own or wanted.limit is not None
-        if full and some and not self._all_measured(known, EvaluationRequest()):
+        everything = EvaluationRequest()
+        if full and some and not all(self._is_measured(item, everything) for item in known):
             why = "--publish takes all questions of PIQA, and others or fewer would be asked"
             hint = "Leave --limit and --piqa away, or add --skip piqa."
             raise RequestError("The releases could not be published", why, hint)
 
-    def _all_measured(self, known: Sequence[Evaluation | None], wanted: EvaluationRequest) -> bool:
-        return all(item and is_measured(item, wanted, self._runner) for item in known)
+    def _is_measured(self, known: Evaluation | None, wanted: EvaluationRequest) -> bool:
+        return known is not None and is_measured(known, wanted, self._runner)
 
     def make(self, releases: Sequence[Planned]) -> tuple[tuple[Made, ...], bool]:
         """Make releases and their index; return them, and whether the index was written.

@@ -81,11 +81,11 @@ def lock(
             if first is None and (names or not is_locked_out(error)):
                 first = error  # which is shown at the end
             else:
-                err.print(str(error), style="yellow", markup=False)
+                err.print(str(error), style="yellow")
             continue
         drifts = lock_drift(name, resolved, found.get(name))
         for drift in drifts:
-            out.print(str(drift), markup=False)
+            out.print(str(drift))
         found[name] = resolved
         out.print(f"{name} is locked{'' if drifts else ', as it was'}.")
     locks.write_lock(locks.ModelsLock(models=found), locks.MODELS_LOCK)

@@ -71,4 +71,4 @@ def publish(
 
 def say(text: str) -> None:
     """Show what the Hub remarks."""
-    err.print(text, style="yellow", markup=False)
+    err.print(text, style="yellow")

@@ -16,7 +16,7 @@ from gemma3build.commands.options import (
     Tokenizer,
     parse_size,
 )
-from gemma3build.commands.verify import PUBLISHED, Full, Release, bring, look_at
+from gemma3build.commands.verify import PUBLISHED, Full, Release, bring, look_at, stoppable
 from gemma3build.core.units import MEGABYTE
 from gemma3build.errors import (
     DifferentError,
@@ -253,17 +253,13 @@ def archive(
         raise verified.error
     path = release.absolute()
     target = (output or path.with_name(f"{path.name}.archive.tar")).absolute()
-    with Progress(err) as progress:
-        try:
-            manifest = read_record(verified.folder)
-            with open_runner(progress.say) as runner:
-                index = make_archive(
-                    path, manifest, target, runner, with_checkpoint=with_checkpoint
-                )
-        except KeyboardInterrupt as stopped:
-            why = "it got a signal"
-            hint = "Run it again."
-            raise InterruptedBuildError("The archive was not made", why, hint) from stopped
+    with (
+        Progress(err) as progress,
+        stoppable("The archive was not made"),
+        open_runner(progress.say) as runner,
+    ):
+        manifest = read_record(verified.folder)
+        index = make_archive(path, manifest, target, runner, with_checkpoint=with_checkpoint)
     size = target.stat().st_size / MEGABYTE
     text = f"{target} has {len(index.members)} files, {size:,.1f} MB."
     out.print(text, soft_wrap=True)

@@ -141,7 +141,7 @@ class Shown:
     def begin(self, part: str, name: str, number: int, total: int) -> None:
         """Show that a part of a release begins."""
         several = f" ({number} of {total})" if total > 1 else ""
-        err.print(f"{name}{several}: {part}", style="bold", markup=False)
+        err.print(f"{name}{several}: {part}", style="bold")
 
     @contextmanager
     def steps(self, number: int) -> Iterator[Any]:
@@ -165,7 +165,7 @@ class Shown:
 
 def tell(text: str) -> None:
     """Show what takes long in a part."""
-    err.print(f"  {text}", style="dim", markup=False)
+    err.print(f"  {text}", style="dim")
 
 
 def publish_command(item: Any, repo: str, version: str) -> str:

@@ -9,7 +9,7 @@ from gemma3build.core.export import FLOAT_MODEL
 from gemma3build.core.scheme import Scheme
 from gemma3build.plan import estimate
 from gemma3build.plan.arrival import FETCH, IMPORT, without_tokenizer
-from gemma3build.plan.planner import plan_calibration, plan_quantization
+from gemma3build.plan.planner import model_sizes, plan_calibration, plan_quantization
 from gemma3build.plan.step import Input, Material, Plan, Step, StepOutput
 
 SCORE_EXPORT = "export-score"
@@ -83,7 +83,7 @@ def expect_evaluation(plan: Plan) -> tuple[Step, ...]:
             if artifact.file_name.endswith(suffix)
         }
 
-    sizes = {scheme.name: estimate.model_size(plan.shape, scheme) for scheme in plan.schemes}
+    sizes = model_sizes(plan)
     return plan_evaluation(
         plan,
         schemes=plan.schemes,

@@ -273,8 +273,13 @@ def plan_scheme(
 
 def artifacts_size(plan: Plan) -> int:
     """Return about how large the files of a release are, in bytes."""
-    sizes = {scheme.name: estimate.model_size(plan.shape, scheme) for scheme in plan.schemes}
+    sizes = model_sizes(plan)
     return sum(sizes[artifact.scheme] for artifact in plan.artifacts)
+
+
+def model_sizes(plan: Plan) -> dict[str, int]:
+    """Return about how large a file of each scheme is, in bytes, by the scheme's name."""
+    return {scheme.name: estimate.model_size(plan.shape, scheme) for scheme in plan.schemes}
 
 
 def gate_step(scheme: str) -> str:

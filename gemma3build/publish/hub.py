@@ -37,6 +37,7 @@ from gemma3build.core.manifest import FORMAT, MANIFEST
 from gemma3build.core.small import LARGEST, read_small
 from gemma3build.core.step import Refusal, StepFailure
 from gemma3build.errors import (
+    FULL,
     HubError,
     LostRaceError,
     ReadBackError,
@@ -57,7 +58,6 @@ from gemma3build.record.checksums import CHECKSUMS, parse_checksums
 from gemma3build.record.folder import listed, short
 
 NOT_PUBLISHED = "The release was not published"
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,6 @@
 """The index of releases that were made together, and its page, which quotes names from anywhere."""
 
 import dataclasses
-import itertools
 import json
 import re
 from pathlib import Path
@@ -30,10 +29,9 @@ from gemma3build.record.index import (
     write_index,
 )
 from gemma3build.record.verify import Verified
+from tests.pages import Reader, check_loads_nothing, check_sound
 from tests.unit.test_report import (
     HOSTILE,
-    LOADING,
-    Reader,
     gate,
     measured,
     piqa,
@@ -156,24 +154,9 @@ def test_names_from_anywhere_stay_text() -> None:
 @pytest.mark.parametrize("releases", [two(), two()[:1], hostile()], ids=["two", "one", "hostile"])
 def test_the_page_is_sound_and_loads_nothing(releases: tuple[Listed, ...]) -> None:
     text = page(releases)
-    reader = Reader(text)
-    assert reader.open == []
-    identifiers = reader.of("id")
-    assert len(identifiers) == len(set(identifiers))
-    inside = [value[1:] for value in reader.of("href") if value.startswith("#")]
-    assert set(inside) <= set(identifiers)
-    levels = [int(tag[1]) for tag in reader.tags if re.fullmatch(r"h[1-6]", tag)]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
-    assert reader.tags.count("th") == len(reader.of("scope"))
-    for tag, name, value in reader.attributes:
-        assert name not in LOADING, (tag, name, value)
-        if name == "href" and tag != "a":
-            assert value.startswith(("#", "data:")), (tag, value)
-    assert "default-src 'none'" in text
+    check_sound(text)
+    check_loads_nothing(text)
     assert "prefers-color-scheme: dark" in text
-    assert "url(" not in "".join(re.findall(r"<style>(.*?)</style>", text, re.DOTALL))
 
 
 def test_the_index_is_the_same_for_the_same_releases_and_is_read_back(tmp_path: Path) -> None:

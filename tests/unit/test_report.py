@@ -1,12 +1,10 @@
 """The page of a release. What its texts say comes from a model, and so could be anything."""
 
 import dataclasses
-import itertools
 import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import pytest
 
@@ -44,6 +42,7 @@ from gemma3build.record.readable import (
     visible,
 )
 from gemma3build.record.report import render
+from tests.pages import Reader, check_loads_nothing, check_sound
 
 MACHINE = Machine(cpu="AMD EPYC", cores=2, memory=25_276_063_744)
 HOSTILE = (
@@ -51,8 +50,6 @@ HOSTILE = (
     '"onload="x" \x00\x07\x1b[31m\r\u202eneerg\u2066 \ud800 <end_of_turn>\n<bos><img src=x onerror=y>'
     f" {'w' * 900} مرحبا بالعالم 你好世界。 नमस्ते"
 )
-VOID = {"meta", "link", "br", "wbr", "img", "hr", "input"}
-LOADING = {"src", "srcset", "poster", "data", "background", "action", "formaction"}
 
 
 def agreement(kl: float) -> Agreement:
@@ -243,39 +240,6 @@ def page(found: tuple[Manifest, Evaluation]) -> str:
     return PAGES[key]
 
 
-class Reader(HTMLParser):
-    """Reads a page as a browser would, and notes what it is made of."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text = ""
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"{tag} ends where it did not begin"
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data
-
-    def of(self, name: str) -> list[str]:
-        return [value for _, found, value in self.attributes if found == name]
-
-
 def test_the_same_page_for_the_same_measurements() -> None:
     assert render(*measured()).decode() == page(measured())
 
@@ -364,37 +328,12 @@ def test_names_from_anywhere_stay_text() -> None:
 
 @pytest.mark.parametrize("found", [measured(), unmeasured(HOSTILE)], ids=["measured", "hostile"])
 def test_nothing_is_loaded_from_anywhere(found: tuple[Manifest, Evaluation]) -> None:
-    text = page(found)
-    reader = Reader(text)
-    for tag, name, value in reader.attributes:
-        assert name not in LOADING, (tag, name, value)
-        if name == "href" and tag != "a":  # links are for reading
-            assert value.startswith(("#", "data:")), (tag, value)
-        assert not re.search(r"url\((?!#)", value), (tag, name, value)
-    style = "".join(re.findall(r"<style>(.*?)</style>", text, re.DOTALL))
-    assert "url(" not in style
-    assert "@import" not in style
-    assert "default-src 'none'" in text
+    check_loads_nothing(page(found))
 
 
 @pytest.mark.parametrize("found", [measured(), unmeasured()], ids=["measured", "unmeasured"])
 def test_a_page_is_sound_html(found: tuple[Manifest, Evaluation]) -> None:
-    reader = Reader(page(found))
-    assert reader.open == []
-    identifiers = reader.of("id")
-    assert len(identifiers) == len(set(identifiers))
-    inside = [value[1:] for value in reader.of("href") if value.startswith("#")]
-    assert set(inside) <= set(identifiers)
-    levels = [int(tag[1]) for tag in reader.tags if re.fullmatch(r"h[1-6]", tag)]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
-    assert reader.tags.count("caption") == reader.tags.count("table")
-    assert all(tag == "th" for tag, name, _ in reader.attributes if name == "scope")
-    assert reader.tags.count("th") == len(reader.of("scope"))
-    assert ("html", "lang", "en") in reader.attributes
-    assert "viewport" in reader.of("name")
-    assert reader.of("role").count("img") == reader.tags.count("svg")
+    check_sound(page(found))
 
 
 def test_charts_follow_the_page_in_colour() -> None:
