@@ -30,7 +30,16 @@ from gemma3build.engine.materials import Several
 from gemma3build.engine.preflight import check_writable
 from gemma3build.engine.store import Store
 from gemma3build.errors import BuildError, NoSpaceError, OutputError, RequestError
-from gemma3build.evaluate import REFUSAL, PreparedEvaluation, evaluate, read_release
+from gemma3build.evaluate import (
+    REFUSAL,
+    EvaluationRequest,
+    PreparedEvaluation,
+    data_digest,
+    evaluate,
+    is_measured,
+    read_release,
+    says_enough,
+)
 from gemma3build.from_manifest import (
     OTHER_VERSION,
     OwnCheckpoint,
@@ -42,9 +51,10 @@ from gemma3build.output import show_evaluations
 from gemma3build.pins.intent import load_models
 from gemma3build.pins.lock import ModelsLock
 from gemma3build.record.comparison import unlike
-from gemma3build.record.evaluation import manifest_digest, merge
+from gemma3build.record.evaluation import manifest_digest, merge, read_evaluation
 from gemma3build.record.release import write_measured
 from tests.bench.bench import Quiet
+from tests.fake_release import edit_json, figures, write_release
 from tests.unit.test_report import MACHINE, gate, piqa, sample, scheme, speed
 
 INT8 = "dynamic_int8"
@@ -369,3 +379,63 @@ def test_what_only_one_release_has_is_not_compared() -> None:
     bare = sample(scheme(INT8, 9, gate(kl=0.1, text="t")))[1]
     assert unlike(measured()[1], bare) == ()
     assert unlike(measured()[1], sample()[1]) == ()
+
+
+OWN = (["a", "b", "c"], ["0", "1", "1"])
+
+
+def own_figure(asked: int) -> Any:
+    found = dataclasses.replace(piqa(0.5, own=True), questions=asked, of=3)
+    return dataclasses.replace(found, data=data_digest(OWN, asked))
+
+
+@pytest.mark.parametrize(
+    ("figure", "own", "limit", "enough"),
+    [
+        (None, None, None, False),
+        (piqa(0.5), None, None, True),
+        (piqa(0.5), None, 10, True),
+        (piqa(0.5), OWN, None, True),
+        (piqa(0.5, questions=100), None, None, False),
+        (piqa(0.5, questions=100), None, 100, True),
+        (piqa(0.5, questions=100), None, 101, False),
+        (piqa(0.5, questions=100), None, 1838, False),
+        (piqa(0.5, questions=100), OWN, 2, False),
+        (own_figure(3), OWN, None, True),
+        (own_figure(3), OWN, 2, True),
+        (own_figure(3), OWN, 9, True),
+        (own_figure(3), (["a", "b", "d"], OWN[1]), None, False),
+        (own_figure(3), None, None, False),
+        (own_figure(3), None, 10, True),
+        (own_figure(2), OWN, 2, True),
+        (own_figure(2), OWN, None, False),
+        (own_figure(2), (["a", "x", "c"], OWN[1]), 2, False),
+        (own_figure(2), None, 10, False),
+    ],
+)
+def test_a_figure_is_kept_where_it_says_what_was_asked_or_more(
+    figure: Any,
+    own: Any,
+    limit: int | None,
+    enough: bool,  # noqa: FBT001
+) -> None:
+    assert says_enough(figure, own, limit) == enough
+
+
+def test_a_release_without_speed_is_not_measured(tmp_path: Path) -> None:
+    folder = write_release(tmp_path / "m")
+    runner: Any = None
+
+    def known() -> bool:
+        found = read_evaluation(folder)
+        assert found is not None
+        return is_measured(found, EvaluationRequest(), runner)
+
+    def change(**values: Any) -> None:
+        edit_json(folder / EVALUATION, lambda found: [s.update(values) for s in found["schemes"]])
+
+    assert not known()
+    change(**figures("a"))
+    assert known()
+    change(speed=None)
+    assert not known()

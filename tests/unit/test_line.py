@@ -5,7 +5,6 @@ client are real.
 """
 
 import contextlib
-import dataclasses
 import functools
 import json
 import shutil
@@ -34,19 +33,17 @@ from gemma3build.errors import (
     NoMemoryError,
     StepFailedError,
 )
-from gemma3build.evaluate import EvaluationRequest, data_digest, is_measured, says_enough
+from gemma3build.evaluate import EvaluationRequest
 from gemma3build.plan.evaluation import expect_evaluation
 from gemma3build.plan.planner import artifacts_size
 from gemma3build.plan.step import Step
 from gemma3build.preconditions import noted
 from gemma3build.record.checksums import SIGNATURE
-from gemma3build.record.evaluation import read_evaluation
 from gemma3build.record.verify import verify
 from gemma3build.release_file import plan_releases
 from tests.fake_release import TFLITE, edit_json, figures, write_release
 from tests.hub import Hub, User
 from tests.unit.test_publish import name_source
-from tests.unit.test_report import piqa
 from tests.unit.test_signature import write_key
 
 CLEAN = Source(commit="c" * 40, dirty=False)
@@ -659,63 +656,3 @@ def test_the_index_has_releases_of_one_commit_and_version(
     assert indexed(tmp_path / "out") == {"long": ""}
     (tmp_path / "out" / "index.json").write_text("{}")
     assert "index.json cannot be read" in alone("long", "--output", "out", version="v2")[1]
-
-
-OWN = (["a", "b", "c"], ["0", "1", "1"])
-
-
-def own_figure(asked: int) -> Any:
-    found = dataclasses.replace(piqa(0.5, own=True), questions=asked, of=3)
-    return dataclasses.replace(found, data=data_digest(OWN, asked))
-
-
-@pytest.mark.parametrize(
-    ("figure", "own", "limit", "enough"),
-    [
-        (None, None, None, False),
-        (piqa(0.5), None, None, True),
-        (piqa(0.5), None, 10, True),
-        (piqa(0.5), OWN, None, True),
-        (piqa(0.5, questions=100), None, None, False),
-        (piqa(0.5, questions=100), None, 100, True),
-        (piqa(0.5, questions=100), None, 101, False),
-        (piqa(0.5, questions=100), None, 1838, False),
-        (piqa(0.5, questions=100), OWN, 2, False),
-        (own_figure(3), OWN, None, True),
-        (own_figure(3), OWN, 2, True),
-        (own_figure(3), OWN, 9, True),
-        (own_figure(3), (["a", "b", "d"], OWN[1]), None, False),
-        (own_figure(3), None, None, False),
-        (own_figure(3), None, 10, True),
-        (own_figure(2), OWN, 2, True),
-        (own_figure(2), OWN, None, False),
-        (own_figure(2), (["a", "x", "c"], OWN[1]), 2, False),
-        (own_figure(2), None, 10, False),
-    ],
-)
-def test_a_figure_is_kept_where_it_says_what_was_asked_or_more(
-    figure: Any,
-    own: Any,
-    limit: int | None,
-    enough: bool,  # noqa: FBT001
-) -> None:
-    assert says_enough(figure, own, limit) == enough
-
-
-def test_a_release_without_speed_is_not_measured(tmp_path: Path) -> None:
-    folder = write_release(tmp_path / "m")
-    runner: Any = None
-
-    def known() -> bool:
-        found = read_evaluation(folder)
-        assert found is not None
-        return is_measured(found, EvaluationRequest(), runner)
-
-    def change(**values: Any) -> None:
-        edit_json(folder / EVALUATION, lambda found: [s.update(values) for s in found["schemes"]])
-
-    assert not known()
-    change(**figures("a"))
-    assert known()
-    change(speed=None)
-    assert not known()
