@@ -8,7 +8,8 @@ import huggingface_hub.constants
 import pytest
 
 from tests.fake_release import write_release
-from tests.hub import Hub
+from tests.hub import Hub, User
+from tests.publishing import TOKEN
 
 
 @pytest.fixture
@@ -39,3 +40,12 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     found: list[float] = []
     monkeypatch.setattr(time, "sleep", found.append)
     return found
+
+
+@pytest.fixture
+def writer(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    hub.users[TOKEN] = User("publisher", write=True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    # By its process, as the command sets it for who runs it.
+    yield
+    huggingface_hub.utils.enable_progress_bars()

@@ -43,7 +43,7 @@ from gemma3build.record.verify import verify
 from gemma3build.release_file import plan_releases
 from tests.fake_release import TFLITE, edit_json, figures, write_release
 from tests.hub import Hub, User
-from tests.unit.test_publish import name_source
+from tests.publishing import name_source
 from tests.unit.test_signature import write_key
 
 CLEAN = Source(commit="c" * 40, dirty=False)

@@ -12,13 +12,18 @@ import pytest
 
 from tests.fake_release import TASK
 from tests.hub import Hub, User
+from tests.publishing import REPO, TOKEN, head, measured_release
 from tests.unit.test_hub_fetch import FILES, commit, fetch
-from tests.unit.test_publish import REPO, TOKEN, head, release
 from tests.xet import ACCESS, POLICY
 
-__all__ = ["commit", "release"]  # fixtures
+__all__ = ["commit"]  # fixtures
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    return measured_release(tmp_path / "release")
 
 
 @pytest.fixture
