@@ -54,6 +54,7 @@ def lint(session: nox.Session) -> None:
     install(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
 
 
 @nox.session
@@ -65,7 +66,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def unit(session: nox.Session) -> None:
     install(session, "unit")
-    session.run("pytest", "tests/unit", *session.posargs)
+    session.run("pytest", "tests/unit", "tests/fuzz", *session.posargs)
 
 
 @nox.session
@@ -142,7 +143,7 @@ def release(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Compare with the upstream script in one run, in one image."""
     install(session)
-    run(session, "python", "tests/bench/bench.py", *session.posargs)
+    run(session, "python", "benchmarks/bench.py", *session.posargs)
 
 
 @nox.session

@@ -1,5 +1,5 @@
 """``python -m gemma3build``."""
 
-from gemma3build.cli import main
+from gemma3build.cli.app import main
 
 main()

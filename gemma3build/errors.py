@@ -5,8 +5,8 @@ import errno
 from collections.abc import Mapping
 from pathlib import Path
 
-from gemma3build.core.evaluation import Check
-from gemma3build.core.step import Refusal, StepFailure
+from gemma3build.schema.evaluation import Check
+from gemma3build.schema.step import Refusal, StepFailure
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})  # what the system says of a disk with no room
 

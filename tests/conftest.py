@@ -14,16 +14,16 @@ import docker
 import pytest
 from hypothesis import settings
 
+from benchmarks.bench import Quiet
+from gemma3build.engine.cache import Store
 from gemma3build.engine.container import Containers
 from gemma3build.engine.docker import connect
 from gemma3build.engine.executor import Done, Executor
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import CACHE_VARIABLE, cache_dir, source_digests
-from gemma3build.engine.store import Store
-from gemma3build.pins.intent import load_images
-from gemma3build.plan.step import Plan, Step
-from tests.bench.bench import Quiet
-from tests.tiny import write_checkpoint
+from gemma3build.pins.config import load_images
+from gemma3build.plan.graph import Plan, Step
+from tests.support.checkpoint import write_checkpoint
 
 # HYPOTHESIS_PROFILE=long tries forty times as much; that a machine is loaded fails neither.
 settings.register_profile("short", max_examples=50, deadline=None)

@@ -19,9 +19,17 @@ from docker.types import Mount as DockerMount
 from filelock import Timeout
 from requests import RequestException
 
-from gemma3build.core.canonical import pretty_json
-from gemma3build.core.codec import decode_json, encode
-from gemma3build.core.step import (
+from gemma3build.engine.cache import STAGING, Store
+from gemma3build.engine.docker import engine_failed
+from gemma3build.engine.images import Image
+from gemma3build.errors import (
+    InterruptedBuildError,
+    NoMemoryError,
+    NoSpaceError,
+    StepFailedError,
+)
+from gemma3build.plan.graph import Step
+from gemma3build.schema.step import (
     LOG_FILE,
     REQUEST_FILE,
     RESULT_FILE,
@@ -30,19 +38,10 @@ from gemma3build.core.step import (
     StepRequest,
     StepResult,
 )
-from gemma3build.core.units import GIBIBYTE, MEBIBYTE
-from gemma3build.engine.docker import engine_failed
-from gemma3build.engine.images import Image
-from gemma3build.engine.store import STAGING, Store
-from gemma3build.errors import (
-    InterruptedBuildError,
-    NoMemoryError,
-    NoSpaceError,
-    StepFailedError,
-)
-from gemma3build.plan.step import Step
+from gemma3build.util.git import PACKAGE_DIR
+from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.util.text import GIBIBYTE, MEBIBYTE
 
-PACKAGE_DIR = Path(__file__).parents[1]
 WORK = "/work"
 SCRATCH = "/tmp"  # noqa: S108 - inside the container, which nobody shares
 STAGED_LABEL = "gemma3build.staged"  # of a container: the directory that it writes to

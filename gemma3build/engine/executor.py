@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from gemma3build.core.canonical import canonical_json
-from gemma3build.core.codec import encode
-from gemma3build.core.digests import FileDigest, sha256_bytes
-from gemma3build.core.step import OUTPUT_DIR
+from gemma3build.engine.cache import Entry, Store, tree_size
 from gemma3build.engine.container import Containers, Mount
 from gemma3build.engine.images import Image, Images
-from gemma3build.engine.store import Entry, Store, tree_size
 from gemma3build.errors import BuildError, ChangedError, DamagedError
-from gemma3build.plan.step import Input, Material, Step, StepOutput
+from gemma3build.plan.graph import Input, Material, Step, StepOutput
+from gemma3build.schema.step import OUTPUT_DIR
+from gemma3build.util.files import FileDigest, sha256_bytes
+from gemma3build.util.serialize import canonical_json, encode
 
 
 class Reporter(Protocol):

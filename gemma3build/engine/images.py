@@ -14,20 +14,22 @@ from docker.errors import BuildError as DockerBuildError
 from docker.errors import DockerException, ImageNotFound
 from requests import RequestException
 
-from gemma3build.core.canonical import canonical_json
-from gemma3build.core.codec import decode, encode
-from gemma3build.core.digests import FileDigest, digest_tree, sha256_bytes, sha256_file
-from gemma3build.core.units import GIBIBYTE
-from gemma3build.engine.bootstrap import bootstrap
-from gemma3build.engine.docker import engine_failed
-from gemma3build.engine.portable import export_image, import_image
-from gemma3build.engine.stabilize import stabilize_image
-from gemma3build.engine.store import IMAGES, Store
-from gemma3build.engine.wheels import locked_wheels
+from gemma3build.engine.cache import IMAGES, Store
+from gemma3build.engine.docker import bootstrap, engine_failed
+from gemma3build.engine.downloads import locked_wheels
+from gemma3build.engine.image_archive import export_image, import_image, stabilize_image
 from gemma3build.errors import ImageError, NoSpaceError, from_os_error
-from gemma3build.pins.drift import images_drift, refuse_drift
-from gemma3build.pins.intent import CONTAINERS_DIR, ImagesIntent
-from gemma3build.pins.lock import current_images, image_names, read_images_lock
+from gemma3build.pins.config import CONTAINERS_DIR, ImagesIntent
+from gemma3build.pins.lockfile import (
+    current_images,
+    image_names,
+    images_drift,
+    read_images_lock,
+    refuse_drift,
+)
+from gemma3build.util.files import FileDigest, digest_tree, sha256_bytes, sha256_file
+from gemma3build.util.serialize import canonical_json, decode, encode
+from gemma3build.util.text import GIBIBYTE
 
 BASE = "base"
 REPOSITORY = "gemma3build"  # before the names of images

@@ -4,20 +4,18 @@ import io
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import docker
 from docker.errors import DockerException
 from requests import RequestException
 
-from gemma3build.core.canonical import pretty_json
-from gemma3build.core.codec import DecodeError, decode_json, encode
-from gemma3build.core.digests import FileDigest
-from gemma3build.core.units import MEBIBYTE
-from gemma3build.core.whole import write_whole
+from gemma3build.engine.cache import IMAGES, Store
 from gemma3build.engine.images import Image
-from gemma3build.engine.store import IMAGES, Store
 from gemma3build.errors import EngineError, from_os_error
+from gemma3build.schema.packages import DebianPackage, Packages
+from gemma3build.util.files import write_whole
+from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
+from gemma3build.util.text import MEBIBYTE
 
 STATUS = "/var/lib/dpkg/status"
 LARGEST_STATUS = 64 * MEBIBYTE  # a base has some 100 KiB
@@ -31,28 +29,6 @@ FIELDS = {
 }
 INSTALLED = " installed"
 SHOWN = 80  # characters of a line in a message
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class DebianPackage:
-    """A package as dpkg has it."""
-
-    name: str
-    version: str
-    architecture: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Packages:
-    """What an image is made of.
-
-    Attributes:
-        wheels: the files that were installed, ordered by name.
-        debian: packages of its base, ordered by name.
-    """
-
-    wheels: tuple[FileDigest, ...]
-    debian: tuple[DebianPackage, ...]
 
 
 def image_packages(client: docker.DockerClient, store: Store, image: Image) -> Packages:

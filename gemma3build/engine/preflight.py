@@ -1,22 +1,18 @@
 """Refuse a build that cannot fit before it starts."""
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from gemma3build.core.codec import load_json
-from gemma3build.core.manifest import FORMAT, MANIFEST, REFUSED
-from gemma3build.core.small import read_small
-from gemma3build.core.units import GIBIBYTE
 from gemma3build.errors import (
     NoMemoryError,
     NoSpaceError,
     OfflineError,
-    OutputError,
     from_os_error,
 )
-from gemma3build.plan.step import Step
+from gemma3build.plan.graph import Step
+from gemma3build.util.files import existing
+from gemma3build.util.text import GIBIBYTE
 
 
 def check_memory(steps: tuple[Step, ...], available: int) -> None:
@@ -75,36 +71,6 @@ def check_disk(needed: int, folder: Path) -> None:
         )
 
 
-def same_disk(folder: Path, other: Path) -> bool:
-    """Return whether a file of one can be a link to a file of the other, which need not be there yet."""
-    return existing(folder).stat().st_dev == existing(other).stat().st_dev
-
-
-def existing(path: Path) -> Path:
-    """Return a path, or what is nearest above it and there."""
-    return next(place for place in (path, *path.parents) if place.exists())
-
-
-def check_output(folder: Path) -> None:
-    """Refuse an output directory that cannot be written, before the long work.
-
-    So must be the one beside it that the release goes to if the gate refuses it.
-
-    Raises:
-        OutputError: saying why.
-    """
-    if folder.name.endswith(REFUSED):
-        why = f"{REFUSED} at the end of a name means that the gate refused what is in it"
-        raise OutputError(f"{folder} is no place for a release", why, "Give another --output.")
-    check_replaceable(folder)
-    check_replaceable(folder.with_name(folder.name + REFUSED))
-    above = existing(folder.parent)
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        why = f"{above} is {'not writable' if above.is_dir() else 'not a directory'}"
-        hint = "Give another --output, or mend the permissions."
-        raise OutputError(f"The release cannot be written to {folder}", why, hint)
-
-
 def check_writable(*folders: Path) -> None:
     """Refuse directories that take no new file, by an unnamed one in each.
 
@@ -118,33 +84,6 @@ def check_writable(*folders: Path) -> None:
                 file.write(b"\n")
         except OSError as error:
             raise from_os_error(f"{folder} cannot be written", error) from error
-
-
-def check_replaceable(folder: Path) -> None:
-    """Refuse to replace anything but a release or an empty directory: a build replaces it whole.
-
-    Raises:
-        OutputError: saying what is in the way.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputError(f"{folder} is in the way", "it is not a directory", "Move it away.")
-    if any(folder.iterdir()) and not is_release(folder):
-        raise OutputError(
-            f"{folder} is in the way",
-            "it holds other things than a release, and a release replaces it whole",
-            "Give another --output, such as a new directory below it.",
-        )
-
-
-def is_release(folder: Path) -> bool:
-    """Return whether a directory has the manifest of a release."""
-    try:
-        found = load_json(read_small(folder / MANIFEST))
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and found.get("format") == FORMAT
 
 
 def available_memory() -> int:

@@ -10,11 +10,9 @@ from urllib.request import getproxies_environment
 import docker
 import platformdirs
 
-from gemma3build.core.canonical import canonical_json
-from gemma3build.core.digests import sha256_bytes
-from gemma3build.core.step import OUTPUT_DIR, StepResult
 from gemma3build.engine import preflight
-from gemma3build.engine.container import ENDPOINT, PACKAGE_DIR, PROXIES, Containers
+from gemma3build.engine.cache import UNUSABLE, Store
+from gemma3build.engine.container import ENDPOINT, PROXIES, Containers
 from gemma3build.engine.executor import (
     Done,
     Executor,
@@ -25,15 +23,20 @@ from gemma3build.engine.executor import (
     step_key,
 )
 from gemma3build.engine.images import Image, Images
-from gemma3build.engine.packages import Packages, image_packages
-from gemma3build.engine.store import UNUSABLE, Store
+from gemma3build.engine.packages import image_packages
 from gemma3build.errors import from_os_error
-from gemma3build.pins.intent import load_images
+from gemma3build.pins.config import load_images
+from gemma3build.plan.graph import Step
 from gemma3build.plan.sources import step_sources
-from gemma3build.plan.step import Step
+from gemma3build.schema.packages import Packages
+from gemma3build.schema.step import OUTPUT_DIR, StepResult
+from gemma3build.util.files import sha256_bytes
+from gemma3build.util.git import PACKAGE_DIR
+from gemma3build.util.serialize import canonical_json
 
 CACHE_VARIABLE = "GEMMA3BUILD_CACHE"
 RUN = "\ndef run(request: StepRequest"  # what a module of steps has if it is a step itself
+STEP_ROOMS = ("formats", "gemma", "schema", "steps", "util")  # what a container may run
 
 
 def cache_dir() -> Path:
@@ -219,13 +222,19 @@ def hub_token() -> str | None:
 
 def source_digests() -> dict[str, str]:
     """Return the digest of all source that each step runs, by module of ``gemma3build.steps``."""
-    paths = [*(PACKAGE_DIR / "core").glob("*.py"), *(PACKAGE_DIR / "steps").glob("*.py")]
     texts = {
-        f"gemma3build.{path.parent.name}.{path.stem}": path.read_text(encoding="utf-8")
-        for path in paths
+        ".".join((PACKAGE_DIR.name, *path.relative_to(PACKAGE_DIR).with_suffix("").parts)): (
+            path.read_text(encoding="utf-8")
+        )
+        for room in STEP_ROOMS
+        for path in (PACKAGE_DIR / room).rglob("*.py")
     }
-    steps = {name for name, text in texts.items() if ".steps." in name and RUN in text}
-    modules = sorted(name.rpartition(".")[2] for name in steps)
+    steps = f"{PACKAGE_DIR.name}.steps."
+    modules = sorted(
+        name.removeprefix(steps)
+        for name, text in texts.items()
+        if name.startswith(steps) and RUN in text
+    )
     return {
         module: sha256_bytes(
             canonical_json({name: texts[name] for name in step_sources(module, texts)})

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gemma3build.core.architecture import Shape
-from gemma3build.core.digests import FileDigest
-from gemma3build.core.export import FLOAT_MODEL
-from gemma3build.core.scheme import Scheme
-from gemma3build.plan import estimate
-from gemma3build.plan.arrival import FETCH, IMPORT, without_tokenizer
-from gemma3build.plan.planner import model_sizes, plan_calibration, plan_quantization
-from gemma3build.plan.step import Input, Material, Plan, Step, StepOutput
+from gemma3build.gemma.architecture import FLOAT_MODEL, Shape
+from gemma3build.plan import resources
+from gemma3build.plan.build import model_sizes, plan_calibration, plan_quantization
+from gemma3build.plan.checkpoint import FETCH, IMPORT, without_tokenizer
+from gemma3build.plan.graph import Input, Material, Plan, Step, StepOutput
+from gemma3build.schema.scheme import Scheme
+from gemma3build.util.files import FileDigest
 
 SCORE_EXPORT = "export-score"
 # Questions are packed into calls of this many tokens; the longest of PIQA's fits into one.
@@ -44,11 +43,10 @@ def plan_evaluation(
         limit: how many questions are asked; None asks all.
     """
     arrival = [step for step in plan.steps if step.name in (FETCH, IMPORT)]
-    need = estimate.export_need(plan.shape, lean=True)
+    need = resources.export_need(plan.shape, lean=True)
     export = Step(
         name=SCORE_EXPORT,
-        module="export_score",
-        image="convert",
+        module="convert.export_score",
         parameters={"length": SCORE_LENGTH},
         inputs={"checkpoint": without_tokenizer(plan.checkpoint)},
         memory=need.memory,
@@ -108,7 +106,7 @@ def plan_piqa(
     """
     steps = []
     model = StepOutput(step=SCORE_EXPORT, path=FLOAT_MODEL)
-    size = estimate.model_size(shape, scheme)
+    size = resources.model_size(shape, scheme)
     if scheme.quantized:
         quantize = plan_quantization(
             scheme,
@@ -119,11 +117,10 @@ def plan_piqa(
         )
         steps.append(quantize)
         model = StepOutput(step=quantize.name)
-    need = estimate.piqa_need(shape, scheme, size, SCORE_LENGTH)
+    need = resources.piqa_need(shape, scheme, size, SCORE_LENGTH)
     piqa = Step(
         name=piqa_step(scheme.name),
-        module="piqa",
-        image="harness",
+        module="harness.piqa",
         parameters=parameters,
         inputs={"model": model, **inputs},
         memory=need.memory,
@@ -135,11 +132,10 @@ def plan_piqa(
 def plan_speed(scheme: Scheme, shape: Shape, bundle: Material) -> Step:
     """Return the step that measures the speed of one bundle."""
     (file,) = bundle.files
-    need = estimate.speed_need(shape, scheme, file.size)
+    need = resources.speed_need(shape, scheme, file.size)
     return Step(
         name=speed_step(scheme.name),
-        module="speed",
-        image="evaluate",
+        module="evaluate.speed",
         parameters={"runs": SPEED_RUNS},
         inputs={"bundle": bundle},
         fresh=True,

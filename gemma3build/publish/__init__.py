@@ -3,8 +3,8 @@
 import enum
 import re
 
-from gemma3build.core.scheme import NAME
 from gemma3build.errors import RequestError
+from gemma3build.schema.scheme import NAME
 
 NOT_A_TAG = re.compile(r"\.\.|\.lock$|\.$")  # what git refuses of what NAME allows
 

@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemma3build.core.evaluation import EVALUATION, Evaluation
-from gemma3build.core.manifest import MANIFEST, ArtifactRecord, Manifest
-from gemma3build.core.scheme import NAME
-from gemma3build.core.small import read_small_text
-from gemma3build.core.units import MEGABYTE
-from gemma3build.engine.source import Source
 from gemma3build.errors import RefusedPublicationError
 from gemma3build.publish.rules import AGREEMENT, NOTICE, Violation
-from gemma3build.record.checksums import CHECKSUMS
-from gemma3build.record.manifest import LOCAL
-from gemma3build.record.readable import decimal, flag, megabytes, significant, visible
-from gemma3build.record.report import Page
+from gemma3build.release.checksums import CHECKSUMS
+from gemma3build.release.manifest import LOCAL
+from gemma3build.report.report import Page
+from gemma3build.schema.evaluation import EVALUATION, Evaluation, flag
+from gemma3build.schema.manifest import MANIFEST, ArtifactRecord, Manifest
+from gemma3build.schema.scheme import NAME
+from gemma3build.util.files import read_small_text
+from gemma3build.util.git import Source
+from gemma3build.util.text import MEGABYTE, decimal, megabytes, significant, visible
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 RUNTIME = "litert-lm-api"

@@ -31,11 +31,6 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 
-from gemma3build.core.codec import load_json
-from gemma3build.core.hub import LOG_IN, endpoint, first_line, moved, refusal
-from gemma3build.core.manifest import FORMAT, MANIFEST
-from gemma3build.core.small import LARGEST, read_small
-from gemma3build.core.step import Refusal, StepFailure
 from gemma3build.errors import (
     FULL,
     HubError,
@@ -45,7 +40,7 @@ from gemma3build.errors import (
     RequestError,
     from_os_error,
 )
-from gemma3build.publish.difference import (
+from gemma3build.publish.diff import (
     BRANCH,
     Difference,
     Payload,
@@ -54,8 +49,13 @@ from gemma3build.publish.difference import (
     RemoteFile,
     not_read_back,
 )
-from gemma3build.record.checksums import CHECKSUMS, parse_checksums
-from gemma3build.record.folder import listed, short
+from gemma3build.release.checksums import CHECKSUMS, parse_checksums
+from gemma3build.schema.hub_errors import LOG_IN, endpoint, first_line, moved, refusal
+from gemma3build.schema.manifest import MANIFEST, MANIFEST_FORMAT
+from gemma3build.schema.step import Refusal, StepFailure
+from gemma3build.util.files import LARGEST, read_small
+from gemma3build.util.serialize import load_json
+from gemma3build.verify.untrusted import listed, short
 
 NOT_PUBLISHED = "The release was not published"
 
@@ -254,7 +254,7 @@ def is_manifest(path: Path) -> bool:
         found = load_json(read_small(path))
     except ValueError:
         return False
-    return isinstance(found, dict) and found.get("format") == FORMAT
+    return isinstance(found, dict) and found.get("format") == MANIFEST_FORMAT
 
 
 def create(repo: str, *, private: bool) -> Remote:

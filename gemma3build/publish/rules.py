@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from gemma3build.core.evaluation import Evaluation
-from gemma3build.core.manifest import Manifest
-from gemma3build.engine.source import Source
 from gemma3build.errors import RefusedPublicationError
 from gemma3build.publish import Rule
-from gemma3build.record.checks import passed
-from gemma3build.record.readable import flag
+from gemma3build.schema.evaluation import Evaluation, flag
+from gemma3build.schema.manifest import Manifest
+from gemma3build.util.git import Source
+from gemma3build.verify.checks import passed
 
 AGREEMENT, NOTICE = "GEMMA_TERMS_OF_USE.md", "Notice"
 # The sentence that section 3.1 of the Gemma Terms of Use asks for.

@@ -1,4 +1,4 @@
-"""The work inside containers: one module a step, each with ``run(request, output) -> facts``.
+"""The work inside containers: one package an image, one module a step with ``run(request, output) -> facts``.
 
-Steps import ``gemma3build.core`` and the packages of their image, nothing else of this project.
+Steps import ``gemma``, ``formats``, ``schema`` and ``util``, and the packages of their image.
 """

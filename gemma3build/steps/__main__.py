@@ -16,9 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gemma3build.core.canonical import pretty_json
-from gemma3build.core.codec import decode_json, encode
-from gemma3build.core.step import (
+from gemma3build.schema.step import (
     LOG_FILE,
     OUTPUT_DIR,
     REQUEST_FILE,
@@ -29,6 +27,7 @@ from gemma3build.core.step import (
     StepRequest,
     StepResult,
 )
+from gemma3build.util.serialize import decode_json, encode, pretty_json
 
 
 def main(work: Path) -> int:

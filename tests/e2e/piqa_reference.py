@@ -39,7 +39,7 @@ def by_transformers(checkpoint: str, requests: str) -> Iterator[float]:
 
 def by_decode(path: str, requests: str) -> Iterator[float]:
     """Yield the log-likelihood of each request by a model's prefill and decode signatures."""
-    from gemma3build.steps.interpreter import Model, log_softmax
+    from gemma3build.steps.evaluate.interpreter import Model, log_softmax
 
     model = Model(Path(path))
     length = model.prefill_lengths[0]

@@ -10,19 +10,19 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.build import Builder
-from gemma3build.core.digests import sha256_file
-from gemma3build.engine.container import PACKAGE_DIR
+from benchmarks.bench import CASES, upstream
+from gemma3build.engine.cache import Store
 from gemma3build.engine.executor import Done
 from gemma3build.engine.images import Images
-from gemma3build.engine.materials import LocalCheckpoint
+from gemma3build.engine.inputs import LocalCheckpoint
 from gemma3build.engine.runner import Runner, cache_dir
-from gemma3build.engine.store import Store
-from gemma3build.pins.intent import find_model, load_images, load_schemes
-from gemma3build.plan.planner import plan_build
-from gemma3build.plan.step import Parameters, Source
-from gemma3build.request import Request, prepare
-from tests.bench.bench import CASES, upstream
+from gemma3build.pins.config import find_model, load_images, load_schemes
+from gemma3build.plan.build import plan_build
+from gemma3build.plan.graph import Parameters, Source
+from gemma3build.util.files import sha256_file
+from gemma3build.util.git import PACKAGE_DIR
+from gemma3build.workflows.build import Builder
+from gemma3build.workflows.request import Request, prepare
 from tests.conftest import Command, run_steps
 
 pytestmark = pytest.mark.e2e

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from gemma3build.core.importance import DOWN, GATE_UP, OUTPUT, QKV
-from gemma3build.steps.equalize import equalize, own_buffers
-from gemma3build.steps.interpreter import Model
+from gemma3build.gemma.architecture import DOWN, GATE_UP, OUTPUT, QKV
+from gemma3build.steps.convert.equalize import equalize, own_buffers
+from gemma3build.steps.evaluate.interpreter import Model
 
 HEAD_DIM = 64
 TOKENS = (2, 17, 5, 99, 3, 41, 77, 12, 8, 64)

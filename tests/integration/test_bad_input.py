@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.conftest import SHAPES, Command
-from tests.tiny import CONFIG, tensors, tokenizer
+from tests.support.checkpoint import CONFIG, tensors, tokenizer
 
 pytestmark = pytest.mark.integration
 

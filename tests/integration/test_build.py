@@ -8,9 +8,9 @@ import docker
 import jsonschema
 import pytest
 
-from gemma3build.core.digests import sha256_bytes
-from gemma3build.record.litertlm_file import read_sections
-from gemma3build.record.manifest import schema, terms
+from gemma3build.formats.litertlm import read_sections
+from gemma3build.release.manifest import schema, terms
+from gemma3build.util.files import sha256_bytes
 from tests.conftest import SHAPES, Command
 
 pytestmark = pytest.mark.integration

@@ -9,18 +9,18 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.core.digests import FileDigest, sha256_bytes
-from gemma3build.engine.materials import LocalCheckpoint, PackagedModel
+from gemma3build.engine.cache import Store
+from gemma3build.engine.inputs import LocalCheckpoint, PackagedModel
 from gemma3build.engine.runner import cache_dir
-from gemma3build.engine.store import Store
 from gemma3build.errors import NoMemoryError, StepFailedError
-from gemma3build.pins.intent import find_model, load_images, load_schemes
-from gemma3build.pins.lock import LockedModel, read_models_lock
-from gemma3build.plan.arrival import plan_fetch, plan_import
-from gemma3build.plan.planner import plan_build
-from gemma3build.plan.step import Parameters, Plan, Source, Step
+from gemma3build.pins.config import find_model, load_images, load_schemes
+from gemma3build.pins.lockfile import LockedModel, read_models_lock
+from gemma3build.plan.build import plan_build
+from gemma3build.plan.checkpoint import plan_fetch, plan_import
+from gemma3build.plan.graph import Parameters, Plan, Source, Step
+from gemma3build.util.files import FileDigest, sha256_bytes
 from tests.conftest import run_plan
-from tests.hub import MAIN, Hub, User
+from tests.support.hub import MAIN, Hub, User
 
 pytestmark = pytest.mark.integration
 

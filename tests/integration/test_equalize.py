@@ -6,12 +6,12 @@ from pathlib import Path
 import docker
 import pytest
 
-from gemma3build.core.importance import DOWN, GATE_UP, OUTPUT, QKV
-from gemma3build.engine.container import PACKAGE_DIR
+from gemma3build.engine.cache import Store
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import cache_dir
-from gemma3build.engine.store import Store
-from gemma3build.pins.intent import load_images
+from gemma3build.gemma.architecture import DOWN, GATE_UP, OUTPUT, QKV
+from gemma3build.pins.config import load_images
+from gemma3build.util.git import PACKAGE_DIR
 
 pytestmark = pytest.mark.integration
 

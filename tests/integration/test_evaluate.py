@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gemma3build.core.codec import decode_json
-from gemma3build.core.evaluation import EVALUATION, REPORT, Evaluation
+from gemma3build.schema.evaluation import EVALUATION, REPORT, Evaluation
+from gemma3build.util.serialize import decode_json
 from tests.conftest import SHAPES, Command
 
 pytestmark = pytest.mark.integration

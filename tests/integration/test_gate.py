@@ -10,15 +10,15 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.core.codec import decode_json, encode
-from gemma3build.core.evaluation import EVALUATION, GATE_FILE, REPORT, Evaluation, Gate
-from gemma3build.core.manifest import REFUSED
+from gemma3build.engine.cache import Store
 from gemma3build.engine.images import Images
-from gemma3build.engine.materials import LocalFiles, Several
+from gemma3build.engine.inputs import LocalFiles, Several
 from gemma3build.engine.runner import cache_dir
-from gemma3build.engine.store import Store
-from gemma3build.pins.intent import load_images, load_schemes
-from gemma3build.plan.step import Step
+from gemma3build.pins.config import load_images, load_schemes
+from gemma3build.plan.graph import Step
+from gemma3build.schema.evaluation import EVALUATION, GATE_FILE, REPORT, Evaluation, Gate
+from gemma3build.schema.manifest import REFUSED
+from gemma3build.util.serialize import decode_json, encode
 from tests.conftest import SHAPES, Command, run_steps
 
 pytestmark = pytest.mark.integration
@@ -85,8 +85,7 @@ def gates(
     steps = tuple(
         Step(
             name=f"gate-{way}",
-            module="gate",
-            image="evaluate",
+            module="evaluate.gate",
             parameters={
                 "groups": encode(SCHEME.groups),
                 "limits": encode(SCHEME.limits),

@@ -10,19 +10,20 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.core.codec import decode_json
-from gemma3build.core.evaluation import PIQA_FILE, SPEED_FILE, Piqa, Speed
-from gemma3build.core.export import FLOAT_MODEL
-from gemma3build.core.step import OUTPUT_DIR, RESULT_FILE, Refusal
-from gemma3build.engine.container import PACKAGE_DIR, Containers, Mount
+from gemma3build.engine.cache import Store
+from gemma3build.engine.container import Containers, Mount
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import cache_dir
-from gemma3build.engine.store import Store
 from gemma3build.errors import REFUSAL_EXIT_CODES, StepFailedError
-from gemma3build.pins.intent import load_images
-from gemma3build.plan.step import Step
+from gemma3build.gemma.architecture import FLOAT_MODEL
+from gemma3build.pins.config import load_images
+from gemma3build.plan.graph import Step
+from gemma3build.schema.evaluation import PIQA_FILE, SPEED_FILE, Piqa, Speed
+from gemma3build.schema.step import OUTPUT_DIR, RESULT_FILE, Refusal
+from gemma3build.util.git import PACKAGE_DIR
+from gemma3build.util.serialize import decode_json
 from tests.e2e.piqa_reference import compare
-from tests.tiny import write_checkpoint
+from tests.support.checkpoint import write_checkpoint
 
 pytestmark = pytest.mark.integration
 
@@ -52,7 +53,7 @@ class Lab:
         return Images(self.client, Store(cache_dir()), load_images(), print).ensure(name)
 
     def run(
-        self, module: str, image: str, parameters: Mapping[str, Any], **inputs: Path
+        self, module: str, parameters: Mapping[str, Any], **inputs: Path
     ) -> tuple[Path, dict[str, Any]]:
         """Return a step's output and its facts."""
         key = uuid.uuid4().hex
@@ -63,7 +64,6 @@ class Lab:
         step = Step(
             name=module,
             module=module,
-            image=image,
             parameters=parameters,
             inputs={},
             memory=0,
@@ -71,7 +71,7 @@ class Lab:
         )
         Containers(self.client, epoch=load_images().source_date_epoch).run(
             step,
-            image=self.image(image),
+            image=self.image(step.image),
             staged=staged,
             inputs=targets,
             mounts=[Mount(path, targets[name]) for name, path in inputs.items()],
@@ -113,8 +113,8 @@ def float_models(lab: Lab, tiny: Path) -> tuple[Path, Path]:
         "mask_as_input": True,
         "lean": True,
     }
-    artifact, _ = lab.run("export", "convert", shapes, checkpoint=tiny)
-    score, _ = lab.run("export_score", "convert", {"length": LENGTH}, checkpoint=tiny)
+    artifact, _ = lab.run("convert.export", shapes, checkpoint=tiny)
+    score, _ = lab.run("convert.export_score", {"length": LENGTH}, checkpoint=tiny)
     return artifact, score
 
 
@@ -122,8 +122,8 @@ def float_models(lab: Lab, tiny: Path) -> tuple[Path, Path]:
 def int8_models(lab: Lab, float_models: tuple[Path, Path]) -> tuple[Path, Path]:
     """The same, quantized."""
     parameters = {"groups": INT8, "file_name": FLOAT_MODEL}
-    artifact, facts = lab.run("quantize", "convert", parameters, model=float_models[0])
-    score, score_facts = lab.run("quantize", "convert", parameters, model=float_models[1])
+    artifact, facts = lab.run("convert.quantize", parameters, model=float_models[0])
+    score, score_facts = lab.run("convert.quantize", parameters, model=float_models[1])
     assert score_facts == facts
     return artifact, score
 
@@ -159,8 +159,7 @@ def test_packed_questions_score_as_in_the_artifact_one_token_at_a_time(
 ) -> None:
     artifact, score = request.getfixturevalue(models)
     output, facts = lab.run(
-        "piqa",
-        "harness",
+        "harness.piqa",
         ALL,
         model=score,
         artifact=artifact,
@@ -184,7 +183,7 @@ def test_the_figures_are_those_of_the_answers(
 ) -> None:
     artifact, score = int8_models
     inputs = {"model": score, "artifact": artifact, "tokenizer": tokenizer, "data": data}
-    output, facts = lab.run("piqa", "harness", {"limit": 4, "own": True}, **inputs)
+    output, facts = lab.run("harness.piqa", {"limit": 4, "own": True}, **inputs)
     piqa = decode_json(Piqa, (output / PIQA_FILE).read_bytes(), PIQA_FILE)
     answers = [json.loads(line) for line in (output / "answers.jsonl").read_text().splitlines()]
     assert (piqa.questions, piqa.of, piqa.own) == (4, len(SOLUTIONS), True)
@@ -198,7 +197,7 @@ def test_the_figures_are_those_of_the_answers(
         assert item["acc"] == (scores.index(max(scores)) == label)
         lengths = [score / len(solution) for score, solution in zip(scores, solutions, strict=True)]
         assert item["acc_norm"] == (lengths.index(max(lengths)) == label)
-    again, _ = lab.run("piqa", "harness", {"limit": 4, "own": True}, **inputs)
+    again, _ = lab.run("harness.piqa", {"limit": 4, "own": True}, **inputs)
     assert (again / "answers.jsonl").read_bytes() == (output / "answers.jsonl").read_bytes()
 
 
@@ -207,12 +206,12 @@ def test_a_model_with_other_weights_than_the_artifact_is_not_asked(
 ) -> None:
     write_checkpoint(tmp_path, seed=1)
     shapes = {"prefill_seq_lens": [8], "kv_cache_max_len": 64, "mask_as_input": True, "lean": True}
-    exported, _ = lab.run("export", "convert", shapes, checkpoint=tmp_path)
+    exported, _ = lab.run("convert.export", shapes, checkpoint=tmp_path)
     parameters = {"groups": INT8, "file_name": FLOAT_MODEL}
-    other, _ = lab.run("quantize", "convert", parameters, model=exported)
+    other, _ = lab.run("convert.quantize", parameters, model=exported)
     inputs = {"model": int8_models[1], "artifact": other, "tokenizer": tokenizer, "data": data}
     with pytest.raises(StepFailedError, match="now gives other weights") as caught:
-        lab.run("piqa", "harness", ALL, **inputs)
+        lab.run("harness.piqa", ALL, **inputs)
     assert caught.value.exit_code == REFUSAL_EXIT_CODES[Refusal.OTHER_WEIGHTS]
 
 
@@ -224,14 +223,14 @@ def test_labels_that_do_not_fit_the_questions_are_refused(
     artifact, score = int8_models
     inputs = {"model": score, "artifact": artifact, "tokenizer": tokenizer, "data": tmp_path}
     with pytest.raises(StepFailedError, match="has 6 questions, valid-labels.lst has 2 labels"):
-        lab.run("piqa", "harness", ALL, **inputs)
+        lab.run("harness.piqa", ALL, **inputs)
 
 
 def test_a_bundle_is_measured(lab: Lab, int8_models: tuple[Path, Path], tokenizer: Path) -> None:
     bundle, _ = lab.run(
-        "bundle", "bundle", {"file_name": "t.task"}, model=int8_models[0], tokenizer=tokenizer
+        "bundle.task", {"file_name": "t.task"}, model=int8_models[0], tokenizer=tokenizer
     )
-    output, facts = lab.run("speed", "evaluate", {"runs": 3}, bundle=bundle)
+    output, facts = lab.run("evaluate.speed", {"runs": 3}, bundle=bundle)
     speed = decode_json(Speed, (output / SPEED_FILE).read_bytes(), SPEED_FILE)
     # A cache of 256 positions holds the prompt twice, as the benchmark counts, and what follows.
     assert (speed.prefill_tokens, speed.decode_tokens, speed.runs) == (96, 64, 3)

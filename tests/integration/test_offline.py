@@ -6,15 +6,15 @@ import docker
 import huggingface_hub.constants
 import pytest
 
-from gemma3build.build import Builder, Outcome
+from benchmarks.bench import Quiet
+from gemma3build.engine.cache import Store
 from gemma3build.engine.runner import Runner, cache_dir
-from gemma3build.engine.store import Store
 from gemma3build.errors import OfflineError
-from gemma3build.record.checksums import CHECKSUMS
-from gemma3build.request import Request, prepare
-from tests.bench.bench import Quiet
-from tests.hub import Hub
-from tests.pinned import TINY, TOKEN, pin_tiny
+from gemma3build.release.checksums import CHECKSUMS
+from gemma3build.workflows.build import Builder, Outcome
+from gemma3build.workflows.request import Request, prepare
+from tests.support.hub import Hub
+from tests.support.pinned import TINY, TOKEN, pin_tiny
 
 pytestmark = pytest.mark.integration
 

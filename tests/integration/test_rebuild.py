@@ -8,12 +8,12 @@ from pathlib import Path
 import docker
 import pytest
 
+from gemma3build.engine.cache import Store
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import CACHE_VARIABLE
-from gemma3build.engine.store import Store
-from gemma3build.pins.intent import load_images
-from gemma3build.record.archive import unpack
-from gemma3build.record.attestation import attestation_path
+from gemma3build.pins.config import load_images
+from gemma3build.rebuild.archive import unpack
+from gemma3build.rebuild.attestation import attestation_path
 from tests.conftest import COMMAND, SHAPES, Command
 
 pytestmark = pytest.mark.integration

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gemma3build.record.checksums import SIGNATURE
+from gemma3build.release.checksums import SIGNATURE
 from tests.conftest import Command
-from tests.hub import Hub, User
 from tests.integration.test_evaluate import questions
-from tests.unit.test_provenance import git
-from tests.unit.test_signature import write_key
+from tests.support.hub import Hub, User
+from tests.unit.release.test_provenance import git
+from tests.unit.verify.test_signature import write_key
 
 pytestmark = pytest.mark.integration
 

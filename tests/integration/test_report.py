@@ -10,10 +10,10 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-from gemma3build.record.report import render
-from tests.unit.test_index import hostile, two
-from tests.unit.test_index import page as index_page
-from tests.unit.test_report import HOSTILE, measured, unmeasured
+from gemma3build.report.report import render
+from tests.unit.report.test_index import hostile, two
+from tests.unit.report.test_index import page as index_page
+from tests.unit.report.test_report import HOSTILE, measured, unmeasured
 
 pytestmark = pytest.mark.integration
 

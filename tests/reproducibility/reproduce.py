@@ -25,12 +25,12 @@ from typing import Any
 
 import docker
 
+from gemma3build.engine.cache import WHEELS
 from gemma3build.engine.docker import connect
 from gemma3build.engine.runner import CACHE_VARIABLE
-from gemma3build.engine.store import WHEELS
-from gemma3build.pins.intent import load_images, load_schemes
-from gemma3build.record.checksums import CHECKSUMS
-from tests.tiny import write_checkpoint
+from gemma3build.pins.config import load_images, load_schemes
+from gemma3build.release.checksums import CHECKSUMS
+from tests.support.checkpoint import write_checkpoint
 
 PROJECT = Path(__file__).parents[2]
 MEMORY = "/dev/shm"  # noqa: S108 - a directory in memory, for a directory of a random name

@@ -25,9 +25,9 @@ from unittest import mock
 from docker.models.containers import ContainerCollection
 from docker.types import Mount
 
-from gemma3build import cli
+from gemma3build.cli import app as cli
 from gemma3build.engine import images
-from gemma3build.pins.intent import ImagesIntent
+from gemma3build.pins.config import ImagesIntent
 
 
 def change_containers(changes: Mapping[str, Any]) -> None:

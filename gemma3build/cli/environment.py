@@ -1,0 +1,90 @@
+"""``engine``, ``images`` and ``cache``: what builds run on."""
+
+from contextlib import nullcontext, suppress
+from typing import Annotated
+
+import typer
+
+from gemma3build.cli.console import err, make_table, out, print_json
+from gemma3build.cli.options import AsJson
+from gemma3build.errors import EngineError
+from gemma3build.pins.config import load_images
+from gemma3build.util.serialize import encode
+from gemma3build.util.text import MEGABYTE
+
+
+def engine() -> None:
+    """Make sure that a Docker engine answers; on bare Debian, as root, install and start one."""
+    from gemma3build.engine.docker import ensure
+
+    out.print(f"Docker engine {ensure(err.print)} answers.")
+
+
+def images(
+    *,
+    make: Annotated[bool, typer.Option("--build", help="Make those that are missing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the images that steps run in, and make them if asked to.
+
+    Examples:
+    * `gemma3build images` shows which are there
+    * `gemma3build images --build` makes the others
+    """
+    from gemma3build.engine.cache import Store
+    from gemma3build.engine.docker import connect
+    from gemma3build.engine.images import Images
+    from gemma3build.engine.runner import cache_dir
+
+    client, store = connect(), Store(cache_dir())
+    all_images = Images(client, store, load_images(), err.print)
+    with store.in_use() if make else nullcontext():
+        found = {
+            name: all_images.ensure(name) if make else all_images.find(name)
+            for name in all_images.names()
+        }
+    if as_json:
+        print_json({name: encode(image) if image else None for name, image in found.items()})
+        return
+    table = make_table("image", "tag", "id", "made from")
+    for name, image in found.items():
+        if image is None:
+            table.add_row(name, "not there", "", "")
+        else:
+            table.add_row(name, image.tag, image.image_id[:19], image.parent[:26])
+    out.print(table)
+
+
+def cache_size(*, as_json: AsJson = False) -> None:
+    """Show where the cache is and what it holds."""
+    from gemma3build.engine.cache import DOWNLOADS, Store, tree_size
+    from gemma3build.engine.runner import cache_dir
+
+    root = cache_dir()
+    parts = {name: tree_size(root / name) for name in ("steps", "staging", *DOWNLOADS)}
+    entries = Store(root).entries()
+    if as_json:
+        print_json({"path": str(root), "bytes": parts, "entries": len(entries)})
+        return
+    out.print(f"{root}: {len(entries)} results", soft_wrap=True)
+    for name, size in parts.items():
+        out.print(f"  {name:8} {size / MEGABYTE:10,.1f} MB")
+
+
+def cache_prune(
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also finished results and downloads.")
+    ] = False,
+) -> None:
+    """Remove what killed builds left; with --all, everything, if no build is running. Releases stay."""
+    from gemma3build.engine.cache import Store
+    from gemma3build.engine.container import remove_orphans
+    from gemma3build.engine.docker import connect
+    from gemma3build.engine.runner import cache_dir
+
+    store = Store(cache_dir())
+    with suppress(EngineError):  # a cache can be cleaned where no engine answers
+        remove_orphans(connect(), store)
+    freed = store.prune(everything=everything)
+    out.print(f"{freed / MEGABYTE:,.1f} MB were removed.")

@@ -1,0 +1,84 @@
+"""``evaluate``: measure a release, or set two side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gemma3build.cli.console import err, out, show_evaluations, show_unlike
+from gemma3build.cli.options import (
+    ARTIFACTS,
+    DEFAULT_MODEL,
+    AsJson,
+    Checkpoint,
+    Limit,
+    Memory,
+    Piqa,
+    Tokenizer,
+    parse_size,
+)
+from gemma3build.errors import RequestError, stopped_error
+from gemma3build.release.checksums import SIGNATURE
+from gemma3build.schema.evaluation import REPORT
+
+
+def evaluate(
+    release: Annotated[
+        Path | None, typer.Argument(help=f"A release. [{ARTIFACTS / DEFAULT_MODEL}]")
+    ] = None,
+    *,
+    piqa: Piqa = None,
+    limit: Limit = None,
+    checkpoint: Checkpoint = None,
+    tokenizer: Tokenizer = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A B", help="Set two releases side by side; run nothing."),
+    ] = None,
+    memory: Memory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure PIQA, speed and memory of a release, into its evaluation.json and report.html.
+
+    Examples:
+    * `gemma3build evaluate` measures the release of the default model
+    * `gemma3build evaluate artifacts/gemma3-1b-it --limit 100`
+    * `gemma3build evaluate --compare artifacts/a artifacts/b`
+    """
+    from gemma3build.cli.progress import Progress
+    from gemma3build.engine.runner import open_runner
+    from gemma3build.workflows.evaluate import (
+        EvaluationRequest,
+        prepare_evaluation,
+        read_release,
+    )
+    from gemma3build.workflows.evaluate import evaluate as run_evaluation
+
+    if compare is not None:
+        if any(item is not None for item in (release, piqa, limit, checkpoint, tokenizer, memory)):
+            why = "--compare measures nothing, and takes two releases and --json alone"
+            raise RequestError("The request makes no sense", why, "Leave the rest away.")
+        releases = [read_release(folder.absolute()) for folder in compare]
+        show_evaluations(releases, as_json=as_json)
+        if not as_json:
+            show_unlike(releases)
+        return
+    folder = release if release is not None else ARTIFACTS / DEFAULT_MODEL
+    found = read_release(folder.absolute())
+    signed = (folder / SIGNATURE).exists()
+    request = EvaluationRequest(checkpoint=checkpoint, tokenizer=tokenizer, piqa=piqa, limit=limit)
+    with Progress(err) as progress:
+        try:
+            with open_runner(progress.say, parse_size(memory)) as runner:
+                prepared = prepare_evaluation(found, request, runner)
+                progress.expect(len(prepared.steps))
+                found = run_evaluation(found, prepared, runner, progress)
+        except KeyboardInterrupt as stopped:
+            raise stopped_error("The evaluation") from stopped
+    show_evaluations([found], as_json=as_json)
+    if signed:
+        err.print(
+            f"{SIGNATURE} was of the old figures and is gone: `gemma3build sign` makes a new one."
+        )
+    if not as_json:
+        out.print(f"{found.folder / REPORT} has the whole of it.", soft_wrap=True)

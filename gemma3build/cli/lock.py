@@ -1,0 +1,103 @@
+"""``models``, ``schemes`` and ``lock``: what can be built, and its pins."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gemma3build.cli.console import err, make_table, out, print_json
+from gemma3build.cli.options import AsJson
+from gemma3build.errors import BuildError, HubError
+from gemma3build.pins.config import find_model, load_images, load_models, load_schemes
+from gemma3build.schema.step import Refusal
+from gemma3build.util.serialize import encode
+from gemma3build.util.text import MEGABYTE
+
+
+def models(*, as_json: AsJson = False) -> None:
+    """List the models that can be built by name."""
+    from gemma3build.pins.lockfile import model_drift, read_models_lock
+
+    found, locks = load_models(), read_models_lock().models
+    drifts = {name: model_drift(name, model, locks.get(name)) for name, model in found.items()}
+    if as_json:
+        rows = {
+            name: {**encode(model), "locked": not drifts[name]} for name, model in found.items()
+        }
+        print_json(rows)
+        return
+    table = make_table("model", "parameters", "prefill", "kv cache", "locked", "what it is")
+    for name, model in found.items():
+        table.add_row(
+            name,
+            f"{model.shape.parameters / MEGABYTE:,.0f} M",
+            ", ".join(map(str, model.prefill_seq_lens)),
+            str(model.kv_cache_max_len),
+            "no" if drifts[name] else "yes",
+            model.summary,
+        )
+    out.print(table)
+
+
+def schemes(*, as_json: AsJson = False) -> None:
+    """List the quantization schemes; a file like those in pins/schemes/ adds one."""
+    found = load_schemes()
+    if as_json:
+        print_json({name: encode(scheme) for name, scheme in found.items()})
+        return
+    table = make_table("scheme", "file suffix", "what it does")
+    for name, scheme in found.items():
+        table.add_row(name, scheme.suffix, scheme.summary)
+    out.print(table)
+
+
+def lock(
+    names: Annotated[list[str] | None, typer.Argument(help="Models. [all, and the images]")] = None,
+) -> None:
+    """Write locks anew: digests of everything that models.toml and containers/ name.
+
+    Examples:
+    * `gemma3build lock` locks the images, and every model that this login has access to
+    * `gemma3build lock gemma3-1b-it` locks one model of the Hub and no image; HF_TOKEN must have access
+    """
+    from gemma3build.engine.downloads import pip_download
+    from gemma3build.pins import lockfile as locks
+    from gemma3build.pins.lockfile import images_drift, lock_drift
+    from gemma3build.pins.resolver import resolve_model
+
+    intent = load_images()
+
+    def download(requirements: tuple[str, ...], folder: Path) -> None:
+        pip_download("\n".join(requirements), folder, intent, hashed=False)
+
+    found = dict(locks.read_models_lock().models)
+    first: BuildError | None = None
+    chosen = {name: find_model(name) for name in names} if names else load_models()
+    for name, model in chosen.items():
+        try:
+            resolved = resolve_model(name, model, download)
+        except BuildError as error:
+            if first is None and (names or not is_locked_out(error)):
+                first = error  # which is shown at the end
+            else:
+                err.print(str(error), style="yellow")
+            continue
+        drifts = lock_drift(name, resolved, found.get(name))
+        for drift in drifts:
+            out.print(str(drift))
+        found[name] = resolved
+        out.print(f"{name} is locked{'' if drifts else ', as it was'}.")
+    locks.write_lock(locks.ModelsLock(models=found), locks.MODELS_LOCK)
+    if not names:
+        current = locks.current_images()
+        for drift in images_drift(current, locks.read_images_lock()):
+            out.print(str(drift))
+        locks.write_lock(current, locks.IMAGES_LOCK)
+        out.print("The images are locked.")
+    if first is not None:
+        raise first
+
+
+def is_locked_out(error: BuildError) -> bool:
+    """Return whether the Hub wants a login, or one that may see more: not everybody has one."""
+    return isinstance(error, HubError) and error.refusal in (Refusal.LOGIN, Refusal.ACCESS)

@@ -1,0 +1,111 @@
+"""What people see while a build runs: a live line per container on a terminal, plain lines elsewhere."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from gemma3build.engine.cache import Entry
+from gemma3build.plan.graph import Step
+from gemma3build.util.text import GIBIBYTE, MEBIBYTE, MEGABYTE
+
+
+class Progress:
+    """Reports the steps of a build on a console; a context manager around the build."""
+
+    def __init__(self, console: Console) -> None:
+        """Report on ``console``."""
+        self._console, self._total = console, 0
+        self._lock = threading.Lock()
+        self._done = 0
+        self._running: dict[str, tuple[float, str]] = {}
+        self._live = Live(
+            console=console, get_renderable=self._table, refresh_per_second=4, transient=True
+        )
+
+    def __enter__(self) -> Self:
+        """Start the live display, on a terminal."""
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop the live display."""
+        self._live.stop()
+
+    def expect(self, total: int) -> None:
+        """Note how many steps there will be."""
+        self._total = total
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+        self._console.print(f"  {text}", style="dim", soft_wrap=True)
+
+    def started(self, step: Step) -> None:
+        """Show that a step runs."""
+        with self._lock:
+            self._running[step.name] = (time.monotonic(), "")
+        if not self._console.is_terminal:
+            self._console.print(f"[{self._done + 1}/{self._total}] {step.name} …")
+
+    def running(self, step: Step, memory: int, written: int) -> None:
+        """Note how much memory a step holds, and how much of a download is there."""
+        size = f"{memory / MEBIBYTE:.0f} MiB"
+        if step.network:
+            size = f"{written / MEGABYTE:,.0f} of {step.disk / MEGABYTE:,.0f} MB"
+        with self._lock:
+            started, _ = self._running[step.name]
+            self._running[step.name] = (started, size)
+
+    def failed(self, step: Step) -> None:
+        """Show that a step ended without a result."""
+        with self._lock:
+            self._running.pop(step.name, None)
+        self._console.print(f"✗ {step.name}", style="red")
+
+    def finished(self, step: Step, entry: Entry, *, cached: bool) -> None:
+        """Show that a step's result is there."""
+        with self._lock:
+            self._done += 1
+            number = self._done
+            self._running.pop(step.name, None)
+        if cached:
+            note = "kept from before"
+        else:
+            note = f"{entry.seconds:.1f} s, {entry.peak_memory / GIBIBYTE:.2f} GiB"
+        self._console.print(
+            Text.assemble(
+                (f"[{number}/{self._total}] ", "dim"), ("✓ ", "green"), step.name, f"  {note}"
+            )
+        )
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        now = time.monotonic()
+        with self._lock:
+            for name, (started, size) in self._running.items():
+                table.add_row(f"⏳ {name}", f"{now - started:.0f} s", size)
+        return table
+
+
+@contextmanager
+def reading(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how much of ``total`` bytes was read; gives what is told of each piece."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading", total=total)
+        yield lambda size: bar.advance(task, size)

@@ -1,1 +1,0 @@
-"""What host and containers share, from the standard library alone."""

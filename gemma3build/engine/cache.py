@@ -1,0 +1,334 @@
+"""A store of step results, keyed by content, on disk.
+
+    steps/<key>/entry.json, log.txt, output/...    finished, read-only
+    staging/<key>/...                              being written by the holder of the lock
+    failed/<step>-<key>.log                        logs of steps that failed
+    locks/<key>.lock
+    datasets/, wheels/, images/                    downloads and what was made of them
+
+A result is written in ``staging`` and appears in ``steps`` by one rename, so that a killed build leaves
+nothing that looks finished. Each file's size and time of change are kept with its digest: they are
+compared at every use, the digest before a step reads the file.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from gemma3build.errors import InUseError, from_os_error
+from gemma3build.schema.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
+from gemma3build.util.files import FileDigest, digest_file, remove_partial, sha256_file, walk_files
+from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
+
+ENTRY_FILE = "entry.json"
+FAILED, STAGING = "failed", "staging"
+DATASETS, WHEELS, IMAGES = "datasets", "wheels", "images"
+DOWNLOADS = (DATASETS, WHEELS, IMAGES)  # what others keep below the root of a store
+UNUSABLE = "The cache cannot be used"
+SCRATCH = "-"  # in the names of scratch directories, and in no key
+LOCK_PATIENCE = 0.5  # seconds between two looks at whether to give up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file of an entry: its digest, and when it was last changed, in ns since 1970."""
+
+    digest: FileDigest
+    changed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A finished step.
+
+    Attributes:
+        step: name of the step, for people.
+        files: what it wrote, below its output directory.
+        facts: what it found out.
+        seconds: wall-clock time that it took.
+        peak_memory: largest resident set size, in bytes.
+    """
+
+    step: str
+    files: tuple[StoredFile, ...]
+    facts: Mapping[str, Any]
+    seconds: float
+    peak_memory: int
+
+    @property
+    def digests(self) -> tuple[FileDigest, ...]:
+        """Digests of the files, ordered by path."""
+        return tuple(file.digest for file in self.files)
+
+
+class Store:
+    """The store below one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._steps, self._staging = root / "steps", root / STAGING
+        self._verified: set[str] = set()
+
+    def output(self, key: str) -> Path:
+        """Return where the files of an entry lie."""
+        return self._steps / key / OUTPUT_DIR
+
+    def log(self, key: str) -> Path:
+        """Return where the log of an entry lies."""
+        return self._steps / key / LOG_FILE
+
+    def find(self, key: str) -> Entry | None:
+        """Return the entry of this key, if its files are as they were when it was written.
+
+        An entry with a file that is gone, or has another content, is removed: it will be made anew.
+        """
+        try:
+            text = (self._steps / key / ENTRY_FILE).read_bytes()
+            entry = decode_json(Entry, text, ENTRY_FILE)
+        except FileNotFoundError:
+            return None
+        except DecodeError:
+            entry = None
+        if entry is None or not all(self._unchanged(key, file) for file in entry.files):
+            self.discard(key)
+            return None
+        return entry
+
+    def verify(self, key: str, entry: Entry) -> bool:
+        """Return whether every byte of an entry is what it was, reading each once per process."""
+        # Also what was verified can go, or change, while this process runs.
+        if key in self._verified and all(self._unchanged(key, file) for file in entry.files):
+            return True
+        folder = self.output(key)
+        try:
+            intact = all(
+                sha256_file(folder / file.digest.path) == file.digest.sha256 for file in entry.files
+            )
+        except FileNotFoundError:
+            intact = False
+        if not intact:
+            self.discard(key)
+            return False
+        self._verified.add(key)
+        return True
+
+    def in_use(self) -> contextlib.AbstractContextManager[None]:
+        """Keep others from removing what is finished for a while; one who does it is waited for."""
+        return self._hold(fcntl.LOCK_SH)
+
+    @contextlib.contextmanager
+    def _hold(self, kind: int) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            # The directory itself is locked, which takes no file: the cache may be read-only, or not
+            # there, and a file system may have no locks.
+            with contextlib.suppress(OSError):
+                self.root.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(self.root, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, kind)
+                except BlockingIOError as error:
+                    hint = "Wait for it, or leave --all away."
+                    what = "The cache cannot be emptied"
+                    raise InUseError(what, "a build is running", hint) from error
+            yield
+
+    @contextlib.contextmanager
+    def lock(self, key: str, check_stopped: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the lock of a key; another process that wants it waits.
+
+        Args:
+            key: of the entry.
+            check_stopped: is called while waiting, and raises to give up.
+        """
+        path = self._lock_path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        while not lock.is_locked:
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=LOCK_PATIENCE)
+            check_stopped()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def staged(self, key: str) -> Path:
+        """Return where the result of a key is written before it is one."""
+        return self._staging / key
+
+    def stage(self, key: str) -> Path:
+        """Return an empty directory for the result of a key; the caller holds its lock."""
+        folder = self.staged(key)
+        self.unstage(key)
+        (folder / OUTPUT_DIR).mkdir(parents=True)
+        (folder / "scratch").mkdir()
+        return folder
+
+    @contextlib.contextmanager
+    def scratch(self, purpose: str) -> Iterator[Path]:
+        """Give an empty directory for a while; ``prune`` removes what a kill leaves of it.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            OutputError: the cache cannot be written.
+        """
+        folder = self._staging / f"{purpose}{SCRATCH}{secrets.token_hex(8)}"
+        with contextlib.ExitStack() as stack:
+            try:
+                # Locked before it is there, so that no prune takes it for what a kill left.
+                stack.enter_context(self.lock(folder.name))
+                stack.callback(self._lock_path(folder.name).unlink, missing_ok=True)
+                folder.mkdir(mode=0o700, parents=True)
+            except OSError as error:
+                raise from_os_error(UNUSABLE, error) from error
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            yield folder
+
+    def unstage(self, key: str) -> None:
+        """Remove what an unfinished step left; the caller holds its lock."""
+        shutil.rmtree(self.staged(key), ignore_errors=True)
+
+    def keep_log(self, key: str, step: str) -> Path | None:
+        """Keep the log of a step that failed; return where, or None if it wrote none."""
+        log = self.staged(key) / LOG_FILE
+        if not log.is_file() or not log.stat().st_size:
+            return None
+        kept = self.root / FAILED / f"{step}-{key[:16]}.log"
+        with contextlib.suppress(OSError):  # the disk may be full, which the error then says
+            kept.parent.mkdir(exist_ok=True)
+            log.replace(kept)
+            return kept
+        return None
+
+    def commit(self, key: str, step: str, result: StepResult) -> Entry:
+        """Turn the staged directory of a key into an entry; the caller holds its lock.
+
+        Raises:
+            OSError: the disk is full, or something of that kind.
+            ValueError: the step left a link or a device.
+        """
+        staged = self.staged(key)
+        files = []
+        for name, path in sorted(walk_files(staged / OUTPUT_DIR)):
+            # A library's choice of mode, or the umask, is not part of a result.
+            path.chmod(0o444)
+            digest = digest_file(path, name)
+            files.append(StoredFile(digest=digest, changed=path.stat().st_mtime_ns))
+        entry = Entry(
+            step=step,
+            files=tuple(files),
+            facts=result.facts,
+            seconds=result.seconds,
+            peak_memory=result.peak_memory,
+        )
+        keep = {OUTPUT_DIR, LOG_FILE, REQUEST_FILE}
+        for path in staged.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (staged / ENTRY_FILE).write_bytes(pretty_json(encode(entry)))
+        self._steps.mkdir(parents=True, exist_ok=True)
+        self.discard(key)
+        staged.rename(self._steps / key)
+        self._verified.add(key)
+        return entry
+
+    def discard(self, key: str) -> None:
+        """Remove an entry, whole at once as far as readers can see."""
+        folder = self._steps / key
+        if folder.exists():
+            self._staging.mkdir(parents=True, exist_ok=True)
+            grave = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._staging))
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                folder.rename(grave / "discarded")
+            shutil.rmtree(grave, ignore_errors=True)
+
+    def once(self, name: str) -> bool:
+        """Return True the first time that a cache is asked about a name, then False."""
+        marker = self.root / name
+        if marker.exists():
+            return False
+        with contextlib.suppress(OSError):
+            self.root.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+        return True
+
+    def entries(self) -> dict[str, Entry]:
+        """Return all entries by key."""
+        keys = sorted(path.name for path in self._steps.iterdir()) if self._steps.is_dir() else []
+        found = {key: self.find(key) for key in keys}
+        return {key: entry for key, entry in found.items() if entry is not None}
+
+    def prune(self, *, everything: bool) -> int:
+        """Remove what killed builds left, or everything; return how many bytes that freed.
+
+        What a running build holds is left alone: its lock is taken.
+
+        Raises:
+            InUseError: a build is running, and everything was to be removed.
+        """
+        if everything:
+            with self._hold(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                return self._prune(everything=True)
+        return self._prune(everything=False)
+
+    def _prune(self, *, everything: bool) -> int:
+        before = tree_size(self.root)
+        for folder in sorted(self._staging.glob("*")):
+            with contextlib.suppress(Timeout), self.try_lock(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                if SCRATCH in folder.name:  # whose name nobody takes again
+                    self._lock_path(folder.name).unlink(missing_ok=True)
+        shutil.rmtree(self.root / FAILED, ignore_errors=True)
+        for name in DOWNLOADS:
+            remove_partial(self.root / name)
+        if everything:
+            for key in self.entries():
+                with contextlib.suppress(Timeout), self.try_lock(self.staged(key)):
+                    self.discard(key)
+            for name in DOWNLOADS:
+                shutil.rmtree(self.root / name, ignore_errors=True)
+        return before - tree_size(self.root)
+
+    def try_lock(self, path: Path) -> FileLock:
+        """Return the lock of who writes to a path of ``staging``; entering it raises Timeout if it is held.
+
+        Raises:
+            ValueError: the path is not below ``staging`` of this store.
+        """
+        key = path.relative_to(self._staging).parts[0].partition(".")[0]
+        lock = self._lock_path(key)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(lock, timeout=0)
+
+    def _lock_path(self, key: str) -> Path:
+        return self.root / "locks" / f"{key}.lock"
+
+    def _unchanged(self, key: str, file: StoredFile) -> bool:
+        path = self.output(key) / file.digest.path
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        if status.st_size != file.digest.size:
+            return False
+        return status.st_mtime_ns == file.changed or sha256_file(path) == file.digest.sha256
+
+
+def tree_size(folder: Path) -> int:
+    """Return the bytes that the files below a folder hold; those that go meanwhile hold none."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += Path(place, name).lstat().st_size
+    return size

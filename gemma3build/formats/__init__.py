@@ -1,0 +1,1 @@
+"""Model file formats: strict readers, and stabilizers that remove known differences."""

@@ -1,0 +1,260 @@
+"""The header of a ``.litertlm`` file, read strictly.
+
+A file starts with ``LITERTLM``, three uint32 of version, four bytes of padding and a uint64 that says
+where the header ends. The header is a FlatBuffer at byte 32, the table ``LiteRTLMMetaData``; sections
+follow, each at a multiple of 16 KiB. All numbers are little-endian. The layout is that of
+``litertlm_core.py`` and ``litertlm_header_schema_py_generated.py`` in litert-lm-builder 0.18.1.
+
+The reader trusts nothing: what it reads is bounded before it reads it, and offsets are checked against
+what was read.
+"""
+
+import datetime
+import hashlib
+import struct
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from gemma3build.formats.flatbuffer import FlatBuffer, FlatBufferError, Span
+from gemma3build.util.serialize import canonical_json
+
+MAGIC = b"LITERTLM"
+MAJOR = 1
+BLOCK = 16 * 1024  # bytes: sections start at multiples of it
+START = 32  # where the FlatBuffer begins
+LARGEST = 4 * BLOCK  # a header of three sections has some 600 bytes
+MOST = 64  # elements of a vector: more could be made to cost much time in few bytes
+STRING = 9  # VData.StringValue
+# AnySectionDataType, from 1 on.
+KINDS = (
+    "GenericBinaryData",
+    "Deprecated",
+    "TFLiteModel",
+    "SP_Tokenizer",
+    "LlmMetadataProto",
+    "HF_Tokenizer_Zlib",
+    "TFLiteWeights",
+    "EmbeddingMetadataProto",
+    "ExecutorMetadataProto",
+    "TtsMetadataProto",
+    "AsrMetadataProto",
+)
+
+
+class LitertlmError(ValueError):
+    """A file that is no ``.litertlm``, is cut off, or contradicts itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a header says.
+
+    Attributes:
+        data: the file up to where the header ends.
+        texts: where the text of each string of the system metadata lies, by its key.
+        sections: where each section lies, by its type, in the order of the file.
+    """
+
+    data: bytes
+    texts: Mapping[str, Span]
+    sections: Mapping[str, Span]
+
+    def text(self, key: str) -> str:
+        """Return a string of the system metadata; raises LitertlmError if there is none."""
+        if key not in self.texts:
+            raise LitertlmError(f"the header has no {key}")
+        span = self.texts[key]
+        return _decode(self.data[span.offset : span.offset + span.size])
+
+
+def read_header(file: BinaryIO, size: int) -> Header:
+    """Read the header of a file, and no more of it than 64 KiB.
+
+    Args:
+        file: at its start.
+        size: of the whole file, in bytes.
+
+    Raises:
+        LitertlmError: the header is not whole, or a section is not within the file, alone in its place
+            and the only one of its type.
+        OSError: the file cannot be read.
+    """
+    start = file.read(START)
+    if len(start) < START or not start.startswith(MAGIC):
+        raise LitertlmError("it does not start as a .litertlm file does")
+    major, end = struct.unpack_from("<I12xQ", start, len(MAGIC))
+    if major != MAJOR:
+        raise LitertlmError(f"its format has the version {major}, not {MAJOR}")
+    if not START < end <= min(size, LARGEST):
+        raise LitertlmError(f"its header ends at byte {end} of {size}")
+    data = start + file.read(end - START)
+    if len(data) < end:
+        raise LitertlmError("its header is cut off")
+    buffer = FlatBuffer(data=data, start=START)
+    try:
+        texts = dict(_unique(_texts(buffer)))
+        sections = dict(_unique(_sections(buffer)))
+    except FlatBufferError as error:
+        raise LitertlmError(f"its header cannot be read: {error}") from error
+    _check_places(sections, end, size)
+    return Header(data=data, texts=texts, sections=sections)
+
+
+def _check_places(sections: Mapping[str, Span], end: int, size: int) -> None:
+    """Require sections in order, aligned, apart from each other, and up to the end of the file."""
+    for name, span in sections.items():
+        if span.offset % BLOCK or span.offset < end or span.size < 0:
+            raise LitertlmError(f"the section {name} is out of place")
+        end = span.offset + span.size
+    if end != size:
+        raise LitertlmError(f"its last section ends at byte {end} of {size}")
+
+
+def _texts(buffer: FlatBuffer) -> Iterator[tuple[str, Span]]:
+    """Yield the strings of the ``SystemMetadata``: key, and where the text lies."""
+    for entry in _tables(buffer, 0):
+        kind, value = buffer.field(entry, 1), buffer.field(entry, 2)
+        if kind is not None and buffer.number("<B", kind) == STRING and value is not None:
+            text = buffer.field(buffer.pointer(value), 0)
+            yield _text(buffer, buffer.field(entry, 0)), _string(buffer, text)
+
+
+def _sections(buffer: FlatBuffer) -> Iterator[tuple[str, Span]]:
+    """Yield the objects of the ``SectionMetadata``: type, and where the section lies."""
+    for item in _tables(buffer, 1):
+        begin, end, kind = (buffer.field(item, slot) for slot in (1, 2, 3))
+        if begin is None or end is None or kind is None:
+            raise LitertlmError("a section has no place or no type")
+        number = buffer.number("<B", kind)
+        if not 1 <= number <= len(KINDS):
+            raise LitertlmError(f"a section has the unknown type {number}")
+        offset = buffer.number("<Q", begin)
+        size = buffer.number("<Q", end) - offset
+        yield KINDS[number - 1], Span(offset=offset, size=size)
+
+
+def _unique(pairs: Iterator[tuple[str, Span]]) -> Iterator[tuple[str, Span]]:
+    """Pass on what no earlier pair has named."""
+    seen = set()
+    for name, span in pairs:
+        if name in seen:
+            raise LitertlmError(f"the header has {name!r} twice")
+        seen.add(name)
+        yield name, span
+
+
+def _tables(buffer: FlatBuffer, slot: int) -> Iterator[int]:
+    """Yield where the tables lie that a field of the root holds, in the one vector of its table."""
+    holder = buffer.field(buffer.root, slot)
+    return iter(()) if holder is None else buffer.tables(buffer.pointer(holder), 0, MOST)
+
+
+def _text(buffer: FlatBuffer, field: int | None) -> str:
+    span = _string(buffer, field)
+    return _decode(buffer.data[span.offset : span.offset + span.size])
+
+
+def _string(buffer: FlatBuffer, field: int | None) -> Span:
+    """Return where the text of a string field lies."""
+    if field is None:
+        raise LitertlmError("a string is missing in its header")
+    return buffer.content(field)
+
+
+def _decode(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise LitertlmError("a string in its header is not UTF-8") from error
+
+
+UUID, TIME = "uuid", "creation_timestamp"
+# A namespace of this project's own, drawn once at random: RFC 9562, 6.6.
+NAMESPACE = uuid.UUID("aad80869-8fe7-48d0-9af3-93abe1ce70fd")
+COPY_SIZE = 1 << 20
+
+
+def stabilize(path: Path, epoch: int) -> dict[str, str]:
+    """Give a file the uuid of its content and one fixed time, in place.
+
+    Args:
+        path: of the file.
+        epoch: SOURCE_DATE_EPOCH, in seconds.
+
+    Returns:
+        SHA-256 of each section, by its type.
+
+    Raises:
+        LitertlmError: the file is no ``.litertlm``, or has no such strings.
+        ValueError: its strings have other lengths.
+    """
+    with path.open("r+b") as file:
+        header = read_header(file, path.stat().st_size)
+        digests = {name: section_digest(path, span) for name, span in header.sections.items()}
+        values = {UUID: stable_uuid(digests), TIME: stable_time(epoch)}
+        file.seek(0)
+        file.write(replace(header, values))
+    return digests
+
+
+def section_digest(path: Path, span: Span) -> str:
+    """Return the SHA-256 of a part of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(span.offset)
+        left = span.size
+        while block := file.read(min(left, COPY_SIZE)):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
+
+
+def stable_uuid(digests: Mapping[str, str]) -> str:
+    """Return a uuid of the content.
+
+    Args:
+        digests: SHA-256 of each section, by its type.
+    """
+    return str(uuid.uuid5(NAMESPACE, canonical_json(dict(digests)).decode()))
+
+
+def stable_time(epoch: int) -> str:
+    """Return SOURCE_DATE_EPOCH, in seconds, as the builder writes a time, to the microsecond."""
+    return datetime.datetime.fromtimestamp(epoch, datetime.UTC).isoformat(timespec="microseconds")
+
+
+def replace(header: Header, values: Mapping[str, str]) -> bytes:
+    """Return the bytes of a header with other strings in its system metadata.
+
+    Args:
+        header: of a file.
+        values: new strings by key, as long as those that are there.
+
+    Raises:
+        LitertlmError: the header has no such string.
+        ValueError: a string has another length.
+    """
+    data = bytearray(header.data)
+    for key, value in values.items():
+        if len(value.encode()) != len(header.text(key).encode()):
+            raise ValueError(f"{value} is not as long as {header.text(key)}")
+        offset = header.texts[key].offset
+        data[offset : offset + header.texts[key].size] = value.encode()
+    return bytes(data)
+
+
+def read_sections(path: Path) -> dict[str, tuple[int, int]]:
+    """Return offset and size of each section in bytes, by its type such as ``TFLiteModel``.
+
+    Sections are within the file and do not overlap. At most 64 KiB are read, whatever the file says.
+
+    Raises:
+        LitertlmError: the file is no ``.litertlm``, is cut off, or contradicts itself.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        header = read_header(file, path.stat().st_size)
+    return {name: (span.offset, span.size) for name, span in header.sections.items()}

@@ -1,0 +1,162 @@
+"""Where the members of a ``.task`` lie, for files that nobody vouches for.
+
+A ``.task`` is a zip archive (APPNOTE.TXT, pkware.com) as MediaPipe's bundler writes it: members are stored
+and not compressed, one after the other, with at most four zero bytes before each so that a runtime can
+map it (``model_asset_bundle_utils.py`` of MediaPipe). Anything else could be read in two ways, or could
+grow when it is read, and is refused.
+"""
+
+import io
+import re
+import struct
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+from gemma3build.schema.scheme import NAME
+
+LARGEST = 64 * 1024  # bytes of a directory, and of a comment after it
+PADDING = 4  # bytes before a member, at most
+# Local header, 4.3.7: signature, version, flags, method, time, date, CRC, both sizes, both lengths.
+LOCAL = struct.Struct("<4s5H3I2H")
+LOCAL_SIGNATURE = b"PK\x03\x04"
+# The record at the end, 4.3.16: signature, number of members, length of the comment.
+END = struct.Struct("<4s6xH8xH")
+END_SIGNATURE = b"PK\x05\x06"
+ENCRYPTED = 1  # a flag: 4.4.4
+IN_EXTRA = 0xFFFFFFFF  # a size that stands in the extra field instead: 4.5.3
+ZIP64_EXTRA = struct.Struct("<HHQQ")  # kind, length, both sizes
+ZIP64 = 1  # the kind
+
+
+class TaskFileError(ValueError):
+    """A file that is no ``.task``, is cut off, contradicts itself, or holds more than it says."""
+
+
+class _Bounded(io.BufferedReader):
+    """A file that gives no more than ``LARGEST`` bytes and a record's at once, whatever is asked for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        most = LARGEST + END.size
+        if size is not None and size > most:
+            raise TaskFileError("its directory is too large")
+        return super().read(most if size is None or size < 0 else size)
+
+
+def read_members(path: Path) -> dict[str, tuple[int, int]]:
+    """Return offset and size of each member in bytes, by its name such as ``TOKENIZER_MODEL``.
+
+    Members are within the file and do not overlap, and nothing lies between them. Some hundred KiB are
+    read at most, whatever the file says.
+
+    Raises:
+        TaskFileError: the file is no ``.task``, is cut off, contradicts itself, or holds more than it says.
+        OSError: the file cannot be opened.
+    """
+    with path.open("rb", buffering=0) as raw, _Bounded(raw) as file:
+        members, directory = _read_directory(file)
+        found: dict[str, tuple[int, int]] = {}
+        place = 0
+        for member in members:
+            name = member.orig_filename
+            if not re.fullmatch(NAME, name):
+                raise TaskFileError(f"a member has the name {name!a}")
+            if name in found:
+                raise TaskFileError(f"it has the member {name} twice")
+            _check_stored(member)
+            start = _data_start(file, member, place)
+            place = start + member.file_size
+            if place > directory:
+                raise TaskFileError(f"the member {name} leads out of it")
+            found[name] = (start, member.file_size)
+        if place != directory:
+            raise TaskFileError(f"{directory - place} bytes belong to no member")
+    return found
+
+
+def _read_directory(file: BinaryIO) -> tuple[list[zipfile.ZipInfo], int]:
+    """Return what the directory of an archive lists, and where it begins."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members, directory = archive.infolist(), archive.start_dir
+        file.seek(-END.size, io.SEEK_END)
+        signature, count, comment = END.unpack(file.read(END.size))
+    except TaskFileError:
+        raise
+    except Exception as error:
+        # zipfile raises a dozen kinds of exceptions for broken directories.
+        raise TaskFileError(f"its directory cannot be read: {error}") from error
+    if signature != END_SIGNATURE or comment:
+        raise TaskFileError("something follows its directory")
+    if count != len(members):
+        raise TaskFileError(f"its directory lists {len(members)} members and counts {count}")
+    return members, directory
+
+
+def _check_stored(member: zipfile.ZipInfo) -> None:
+    """Require a member whose bytes stand in the archive as they are."""
+    if member.flag_bits & ENCRYPTED:
+        raise TaskFileError(f"the member {member.orig_filename} is encrypted")
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise TaskFileError(f"the member {member.orig_filename} is compressed")
+    if member.flag_bits or member.compress_size != member.file_size:
+        raise TaskFileError(f"the member {member.orig_filename} is not simply stored")
+
+
+def _data_start(file: BinaryIO, member: zipfile.ZipInfo, place: int) -> int:
+    """Return where the bytes of a member start, after its own header.
+
+    Args:
+        file: the archive.
+        member: as the directory has it.
+        place: where the member before it ends.
+    """
+    name = member.orig_filename.encode("ascii")
+    if not 0 <= member.header_offset - place <= PADDING:
+        raise TaskFileError(
+            f"the member {member.orig_filename} overlaps another or is out of place"
+        )
+    file.seek(place)
+    if file.read(member.header_offset - place).strip(b"\0"):
+        raise TaskFileError(f"bytes before the member {member.orig_filename} belong to none")
+    header = file.read(LOCAL.size)
+    if len(header) < LOCAL.size:
+        raise TaskFileError(f"the member {member.orig_filename} is cut off")
+    signature, _, flags, method, _, _, crc, *sizes, name_size, extra_size = LOCAL.unpack(header)
+    rest = file.read(name_size + extra_size)
+    extra = rest[name_size:]
+    if sizes == [IN_EXTRA, IN_EXTRA] and extra_size == ZIP64_EXTRA.size == len(extra):
+        kind, length, *sizes = ZIP64_EXTRA.unpack(extra)
+        extra = b"" if (kind, length) == (ZIP64, ZIP64_EXTRA.size - 4) else extra
+    expected = (LOCAL_SIGNATURE, 0, zipfile.ZIP_STORED, member.CRC, [member.file_size] * 2, name)
+    if extra or (signature, flags, method, crc, sizes, rest[:name_size]) != expected:
+        raise TaskFileError(f"the member {member.orig_filename} has two headers that differ")
+    return member.header_offset + LOCAL.size + len(rest)
+
+
+# Offsets of the two-byte time and two-byte date in the headers of a zip member, and the size of a
+# central header before its variable part: APPNOTE.TXT, 4.3.7 and 4.3.12.
+LOCAL_TIME = 10
+CENTRAL_TIME = 12
+CENTRAL_HEADER = 46
+# Midnight of 1 January 1980, the earliest time that a zip archive can hold: 4.4.6.
+ZIP_EPOCH = struct.pack("<HH", 0, (0 << 9) | (1 << 5) | 1)
+
+
+def stabilize(path: Path) -> None:
+    """Give every member of the archive one fixed time, in place.
+
+    The clock in the headers is all that differs between two runs of the bundler: it stores members
+    uncompressed, in a fixed order, each aligned to 4 bytes so that a runtime can map it. Changing
+    nothing else keeps the archive one that MediaPipe and LiteRT-LM read.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members, central = archive.infolist(), archive.start_dir
+    with path.open("r+b") as file:
+        for member in members:
+            file.seek(member.header_offset + LOCAL_TIME)
+            file.write(ZIP_EPOCH)
+            file.seek(central + CENTRAL_TIME)
+            file.write(ZIP_EPOCH)
+            variable = len(member.orig_filename.encode()) + len(member.extra) + len(member.comment)
+            central += CENTRAL_HEADER + variable

@@ -1,0 +1,1 @@
+"""What Gemma 3 is: architecture, checkpoint files, prompts, questions."""

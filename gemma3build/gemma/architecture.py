@@ -1,0 +1,243 @@
+"""The shape of a Gemma 3 text model, read from its checkpoint's config.json.
+
+Every difference that the converter's Gemma 3 decoder cannot express is refused here with a sentence,
+because the converter itself would ignore it and write a model that talks nonsense.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TEXT_MODEL_TYPE = "gemma3_text"
+GLOBAL = "full_attention"
+LOCAL = "sliding_attention"
+# transformers' defaults for keys that a Gemma 3 config.json may leave out (Gemma3TextConfig).
+DEFAULT_PATTERN = 6
+DEFAULT_ATTENTION_SCALAR = 256
+DEFAULT_GLOBAL_ROPE_BASE = 1_000_000.0
+DEFAULT_LOCAL_ROPE_BASE = 10_000.0
+DEFAULT_NORM_EPSILON = 1e-6
+# Bounds on what a file may claim, before anything is made of it.
+LARGEST_SIZE = 2**31 - 1  # the extents of a tensor in a .tflite are int32
+MOST_LAYERS = 1000  # the largest Gemma 3 has 62
+
+
+class ArchitectureError(ValueError):
+    """The configuration is of something that cannot be built; the message says of what."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The sizes that give every tensor of a checkpoint its shape.
+
+    Attributes:
+        vocab_size: rows of the embedding table, which is also the LM head.
+        hidden_size: width of the residual stream.
+        intermediate_size: width inside the feed-forward block.
+        layers: number of transformer blocks.
+        heads: query heads per block.
+        kv_heads: key and value heads per block.
+        head_dim: width of one head.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor of the checkpoint by its ``transformers`` name, [out, in] for matrices."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        block: dict[str, tuple[int, ...]] = {
+            "input_layernorm": (hidden,),
+            "mlp.down_proj": (hidden, inner),
+            "mlp.gate_proj": (inner, hidden),
+            "mlp.up_proj": (inner, hidden),
+            "post_attention_layernorm": (hidden,),
+            "post_feedforward_layernorm": (hidden,),
+            "pre_feedforward_layernorm": (hidden,),
+            "self_attn.k_norm": (self.head_dim,),
+            "self_attn.k_proj": (key, hidden),
+            "self_attn.o_proj": (hidden, query),
+            "self_attn.q_norm": (self.head_dim,),
+            "self_attn.q_proj": (query, hidden),
+            "self_attn.v_proj": (key, hidden),
+        }
+        return {
+            "model.embed_tokens.weight": (self.vocab_size, hidden),
+            "model.norm.weight": (hidden,),
+            **{
+                f"model.layers.{layer}.{name}.weight": shape
+                for layer in range(self.layers)
+                for name, shape in block.items()
+            },
+        }
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, the shared embedding counted once."""
+        return sum(math.prod(shape) for shape in self.tensors.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """A Gemma 3 text model without its weights.
+
+    Attributes:
+        shape: the sizes of its tensors.
+        context: longest position that the model was made for, in tokens.
+        sliding_window: reach of a local layer, in tokens.
+        global_layers: indices of the layers that see the whole context.
+        rope_base: rotary base of global layers.
+        rope_local_base: rotary base of local layers.
+        norm_epsilon: added to the mean square in RMSNorm.
+    """
+
+    shape: Shape
+    context: int
+    sliding_window: int
+    global_layers: tuple[int, ...]
+    rope_base: float
+    rope_local_base: float
+    norm_epsilon: float
+
+
+def read_architecture(config: Mapping[str, Any]) -> Architecture:
+    """Return the architecture that a config.json describes.
+
+    Raises:
+        ArchitectureError: it is not a Gemma 3 text model, or has a feature that the converter's
+            decoder lacks.
+    """
+    model_type = config.get("model_type")
+    if model_type == "gemma3":
+        message = (
+            "this is a multimodal Gemma 3 (model_type 'gemma3', with a vision tower);"
+            " only the text models (270M and 1B, model_type 'gemma3_text') can be built"
+        )
+        raise ArchitectureError(message)
+    if model_type != TEXT_MODEL_TYPE:
+        name = ", ".join(config.get("architectures") or ()) or "an unnamed architecture"
+        message = f"this is {name} (model_type {model_type!r}), not a Gemma 3 text model"
+        raise ArchitectureError(message)
+    _refuse_features(config)
+    shape = Shape(
+        vocab_size=_positive(config, "vocab_size"),
+        hidden_size=_positive(config, "hidden_size"),
+        intermediate_size=_positive(config, "intermediate_size"),
+        layers=_positive(config, "num_hidden_layers", MOST_LAYERS),
+        heads=_positive(config, "num_attention_heads"),
+        kv_heads=_positive(config, "num_key_value_heads"),
+        head_dim=_positive(config, "head_dim"),
+    )
+    if shape.heads % shape.kv_heads:
+        message = f"{shape.heads} query heads cannot share {shape.kv_heads} key-value heads evenly"
+        raise ArchitectureError(message)
+    scalar = config.get("query_pre_attn_scalar", DEFAULT_ATTENTION_SCALAR)
+    if scalar != shape.head_dim:
+        message = (
+            f"query_pre_attn_scalar is {scalar}, head_dim {shape.head_dim};"
+            " the converter's decoder scales attention by head_dim only"
+        )
+        raise ArchitectureError(message)
+    rope_base, rope_local_base = _rope_bases(config)
+    return Architecture(
+        shape=shape,
+        context=_positive(config, "max_position_embeddings"),
+        sliding_window=_positive(config, "sliding_window"),
+        global_layers=_global_layers(config, shape.layers),
+        rope_base=rope_base,
+        rope_local_base=rope_local_base,
+        norm_epsilon=_real(config, "rms_norm_eps", DEFAULT_NORM_EPSILON),
+    )
+
+
+def _refuse_features(config: Mapping[str, Any]) -> None:
+    if not config.get("tie_word_embeddings", True):
+        message = "its LM head is not tied to the embedding; the converter's decoder shares them"
+        raise ArchitectureError(message)
+    activation = config.get("hidden_activation", "gelu_pytorch_tanh")
+    if activation != "gelu_pytorch_tanh":
+        message = f"hidden_activation is {activation!r}; the decoder has gelu_pytorch_tanh"
+        raise ArchitectureError(message)
+    for key in (
+        "attention_bias",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "rope_scaling",
+        "use_bidirectional_attention",
+        "quantization_config",
+    ):
+        if config.get(key):
+            message = f"{key} is {config[key]!r}; the converter's decoder does not have it"
+            raise ArchitectureError(message)
+
+
+def _rope_bases(config: Mapping[str, Any]) -> tuple[float, float]:
+    # transformers 5 keeps one table per layer type; version 4 has two keys.
+    parameters = config.get("rope_parameters")
+    if parameters is None:
+        return (
+            _real(config, "rope_theta", DEFAULT_GLOBAL_ROPE_BASE),
+            _real(config, "rope_local_base_freq", DEFAULT_LOCAL_ROPE_BASE),
+        )
+    if not isinstance(parameters, Mapping) or set(parameters) - {GLOBAL, LOCAL}:
+        message = f"rope_parameters must have a table for {GLOBAL} and {LOCAL}, nothing else"
+        raise ArchitectureError(message)
+    bases = []
+    for kind, default in ((GLOBAL, DEFAULT_GLOBAL_ROPE_BASE), (LOCAL, DEFAULT_LOCAL_ROPE_BASE)):
+        table = parameters.get(kind, {})
+        if table.get("rope_type", "default") != "default":
+            message = f"its rope_type is {table['rope_type']!r}; the decoder has 'default' only"
+            raise ArchitectureError(message)
+        bases.append(_real(table, "rope_theta", default))
+    return bases[0], bases[1]
+
+
+def _global_layers(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:
+    types = config.get("layer_types")
+    if types is None:
+        given = config.get("sliding_window_pattern")
+        period = _positive(config, "sliding_window_pattern") if given else DEFAULT_PATTERN
+        return tuple(layer for layer in range(layers) if (layer + 1) % period == 0)
+    if len(types) != layers or set(types) - {GLOBAL, LOCAL}:
+        message = f"layer_types must name {GLOBAL} or {LOCAL} for each of {layers} layers"
+        raise ArchitectureError(message)
+    return tuple(layer for layer, kind in enumerate(types) if kind == GLOBAL)
+
+
+def _positive(config: Mapping[str, Any], key: str, most: int = LARGEST_SIZE) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        message = f"{key} must be a positive whole number, not {value!r}"
+        raise ArchitectureError(message)
+    if value > most:
+        message = f"{key} is {value}, more than any model has"
+        raise ArchitectureError(message)
+    return value
+
+
+def _real(table: Mapping[str, Any], key: str, default: float) -> float:
+    value = table.get(key, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        message = f"{key} must be a positive number, not {value!r}"
+        raise ArchitectureError(message)
+    return float(value)
+
+
+FLOAT_MODEL = "model_f32.tflite"
+CACHE = "kv_cache"  # what the names of the key-value cache's tensors begin with
+HIDDEN = -1e9  # what the converter's own masks hold for a position that must not be seen
+
+
+QKV, OUTPUT, GATE_UP, DOWN = "qkv", "output", "gate_up", "down"
+KINDS = (QKV, OUTPUT, GATE_UP, DOWN)
+# The base-2 logarithm of a mean square below which an input counts as silent; it bounds the result
+# where an input is never anything but zero.
+SILENT = -100.0

@@ -1,0 +1,62 @@
+"""The files of PIQA, as they are published: read in the container, and looked at before on the host."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gemma3build.util.files import read_small_text
+
+QUESTIONS = "valid.jsonl"
+LABELS = "valid-labels.lst"
+FIELDS = ("goal", "sol1", "sol2")
+FEWEST = 2  # that a standard error can be computed from
+
+
+def read_data(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the lines of the questions and of the labels.
+
+    Raises:
+        ValueError: there is not one label for each question, there are too few, or a file is too large.
+        OSError: a file cannot be read.
+    """
+    lines, labels = (
+        # Not splitlines, for which some characters of JSON texts end a line.
+        read_small_text(folder / name).removesuffix("\n").split("\n")
+        for name in (QUESTIONS, LABELS)
+    )
+    if len(lines) != len(labels):
+        message = f"{QUESTIONS} has {len(lines)} questions, {LABELS} has {len(labels)} labels"
+        raise ValueError(message)
+    if len(lines) < FEWEST:
+        message = f"{QUESTIONS} has {len(lines)} questions; a standard error needs {FEWEST}"
+        raise ValueError(message)
+    return lines, labels
+
+
+def make_questions(lines: Sequence[str], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the questions as lm-eval's task reads them, the right solution's number in ``label``.
+
+    Raises:
+        ValueError: a line is no question or no label.
+    """
+    questions = []
+    for number, (line, label) in enumerate(zip(lines, labels, strict=True), 1):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            message = f"line {number} of {QUESTIONS} is not JSON: {error}"
+            raise ValueError(message) from error
+        if not isinstance(found, dict) or not all(is_text(found.get(name)) for name in FIELDS):
+            message = f"line {number} of {QUESTIONS} has not the texts {', '.join(FIELDS)}"
+            raise ValueError(message)
+        if label not in ("0", "1"):
+            message = f"line {number} of {LABELS} is {label!r}, not 0 or 1"
+            raise ValueError(message)
+        questions.append({**{name: found[name] for name in FIELDS}, "label": int(label)})
+    return questions
+
+
+def is_text(value: object) -> bool:
+    """Return whether a JSON value is a text that can be written: JSON can name half a character."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)

@@ -1,0 +1,241 @@
+"""The files that people edit: models.toml, images.toml and one file per scheme."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from gemma3build.errors import ConfigError, UnknownNameError
+from gemma3build.gemma.architecture import Shape
+from gemma3build.schema.scheme import Scheme
+from gemma3build.util.files import read_small_text
+from gemma3build.util.serialize import DecodeError, decode
+
+PINS_DIR = Path(__file__).parent
+CONTAINERS_DIR = PINS_DIR.parents[1] / "containers"
+ALL_SCHEMES = "all"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageSource:
+    """A GGUF file in parts, as data in wheels on the package index.
+
+    Attributes:
+        requirements: ``name==version`` of each part, in order.
+        gguf_sha256: digest of the joined file.
+    """
+
+    requirements: tuple[str, ...]
+    gguf_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubSource:
+    """A repository on the Hub.
+
+    Attributes:
+        repo: ``owner/name``.
+        revision: a commit, 40 hex digits, or a branch or tag, whose commit a lock then has.
+        sha256: digests that were read in public documents, by file name; the lock must agree.
+    """
+
+    repo: str
+    revision: str
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model that can be built by name.
+
+    Attributes:
+        summary: one line for people.
+        base_model: its name on the Hub, for model cards.
+        shape: sizes of its tensors.
+        prefill_seq_lens: default lengths of the prefill signatures, in tokens.
+        kv_cache_max_len: default length of the key-value cache, in tokens.
+        context: longest position that the model was made for, in tokens.
+        schemes: default schemes.
+        packages: where it comes from, unless ``hub``.
+        hub: where it comes from, unless ``packages``.
+    """
+
+    summary: str
+    base_model: str
+    shape: Shape
+    prefill_seq_lens: tuple[int, ...]
+    kv_cache_max_len: int
+    context: int
+    schemes: tuple[str, ...]
+    packages: PackageSource | None = None
+    hub: HubSource | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a model that comes from nowhere or from two places."""
+        if (self.packages is None) == (self.hub is None):
+            message = "a model has either packages or hub"
+            raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """Where the base image comes from.
+
+    Attributes:
+        registry: an image reference with a digest.
+        suite: the Debian release to bootstrap where no registry answers.
+        packages: what the bootstrapped base holds beside the minimum.
+    """
+
+    registry: str
+    suite: str
+    packages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesIntent:
+    """What images.toml says.
+
+    Attributes:
+        source_date_epoch: the one time stamp in every image, seconds since 1970 in UTC.
+        python_version: interpreter that the wheels are for.
+        glibc: newest glibc that the wheels may need, major and minor.
+        torch_index: where CPU builds of torch are found when pip's own sources have none.
+        parent: where the base image comes from.
+    """
+
+    source_date_epoch: int
+    python_version: str
+    glibc: tuple[int, ...]
+    torch_index: str
+    parent: Parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Data that an evaluation asks questions from.
+
+    Attributes:
+        summary: one line for people.
+        licence: its SPDX identifier.
+        base: address that file names are appended to.
+        sha256: digest of each file, by name.
+    """
+
+    summary: str
+    licence: str
+    base: str
+    sha256: Mapping[str, str]
+
+
+def load_models(path: Path = PINS_DIR / "models.toml") -> dict[str, Model]:
+    """Return all models by name.
+
+    Raises:
+        ConfigError: the file has an unknown key or a wrong type.
+    """
+    return {name: parse(Model, value, f"{path.name}: {name}") for name, value in toml(path).items()}
+
+
+def load_images(path: Path = PINS_DIR / "images.toml") -> ImagesIntent:
+    """Return what images.toml says; raises ConfigError."""
+    return parse(ImagesIntent, toml(path), path.name)
+
+
+def load_datasets(path: Path = PINS_DIR / "datasets.toml") -> dict[str, Dataset]:
+    """Return all datasets by name; raises ConfigError."""
+    return {
+        name: parse(Dataset, value, f"{path.name}: {name}") for name, value in toml(path).items()
+    }
+
+
+def load_schemes() -> dict[str, Scheme]:
+    """Return the schemes that the project ships, by name, the float one first."""
+    schemes = [load_scheme(path) for path in sorted((PINS_DIR / "schemes").glob("*.toml"))]
+    schemes.sort(key=lambda scheme: (scheme.quantized, scheme.name))
+    return {scheme.name: scheme for scheme in schemes}
+
+
+def load_scheme(path: Path) -> Scheme:
+    """Return the scheme in a file; raises ConfigError."""
+    return parse(Scheme, toml(path), path.name)
+
+
+def find_model(name: str) -> Model:
+    """Return the model of this name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    models = load_models()
+    if name not in models:
+        raise UnknownNameError(
+            f"The model {name!r} is unknown",
+            f"known are {', '.join(models)}",
+            "Use one of them, or --checkpoint DIR for a checkpoint of your own.",
+        )
+    return models[name]
+
+
+def find_schemes(names: tuple[str | Scheme, ...]) -> tuple[Scheme, ...]:
+    """Return the schemes of these names; a name that ends in ``.toml`` is a user's own file.
+
+    What is a scheme already, is taken as it is.
+
+    Raises:
+        UnknownNameError: a name is neither.
+        ConfigError: a file is no scheme, or two schemes have one name or one suffix.
+    """
+    shipped = load_schemes()
+    found: dict[str, Scheme] = {}
+    for name in names:
+        if isinstance(name, Scheme):
+            found[name.name] = name
+        elif name == ALL_SCHEMES:
+            found.update(shipped)
+        elif name in shipped:
+            found[name] = shipped[name]
+        elif name.endswith(".toml"):
+            scheme = load_scheme(Path(name))
+            if scheme != {**found, **shipped}.get(scheme.name, scheme):
+                raise ConfigError(
+                    f"The scheme in {name} cannot be used",
+                    f"another one has its name, {scheme.name}",
+                    "Give your scheme a name of its own.",
+                )
+            found[scheme.name] = scheme
+        else:
+            raise UnknownNameError(
+                f"The scheme {name!r} is unknown",
+                f"known are {', '.join(shipped)} and {ALL_SCHEMES}",
+                "Use one of them, or the path of a .toml file of your own.",
+            )
+    suffixes = [scheme.suffix for scheme in found.values()]
+    if len(set(suffixes)) != len(suffixes):
+        raise ConfigError(
+            "Two schemes would write one file",
+            f"their suffixes are {', '.join(suffixes)}",
+            "Give your scheme a suffix of its own.",
+        )
+    return tuple(found.values())
+
+
+def toml(path: Path) -> dict[str, object]:
+    """Return a TOML file as tables; raises ConfigError."""
+    try:
+        return tomllib.loads(read_small_text(path))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} cannot be read", "there is no such file", "") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read", str(error), "Mend the file.") from error
+
+
+def parse(kind: type[T], value: object, where: str) -> T:
+    """Decode a table strictly; raises ConfigError."""
+    try:
+        return decode(kind, value, where)
+    except DecodeError as error:
+        raise ConfigError("The configuration is wrong", str(error), f"Mend {where}.") from error

@@ -1,0 +1,283 @@
+"""Turn a request into a plan."""
+
+import re
+
+from gemma3build.errors import RequestError
+from gemma3build.gemma.architecture import FLOAT_MODEL, Shape
+from gemma3build.gemma.prompts import LONGEST
+from gemma3build.plan import resources
+from gemma3build.plan.checkpoint import Arrival, plan_arrival, without_tokenizer
+from gemma3build.plan.graph import (
+    Artifact,
+    Input,
+    Parameters,
+    Plan,
+    Source,
+    Step,
+    StepOutput,
+)
+from gemma3build.schema.manifest import REFUSED
+from gemma3build.schema.scheme import NAME, Scheme
+from gemma3build.util.serialize import encode
+
+CHECK, EXPORT = "check", "export"
+REFERENCE_STEP, CALIBRATE = "reference", "calibrate"
+
+
+def plan_build(
+    *,
+    model: str,
+    base_model: str,
+    shape: Shape,
+    context: int,
+    pinned: bool,
+    source: Source,
+    parameters: Parameters,
+    schemes: tuple[Scheme, ...],
+) -> Plan:
+    """Return the plan of a release.
+
+    Args:
+        model: name of the release.
+        base_model: name on the Hub of what the checkpoint derives from, may be empty.
+        shape: sizes of the model's tensors, for the estimates.
+        context: longest position that the model was made for, in tokens.
+        pinned: whether the checkpoint must have exactly this shape.
+        source: where the checkpoint comes from.
+        parameters: what the graph looks like.
+        schemes: what to build.
+
+    Raises:
+        RequestError: the parameters do not go together.
+    """
+    check_parameters(parameters, context, schemes)
+    check_name(model)
+    arrival = plan_arrival(source, shape)
+    checkpoint = arrival.checkpoint
+    need = resources.check_need(shape)
+    check = Step(
+        name=CHECK,
+        module="fetch.check",
+        parameters={"shape": encode(shape) if pinned else None},
+        inputs={"checkpoint": checkpoint},
+        memory=need.memory,
+        disk=need.disk,
+    )
+    need = resources.export_need(shape, lean=parameters.lean)
+    export = Step(
+        name=EXPORT,
+        module="convert.export",
+        parameters=encode(parameters),
+        inputs={"checkpoint": without_tokenizer(checkpoint)},
+        after=(CHECK,),
+        memory=need.memory,
+        disk=need.disk,
+    )
+    need = resources.reference_need(shape)
+    reference = Step(
+        name=REFERENCE_STEP,
+        module="convert.reference",
+        parameters={"longest": longest_prompt(parameters)},
+        inputs={"checkpoint": checkpoint},
+        after=(CHECK,),
+        memory=need.memory,
+        disk=need.disk,
+    )
+    steps = [*arrival.steps, check, export, reference]
+    if any(scheme.calibrated for scheme in schemes):
+        steps.append(plan_calibration(checkpoint, shape, after=(CHECK,)))
+    artifacts: list[Artifact] = []
+    for scheme in schemes:
+        stem = f"{model}_{scheme.suffix}_ekv{parameters.kv_cache_max_len}"
+        new_steps, outputs = plan_scheme(scheme, stem, shape, arrival, parameters)
+        steps += new_steps
+        artifacts += outputs
+    return Plan(
+        model=model,
+        base_model=base_model,
+        shape=shape,
+        source=source,
+        checkpoint=checkpoint,
+        tokenizer=arrival.tokenizer,
+        chat_template=arrival.chat_template,
+        parameters=parameters,
+        schemes=schemes,
+        steps=tuple(steps),
+        artifacts=tuple(artifacts),
+    )
+
+
+def check_parameters(parameters: Parameters, context: int, schemes: tuple[Scheme, ...]) -> None:
+    """Refuse parameters that would fail late or mean nothing.
+
+    Raises:
+        RequestError: saying which and why.
+    """
+    lengths = parameters.prefill_seq_lens
+    what = "The request makes no sense"
+    if not schemes:
+        raise RequestError(what, "it names no scheme", "Give --scheme.")
+    if not lengths or min(lengths) < 1 or len(set(lengths)) != len(lengths):
+        why = f"the prefill lengths {list(lengths)} are not distinct positive numbers"
+        raise RequestError(what, why, "Give --prefill-seq-lens, such as 128.")
+    if parameters.kv_cache_max_len <= max(lengths):
+        raise RequestError(
+            what,
+            f"the key-value cache ({parameters.kv_cache_max_len}) is not longer than the longest"
+            f" prefill ({max(lengths)}), so no token could be generated after it",
+            "Give a larger --kv-cache-max-len or smaller --prefill-seq-lens.",
+        )
+    if parameters.kv_cache_max_len > context:
+        raise RequestError(
+            what,
+            f"the key-value cache ({parameters.kv_cache_max_len}) is longer than the positions that"
+            f" the model knows ({context})",
+            "Give a smaller --kv-cache-max-len.",
+        )
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could lead out of a directory, confuse a shell, or be taken for a refusal.
+
+    Raises:
+        RequestError: saying why.
+    """
+    why = ""
+    if not re.fullmatch(NAME, name):
+        why = "it must be of letters, digits, dots, dashes and underscores"
+    elif name.endswith(REFUSED):
+        why = f"{REFUSED} at its end means that the gate refused it"
+    if why:
+        raise RequestError(f"{name!r} is no name for a release", why, "Give --name.")
+
+
+def plan_calibration(checkpoint: Input, shape: Shape, after: tuple[str, ...] = ()) -> Step:
+    """Return the step that finds out how strong the inputs of each matrix are."""
+    need = resources.calibrate_need(shape)
+    return Step(
+        name=CALIBRATE,
+        module="convert.calibrate",
+        parameters={},
+        inputs={"checkpoint": checkpoint},
+        after=after,
+        memory=need.memory,
+        disk=need.disk,
+    )
+
+
+def plan_quantization(
+    scheme: Scheme, shape: Shape, *, name: str, export: str, file_name: str
+) -> Step:
+    """Return the step of this name that quantizes an export by a scheme.
+
+    Args:
+        scheme: by which.
+        shape: sizes of the model's tensors.
+        name: of the step.
+        export: name of the step whose output is quantized.
+        file_name: of the output.
+    """
+    inputs: dict[str, Input] = {"model": StepOutput(step=export)}
+    if scheme.calibrated:
+        inputs["importance"] = StepOutput(step=CALIBRATE)
+    need = resources.quantize_need(shape, scheme)
+    return Step(
+        name=name,
+        module="convert.quantize",
+        parameters={
+            "groups": encode(scheme.groups),
+            "equalize": scheme.equalize,
+            "head_dim": shape.head_dim,
+            "file_name": file_name,
+        },
+        inputs=inputs,
+        memory=need.memory,
+        disk=need.disk,
+    )
+
+
+def plan_scheme(
+    scheme: Scheme, stem: str, shape: Shape, arrival: Arrival, parameters: Parameters
+) -> tuple[list[Step], list[Artifact]]:
+    """Return the steps and artifacts of one scheme; the float one is the export itself."""
+    steps = []
+    tflite, task, litertlm = (f"{stem}.{kind}" for kind in ("tflite", "task", "litertlm"))
+    model = StepOutput(step=EXPORT, path=FLOAT_MODEL)
+    size = resources.model_size(shape, scheme)
+    if scheme.quantized:
+        name = f"quantize-{scheme.name}"
+        quantize = plan_quantization(scheme, shape, name=name, export=EXPORT, file_name=tflite)
+        steps.append(quantize)
+        model = StepOutput(step=quantize.name, path=tflite)
+    parts: dict[str, Input] = {"model": model, "tokenizer": arrival.tokenizer}
+    templates = {"chat_template": arrival.chat_template} if arrival.chat_template else {}
+    need = resources.bundle_need(size)
+    bundle = Step(
+        name=f"bundle-{scheme.name}",
+        module="bundle.task",
+        parameters={"file_name": task},
+        inputs=parts,
+        memory=need.memory,
+        disk=need.disk,
+    )
+    task_output = StepOutput(step=bundle.name, path=task)
+    need = resources.package_need(size)
+    package = Step(
+        name=f"package-{scheme.name}",
+        module="litertlm.package",
+        parameters={
+            "file_name": litertlm,
+            "kv_cache_max_len": parameters.kv_cache_max_len,
+        },
+        inputs=parts | templates,
+        memory=need.memory,
+        disk=need.disk,
+    )
+    litertlm_output = StepOutput(step=package.name, path=litertlm)
+    need = resources.gate_need(shape, scheme, size)
+    gate = Step(
+        name=gate_step(scheme.name),
+        module="evaluate.gate",
+        parameters={
+            "groups": encode(scheme.groups),
+            "limits": encode(scheme.limits),
+            "longest": longest_prompt(parameters),
+        },
+        inputs={
+            "model": model,
+            "bundle": task_output,
+            "package": litertlm_output,
+            "tokenizer": arrival.tokenizer,
+            "reference": StepOutput(step=REFERENCE_STEP),
+        },
+        memory=need.memory,
+        disk=need.disk,
+    )
+    steps += [bundle, package, gate]
+    artifacts = [
+        Artifact(file_name=tflite, scheme=scheme.name, source=model),
+        Artifact(file_name=task, scheme=scheme.name, source=task_output),
+        Artifact(file_name=litertlm, scheme=scheme.name, source=litertlm_output),
+    ]
+    return steps, artifacts
+
+
+def artifacts_size(plan: Plan) -> int:
+    """Return about how large the files of a release are, in bytes."""
+    sizes = model_sizes(plan)
+    return sum(sizes[artifact.scheme] for artifact in plan.artifacts)
+
+
+def model_sizes(plan: Plan) -> dict[str, int]:
+    """Return about how large a file of each scheme is, in bytes, by the scheme's name."""
+    return {scheme.name: resources.model_size(plan.shape, scheme) for scheme in plan.schemes}
+
+
+def gate_step(scheme: str) -> str:
+    """Return the name of the step that compares a scheme's files with the checkpoint."""
+    return f"gate-{scheme}"
+
+
+def longest_prompt(parameters: Parameters) -> int:
+    """Return how many tokens the prompts of the gate may have, so that the cache holds them."""
+    return min(LONGEST, parameters.kv_cache_max_len)

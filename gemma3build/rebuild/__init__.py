@@ -1,0 +1,1 @@
+"""Compares two releases, and keeps what a rebuild needs."""

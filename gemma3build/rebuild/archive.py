@@ -1,0 +1,224 @@
+"""The archive of a release: one plain tar of all that a rebuild needs, the same bytes for the same files.
+
+The first member is ``index.json``, which has path, size and SHA-256 of every other, in the order of their
+paths. Headers are those of GNU tar (``tar(5)``) with one mode, owner and time. So an archive is a function of its index and
+the contents: the reader makes each header from the index and compares, and parses none.
+"""
+
+import hashlib
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from gemma3build.errors import ArchiveError, from_os_error
+from gemma3build.util.files import FileDigest, digest_file, whole
+from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.util.text import MEBIBYTE
+from gemma3build.verify.untrusted import Advance, ignore, short
+
+FORMAT = "gemma3build.archive/1"
+FIRST_MEMBER = "index.json"
+SOURCE, WHEELS, BASE, RELEASE, CHECKPOINT = "source", "wheels", "base", "release", "checkpoint"
+# One of these folders, and below it names that lead nowhere else and are not hidden.
+PATH = re.compile(
+    rf"(?:{SOURCE}|{WHEELS}|{BASE}|{RELEASE}|{CHECKPOINT})(?:/[A-Za-z0-9_][A-Za-z0-9_.+!-]{{0,199}}){{1,9}}"
+)
+LARGEST_INDEX = 16 * MEBIBYTE
+BLOCK = tarfile.BLOCKSIZE
+END = bytes(2 * BLOCK)
+COPY_SIZE = MEBIBYTE
+MODE = 0o644
+SIZE = slice(124, 135)  # of a header: octal digits
+WHAT = "The archive cannot be used"
+HINT = "Get the archive again, or make one: gemma3build archive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveIndex:
+    """What an archive holds.
+
+    Attributes:
+        format: names this format and its version.
+        model: name of the release.
+        version: of the archived gemma3build.
+        complete: whether it holds what the checkpoint is made of.
+        members: path, size and digest of every other member, ordered by path.
+    """
+
+    format: str
+    model: str
+    version: str
+    complete: bool
+    members: tuple[FileDigest, ...]
+
+
+def write_archive(
+    target: Path, files: Mapping[str, Path], *, model: str, version: str, complete: bool
+) -> ArchiveIndex:
+    """Write an archive whole or not at all.
+
+    Args:
+        target: where.
+        files: where each file lies, by its path in the archive.
+        model: name of the release.
+        version: of this gemma3build.
+        complete: whether the files have what the checkpoint is made of.
+
+    Raises:
+        ArchiveError: a file has a path that an archive cannot have, or changed meanwhile.
+        NoSpaceError: the disk is full.
+        OutputError: a file cannot be read, or the archive cannot be written.
+    """
+    what = "The archive cannot be made"
+    try:
+        members = tuple(digest_file(path, name) for name, path in sorted(files.items()))
+        index = ArchiveIndex(
+            format=FORMAT, model=model, version=version, complete=complete, members=members
+        )
+        if why := _flaw(index):
+            raise ArchiveError(what, why, "Rename the file, or take it away.")
+        text = pretty_json(encode(index))
+        with whole(target) as staged, staged.open("wb") as file:
+            file.write(header(FIRST_MEMBER, len(text)) + text + _padding(len(text)))
+            for member in members:
+                file.write(header(member.path, member.size))
+                with files[member.path].open("rb") as source:
+                    digest, size = _copy(source, file, member.size, ignore)
+                if (digest, size) != (member.sha256, member.size):
+                    why = f"{member.path} changed while it was read"
+                    raise ArchiveError(what, why, "Run the same command again.")
+                file.write(_padding(member.size))
+            file.write(END)
+    except OSError as error:
+        raise from_os_error(what, error) from error
+    return index
+
+
+def unpack(path: Path, folder: Path, advance: Advance = ignore) -> ArchiveIndex:
+    """Write the members of an archive that nobody vouches for into an empty directory.
+
+    Nothing is written but plain files below it, and no more bytes than the archive has.
+
+    Args:
+        path: of the archive.
+        folder: where.
+        advance: is told of bytes that were read.
+
+    Raises:
+        ArchiveError: it is none, is not whole, or holds more or other things than its index says.
+        NoSpaceError: the disk is full.
+        OutputError: a file cannot be written.
+    """
+    try:
+        if not path.is_file():
+            raise ArchiveError(WHAT, f"{path} is no file", HINT)
+        with path.open("rb") as file:
+            index, start = _read_index(file, path.stat().st_size)
+            advance(start)
+            for member in index.members:
+                expected = header(member.path, member.size)
+                if file.read(len(expected)) != expected:
+                    raise _refusal(f"the header of {member.path} is not as the index says")
+                _unpack_member(file, member, folder / member.path, advance)
+            if file.read(len(END) + 1) != END:
+                raise _refusal("something follows its last member")
+    except OSError as error:
+        raise from_os_error(WHAT, error) from error
+    return index
+
+
+def header(path: str, size: int) -> bytes:
+    """Return the header of a member: a plain file of nobody's and no time."""
+    member = tarfile.TarInfo(path)
+    member.size, member.mode, member.mtime = size, MODE, 0
+    return member.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
+
+
+def _read_index(file: BinaryIO, size: int) -> tuple[ArchiveIndex, int]:
+    """Return the index, and how many bytes it and its header have."""
+    first = file.read(BLOCK)
+    try:
+        length = int(first[SIZE], 8)
+    except ValueError:
+        length = -1
+    if not 0 <= length <= LARGEST_INDEX or first != header(FIRST_MEMBER, length):
+        raise _refusal(f"it does not start with {FIRST_MEMBER}")
+    text = file.read(length)
+    try:
+        index = decode_json(ArchiveIndex, text, FIRST_MEMBER)
+        same = pretty_json(encode(index)) == text
+    except (ValueError, RecursionError) as error:
+        raise _refusal(str(error)) from error
+    if not same:
+        raise _refusal(f"its {FIRST_MEMBER} is not in the form in which it is written")
+    if index.format != FORMAT:
+        raise _refusal(f"its format is {index.format!r}, not {FORMAT!r}")
+    if why := _flaw(index):
+        raise _refusal(why)
+    padding = _padding(length)
+    start = BLOCK + length + len(padding)
+    if file.read(len(padding)) != padding:
+        raise _refusal(f"something follows {FIRST_MEMBER}")
+    if start + sum(_extents(index)) + len(END) != size:
+        raise _refusal(f"it has {size} bytes, and its members have others")
+    return index, start
+
+
+def _flaw(index: ArchiveIndex) -> str:
+    """Say what is wrong with the members of an index; nothing for a good one."""
+    known: set[str] = set()
+    last = ""
+    for member in index.members:
+        path = member.path
+        if not PATH.fullmatch(path):
+            return f"{path!a} is no path in an archive"
+        if path <= last:
+            return f"{path} is there twice or out of order"
+        if not known.isdisjoint(str(above) for above in Path(path).parents):
+            return f"{path} lies below a file"
+        if member.size < 0:
+            return f"{path} has a negative size"
+        known.add(path)
+        last = path
+    return ""
+
+
+def _extents(index: ArchiveIndex) -> Iterator[int]:
+    """Yield how many bytes each member has in the archive: its header, its content, and zeros."""
+    for member in index.members:
+        # Only the size of the header matters here, and a huge number would not fit into one.
+        yield len(header(member.path, 0)) + member.size + -member.size % BLOCK
+
+
+def _unpack_member(file: BinaryIO, member: FileDigest, target: Path, advance: Advance) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as unpacked:
+        digest, _ = _copy(file, unpacked, member.size, advance)
+    if digest != member.sha256:
+        raise _refusal(f"{member.path} is not what the index says")
+    padding = _padding(member.size)
+    if file.read(len(padding)) != padding:
+        raise _refusal(f"something follows {member.path}")
+
+
+def _copy(source: BinaryIO, target: BinaryIO, size: int, advance: Advance) -> tuple[str, int]:
+    """Copy at most ``size`` bytes; return their SHA-256 and how many there were."""
+    digest = hashlib.sha256()
+    left = size
+    while block := source.read(min(left, COPY_SIZE)):
+        digest.update(block)
+        target.write(block)
+        advance(len(block))
+        left -= len(block)
+    return digest.hexdigest(), size - left
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % BLOCK)
+
+
+def _refusal(why: str) -> ArchiveError:
+    return ArchiveError(WHAT, short(why), HINT)

@@ -1,1 +1,0 @@
-"""Turning results into a release directory: checksums, manifest, terms."""

@@ -1,0 +1,1 @@
+"""A release directory and its records."""

@@ -1,0 +1,47 @@
+"""SHA256SUMS, in the form that ``sha256sum --check`` reads."""
+
+import re
+from collections.abc import Iterable
+
+from gemma3build.schema.evaluation import EVALUATION, REPORT
+from gemma3build.schema.scheme import NAME
+from gemma3build.util.files import FileDigest
+
+CHECKSUMS = "SHA256SUMS"
+PROVENANCE = "provenance.intoto.jsonl"
+SIGNATURE = "model.sig"
+# Files that a release can have and that no line of SHA256SUMS covers.
+UNLISTED = frozenset({CHECKSUMS, EVALUATION, REPORT, PROVENANCE, SIGNATURE})
+LINE = re.compile(rf"(?P<sha256>[0-9a-f]{{64}})  (?P<name>{NAME})\n")
+
+
+def checksums(files: Iterable[FileDigest]) -> str:
+    """Return the text of SHA256SUMS: digest, two spaces, name; ordered by name."""
+    return "".join(f"{file.sha256}  {file.path}\n" for file in sorted(files))
+
+
+def parse_checksums(text: str) -> dict[str, str]:
+    """Return what SHA256SUMS says: name to SHA-256.
+
+    Raises:
+        ValueError: a line is not as ``checksums`` writes it, a name stands there twice or out of order,
+            or is one that no line may cover.
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        match = LINE.fullmatch(line)
+        if match is None:
+            message = f"line {number} is not a digest, two spaces and a plain name"
+            raise ValueError(message)
+        name = match["name"]
+        if found and name <= next(reversed(found)):
+            message = f"line {number} has {name} twice or out of order"
+            raise ValueError(message)
+        if name in UNLISTED:
+            message = f"line {number} has {name}, which it cannot cover"
+            raise ValueError(message)
+        found[name] = match["sha256"]
+    if not found:
+        message = "it is empty"
+        raise ValueError(message)
+    return found

@@ -1,0 +1,216 @@
+"""A release directory: it appears whole or not at all, and is replaced whole."""
+
+import ctypes
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma3build.errors import OutputError, from_os_error
+from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, checksums
+from gemma3build.release.manifest import LEGAL_DIR, artifact_digests
+from gemma3build.release.sbom import SBOM
+from gemma3build.schema.evaluation import Evaluation
+from gemma3build.schema.manifest import MANIFEST, MANIFEST_FORMAT, REFUSED, Manifest
+from gemma3build.util.files import FileDigest, existing, read_small, sha256_bytes, write_whole
+from gemma3build.util.serialize import encode, load_json, pretty_json
+
+AT_FDCWD = -100  # linux/fcntl.h
+RENAME_EXCHANGE = 2  # linux/fs.h
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What a release directory is to hold.
+
+    Attributes:
+        manifest: the record.
+        evaluation: what was measured.
+        artifacts: name in the release to where the file lies in the store.
+        sbom: content of ``sbom.cdx.json``.
+        provenance: content of ``provenance.intoto.jsonl``.
+    """
+
+    manifest: Manifest
+    evaluation: Evaluation
+    artifacts: Mapping[str, Path]
+    sbom: bytes = b""
+    provenance: bytes = b""
+
+    @property
+    def texts(self) -> dict[str, bytes]:
+        """The small files that are the same for everyone; SHA256SUMS covers them and the artifacts."""
+        return release_texts(self.manifest, self.sbom)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Name to SHA-256 of all files that are the same for everyone."""
+        files = (*artifact_digests(self.manifest), *map(text_digest, self.texts.items()))
+        return {file.path: file.sha256 for file in files}
+
+
+def release_texts(manifest: Manifest, sbom: bytes) -> dict[str, bytes]:
+    """Return the small files that a release has for everyone, by name."""
+    legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
+    texts = {MANIFEST: pretty_json(encode(manifest)), SBOM: sbom, **legal}
+    sums = checksums((*artifact_digests(manifest), *map(text_digest, texts.items())))
+    return {**texts, CHECKSUMS: sums.encode()}
+
+
+def text_digest(item: tuple[str, bytes]) -> FileDigest:
+    """Return the digest of a small file, given by name and content."""
+    name, text = item
+    return FileDigest(path=name, size=len(text), sha256=sha256_bytes(text))
+
+
+def evaluation_text(evaluation: Evaluation) -> bytes:
+    """Return the content of ``evaluation.json``."""
+    return pretty_json(encode(evaluation))
+
+
+def write(release: Release, measured: Mapping[str, bytes], folder: Path) -> None:
+    """Write the release to ``folder``, replacing what is there as a whole.
+
+    Artifacts are hard links into the store where the file system allows it, so that a release costs no
+    disk; they are read-only, as the store's files are.
+
+    Args:
+        release: what it holds.
+        measured: files that depend on the machine, by name.
+        folder: where it appears.
+
+    Raises:
+        NoSpaceError: the disk is full.
+        OutputError: the directory cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = partial_prefix(folder)
+    for left in folder.parent.glob(f"{prefix}*"):  # by a killed build; the caller holds the lock
+        shutil.rmtree(left, ignore_errors=True)
+    staged = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    try:
+        staged.chmod(0o755)
+        for name, path in release.artifacts.items():
+            place(path, staged / name)
+        own = {PROVENANCE: release.provenance, **measured}
+        for name, text in {**release.texts, **own}.items():
+            (staged / name).write_bytes(text)
+        _replace(staged, folder)
+    except OSError as error:
+        raise from_os_error(f"The release cannot be written to {folder}", error) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove a release, whole at once as far as readers can see; the caller holds its lock.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
+    try:
+        grave = Path(tempfile.mkdtemp(prefix=partial_prefix(folder), dir=folder.parent))
+        try:
+            folder.rename(grave / folder.name)
+        finally:
+            shutil.rmtree(grave, ignore_errors=True)
+    except OSError as error:
+        raise from_os_error(f"{folder} cannot be removed", error) from error
+
+
+def write_measured(measured: Mapping[str, bytes], folder: Path) -> None:
+    """Replace the measured files of a release, each whole or not at all.
+
+    A signature covers them and would no longer hold: it is removed.
+
+    Raises:
+        NoSpaceError: the disk is full.
+        OutputError: the directory cannot be written.
+    """
+    try:
+        (folder / SIGNATURE).unlink(missing_ok=True)
+        for name, text in measured.items():
+            write_whole(folder / name, text, outside=True)
+    except OSError as error:
+        raise from_os_error(f"{folder} cannot be written", error) from error
+
+
+def partial_prefix(folder: Path) -> str:
+    """Return how the names of directories begin that writing a release may leave beside it."""
+    return f".{folder.name}.partial-"
+
+
+def place(source: Path, target: Path) -> None:
+    """Put a file of the store at another place: as a hard link where the file system allows it."""
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
+def _replace(staged: Path, folder: Path) -> None:
+    """Put ``staged`` in the place of ``folder``; ``staged`` then holds what was there."""
+    if not folder.exists():
+        staged.rename(folder)
+        return
+    # One system call that swaps two names, so that no moment has neither: renameat2(2).
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(staged), os.fsencode(folder)
+    if libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(code, os.strerror(code))
+        old = staged.with_name(f"{staged.name}.old")  # a file system that cannot swap
+        folder.rename(old)
+        staged.rename(folder)
+        shutil.rmtree(old)
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an output directory that cannot be written, before the long work.
+
+    So must be the one beside it that the release goes to if the gate refuses it.
+
+    Raises:
+        OutputError: saying why.
+    """
+    if folder.name.endswith(REFUSED):
+        why = f"{REFUSED} at the end of a name means that the gate refused what is in it"
+        raise OutputError(f"{folder} is no place for a release", why, "Give another --output.")
+    check_replaceable(folder)
+    check_replaceable(folder.with_name(folder.name + REFUSED))
+    above = existing(folder.parent)
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        why = f"{above} is {'not writable' if above.is_dir() else 'not a directory'}"
+        hint = "Give another --output, or mend the permissions."
+        raise OutputError(f"The release cannot be written to {folder}", why, hint)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to replace anything but a release or an empty directory: a build replaces it whole.
+
+    Raises:
+        OutputError: saying what is in the way.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is in the way", "it is not a directory", "Move it away.")
+    if any(folder.iterdir()) and not is_release(folder):
+        raise OutputError(
+            f"{folder} is in the way",
+            "it holds other things than a release, and a release replaces it whole",
+            "Give another --output, such as a new directory below it.",
+        )
+
+
+def is_release(folder: Path) -> bool:
+    """Return whether a directory has the manifest of a release."""
+    try:
+        found = load_json(read_small(folder / MANIFEST))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("format") == MANIFEST_FORMAT

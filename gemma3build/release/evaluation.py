@@ -1,0 +1,62 @@
+"""From the results of gates to ``evaluation.json``, and back from a release."""
+
+import dataclasses
+from pathlib import Path
+
+from gemma3build.schema.evaluation import (
+    EVALUATION,
+    EVALUATION_FORMAT,
+    Evaluation,
+    Piqa,
+    is_quick_look,
+)
+from gemma3build.schema.manifest import Manifest
+from gemma3build.util.files import read_small, sha256_bytes
+from gemma3build.util.serialize import decode_json, encode, pretty_json
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Return the SHA-256 of a manifest as it stands in a release."""
+    return sha256_bytes(pretty_json(encode(manifest)))
+
+
+def read_evaluation(folder: Path) -> Evaluation | None:
+    """Return the evaluation in a release; None if there is none of this format that can be read."""
+    try:
+        found = decode_json(Evaluation, read_small(folder / EVALUATION), EVALUATION)
+    except (OSError, ValueError):
+        return None
+    return found if found.format == EVALUATION_FORMAT else None
+
+
+def carry_over(fresh: Evaluation, found: Evaluation | None) -> Evaluation:
+    """Return ``fresh`` with the PIQA and speed figures that ``found`` has of the same files."""
+    known = {(item.model, item.bundle): item for item in found.schemes} if found else {}
+    schemes = []
+    for item in fresh.schemes:
+        old = known.get((item.model, item.bundle))
+        kept = dataclasses.replace(item, piqa=old.piqa, speed=old.speed) if old else item
+        schemes.append(kept)
+    return dataclasses.replace(fresh, schemes=tuple(schemes))
+
+
+def merge(found: Evaluation, measured: Evaluation) -> Evaluation:
+    """Return what a release has, with what was measured now; the files are the same.
+
+    A PIQA figure is not replaced by one that says less: all of PIQA's questions say more than all of
+    a user's own, and those more than a quick look.
+    """
+    now = {item.scheme: item for item in measured.schemes}
+    schemes = []
+    for item in found.schemes:
+        new = now.get(item.scheme, item)
+        piqa = item.piqa if worth(item.piqa) > worth(new.piqa) else new.piqa
+        schemes.append(dataclasses.replace(item, piqa=piqa, speed=new.speed or item.speed))
+    return dataclasses.replace(found, schemes=tuple(schemes))
+
+
+def worth(piqa: Piqa | None) -> int:
+    """Return a number that is larger for a figure that says more."""
+    if piqa is None:
+        return 0
+    return 1 if is_quick_look(piqa) else 2 if piqa.own else 3

@@ -1,0 +1,174 @@
+"""``provenance.intoto.jsonl``: an in-toto statement about a release, with SLSA provenance v1.
+
+docs/build-type.md says what each field holds. Everything but ``runDetails.metadata`` is the same for
+everyone who builds from the same source; because of that part, no checksum covers the file.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gemma3build import __version__
+from gemma3build.schema.manifest import Manifest
+from gemma3build.schema.packages import Packages
+from gemma3build.util.files import sha256_bytes
+from gemma3build.util.git import Source
+from gemma3build.util.serialize import canonical_json
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+
+
+def statement(
+    subjects: Mapping[str, str], predicate_type: str, predicate: Mapping[str, Any]
+) -> bytes:
+    """Return a statement as one line of JSON.
+
+    Args:
+        subjects: SHA-256 of each file that it is about, by name.
+        predicate_type: URI that says what the predicate means.
+        predicate: what is said, JSON values.
+
+    Raises:
+        ValueError: in-toto does not allow it.
+    """
+    # Slow to import, and an idle build has no use for it.
+    from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
+    from in_toto_attestation.v1.statement import Statement
+
+    found = [
+        {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(subjects.items())
+    ]
+    # What is written is what came in: the library's message makes a float of every whole number.
+    descriptors = [ResourceDescriptor(**subject).pb for subject in found]
+    Statement(descriptors, predicate_type, dict(predicate)).validate()
+    content = {
+        "_type": STATEMENT,
+        "subject": found,
+        "predicateType": predicate_type,
+        "predicate": predicate,
+    }
+    return canonical_json(content) + b"\n"
+
+
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:gemma3build:build-type:v1"  # docs/build-type.md
+BUILDER = "urn:gemma3build:builder:v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """When a build ran, in seconds since 1970; nothing else of a record may depend on it."""
+
+    started: float
+    finished: float
+
+
+def make_provenance(
+    manifest: Manifest,
+    sums: Mapping[str, str],
+    packages: Mapping[str, Packages],
+    *,
+    source: Source | None,
+    epoch: int,
+    run: Run,
+) -> bytes:
+    """Return the statement as one line of JSON.
+
+    Args:
+        manifest: the record of the release.
+        sums: what SHA256SUMS says, name to SHA-256, with SHA256SUMS itself.
+        packages: what each image of the manifest is made of, by its name.
+        source: the revision that ran, None where nobody knows.
+        epoch: SOURCE_DATE_EPOCH of images and containers, in seconds since 1970.
+        run: when.
+    """
+    # Slow to import, and an idle build has no use for it.
+    from google.protobuf.json_format import ParseDict
+    from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
+
+    predicate = {
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": external_parameters(manifest),
+            "internalParameters": {"sourceDateEpoch": epoch, "stepSources": dict(manifest.sources)},
+            "resolvedDependencies": list(dependencies(manifest, packages, source)),
+        },
+        "runDetails": {
+            "builder": {"id": BUILDER, "version": {"gemma3build": __version__}},
+            "metadata": {
+                "invocationId": f"urn:sha256:{sha256_bytes(canonical_json([sums, run.started]))}",
+                "startedOn": clock(run.started),
+                "finishedOn": clock(run.finished),
+            },
+        },
+    }
+    ParseDict(predicate, Provenance())  # refuses a field that SLSA does not know
+    return statement(sums, PREDICATE_TYPE, predicate)
+
+
+def external_parameters(manifest: Manifest) -> dict[str, Any]:
+    """Return what the person chose who asked for the build."""
+    checkpoint = manifest.checkpoint
+    return {
+        "name": checkpoint.model,
+        "baseModel": checkpoint.base_model,
+        "source": checkpoint.source,
+        "revision": checkpoint.revision,
+        "parameters": dict(manifest.parameters),
+        "schemes": dict(manifest.schemes),
+    }
+
+
+def dependencies(
+    manifest: Manifest, packages: Mapping[str, Packages], source: Source | None
+) -> Iterator[dict[str, Any]]:
+    """Yield a resource descriptor for everything that the release was made from."""
+    if source is not None:
+        yield {
+            "name": "gemma3build",
+            "digest": {"gitCommit": source.commit},
+            "annotations": {"dirty": source.dirty},
+        }
+    for file in manifest.checkpoint.fetched:
+        yield {"name": f"fetched/{file.path}", "digest": {"sha256": file.sha256}}
+    for file in manifest.checkpoint.files:
+        yield {"name": f"checkpoint/{file.path}", "digest": {"sha256": file.sha256}}
+    parents = {image.parent for image in manifest.images}
+    for parent in sorted(parents):
+        kind, _, digest = parent.rpartition(" sha256:")
+        yield {"name": f"base/{kind}", "digest": {"sha256": digest}}
+    for image in manifest.images:
+        digests = {"sha256": image.digest}
+        annotations = {"requirements": image.requirements} if image.requirements else {}
+        yield {"name": f"image/{image.name}", "digest": digests, "annotations": annotations}
+    wheels = {wheel for found in packages.values() for wheel in found.wheels}
+    for wheel in sorted(wheels):
+        yield {"name": f"wheel/{wheel.path}", "digest": {"sha256": wheel.sha256}}
+
+
+def clock(seconds: float) -> str:
+    """Return a time as RFC 3339 has it, in UTC, to the second."""
+    return datetime.fromtimestamp(int(seconds), tz=UTC).isoformat().replace("+00:00", "Z")
+
+
+def read_source(path: Path) -> Source | None:
+    """Return which source a release's provenance names; None where it names none.
+
+    Raises:
+        ValueError: it is no such statement.
+        OSError: it cannot be read.
+    """
+    try:
+        found = json.loads(path.read_bytes())["predicate"]["buildDefinition"][
+            "resolvedDependencies"
+        ]
+        (own,) = [item for item in found if item.get("name") == "gemma3build"] or [None]
+        if own is None:
+            return None
+        return Source(commit=own["digest"]["gitCommit"], dirty=own["annotations"]["dirty"])
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        message = f"{path.name} is not a provenance of this project"
+        raise ValueError(message) from error

@@ -1,0 +1,267 @@
+"""The index of releases that were made together: ``index.json``, and a page that shows the same."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemma3build.errors import Flaw, VerificationError, from_os_error
+from gemma3build.release.checksums import CHECKSUMS
+from gemma3build.release.evaluation import read_evaluation
+from gemma3build.release.manifest import read_manifest
+from gemma3build.report.page import environment, notice
+from gemma3build.report.report import Page
+from gemma3build.schema.evaluation import REPORT, Evaluation, Piqa, SchemeEvaluation, Speed
+from gemma3build.schema.manifest import MANIFEST, Manifest
+from gemma3build.util.files import FileDigest, read_small, write_whole
+from gemma3build.util.git import Source
+from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.verify.untrusted import Advance, ignore
+from gemma3build.verify.verify import Verified, verify
+
+FORMAT = "gemma3build.index/1"
+INDEX, INDEX_PAGE = "index.json", "index.html"
+TEMPLATE = "index.html.j2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """Who signed a release.
+
+    Attributes:
+        key: id of the key that its signature names; empty for an identity of Sigstore.
+        identity: whom Sigstore named, if that was asked for.
+        checked: whether the signature was found to hold.
+    """
+
+    key: str = ""
+    identity: str = ""
+    checked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """Where a release is on the Hub; ``url`` is that of the commit."""
+
+    repo: str
+    tag: str
+    commit: str
+    url: str
+
+    def __post_init__(self) -> None:
+        """Refuse what a browser would run instead of opening."""
+        if not self.url.startswith(("https://", "http://")):
+            message = f"{self.url!r} is no address of a page"
+            raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemeEntry:
+    """The files of one scheme, and what was measured of them."""
+
+    scheme: str
+    gate: bool
+    files: tuple[FileDigest, ...]
+    piqa: Piqa | None = None
+    speed: Speed | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A release.
+
+    Attributes:
+        name: of it, and of its directory beside the index.
+        base_model: name on the Hub of what it derives from; empty if unknown.
+        source: ``owner/name`` on the Hub, ``packages``, or ``local``.
+        revision: commit, or digest of the GGUF file; empty for a local directory.
+        weights: how many.
+        parameters: what a person chose about the graph.
+        schemes: in the order of the build.
+        records: all other files of the release.
+        signed: by whom; None for nobody.
+        published: where; None for nowhere.
+    """
+
+    name: str
+    base_model: str
+    source: str
+    revision: str
+    weights: int
+    parameters: Mapping[str, Any]
+    schemes: tuple[SchemeEntry, ...]
+    records: tuple[FileDigest, ...]
+    signed: Signed | None = None
+    published: Published | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """The content of ``index.json``.
+
+    Attributes:
+        format: names this format and its version.
+        version: of the releases.
+        commit: of gemma3build that built them.
+        releases: in the order in which they were made.
+    """
+
+    format: str = FORMAT
+    version: str
+    commit: str
+    releases: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A release as the page shows it: the entry, and what its records say in full."""
+
+    entry: Entry
+    page: Page
+
+    def record(self, name: str) -> FileDigest | None:
+        """Return a file of it that is no artifact."""
+        return next((file for file in self.entry.records if file.path == name), None)
+
+
+def list_release(
+    verified: Verified,
+    manifest: Manifest,
+    evaluation: Evaluation,
+    signed: Signed | None,
+    published: Published | None = None,
+) -> Listed:
+    """Return a release for the index.
+
+    Args:
+        verified: what was found out about it; nothing is wrong with it.
+        manifest: its record.
+        evaluation: what was measured.
+        signed: by whom.
+        published: where.
+    """
+    artifacts = {
+        item.path: FileDigest(path=item.path, size=item.size, sha256=item.sha256)
+        for item in manifest.artifacts
+    }
+    schemes = tuple(
+        SchemeEntry(
+            scheme=item.scheme,
+            gate=item.gate.passed,
+            files=tuple(artifacts[a.path] for a in manifest.artifacts if a.scheme == item.scheme),
+            piqa=item.piqa,
+            speed=item.speed,
+        )
+        for item in evaluation.schemes
+    )
+    records = tuple(
+        FileDigest(path=name, size=verified.folder.sizes[name], sha256=digest)
+        for name, digest in sorted(verified.digests.items())
+        if name not in artifacts
+    )
+    entry = Entry(
+        name=verified.folder.path.name,
+        base_model=manifest.checkpoint.base_model,
+        source=manifest.checkpoint.source,
+        revision=manifest.checkpoint.revision,
+        weights=manifest.checkpoint.parameters,
+        parameters=manifest.parameters,
+        schemes=schemes,
+        records=records,
+        signed=signed,
+        published=published,
+    )
+    return Listed(entry=entry, page=Page(manifest, evaluation))
+
+
+def list_again(entry: Entry, folder: Path, advance: Advance = ignore) -> Listed:
+    """Return a release that an index has, if what lies there is still the same.
+
+    Args:
+        entry: what the index says.
+        folder: where the release is.
+        advance: is told of bytes that were read.
+
+    Raises:
+        RequestError: there is none.
+        VerificationError: it does not verify, or has other files than the index says.
+    """
+    verified = verify(folder, advance=advance)
+    if verified.error is not None:
+        raise verified.error
+    evaluation = read_evaluation(folder)
+    if evaluation is not None:
+        listed = list_release(
+            verified, read_manifest(folder), evaluation, entry.signed, entry.published
+        )
+        if listed.entry == entry:
+            return listed
+    why = "its files are not those that the index names"
+    raise VerificationError(Flaw.CHANGED, f"{entry.name} is another release", why)
+
+
+def read_index(folder: Path) -> Index | None:
+    """Return the index in a directory; None if there is none of this format that can be read."""
+    try:
+        found = decode_json(Index, read_small(folder / INDEX), INDEX)
+    except (OSError, ValueError):
+        return None
+    return found if found.format == FORMAT else None
+
+
+def known_publication(found: Index | None, entry: Entry) -> Published | None:
+    """Return where the same files were published before, as an index says."""
+    for known in found.releases if found else ():
+        if dataclasses.replace(known, published=None) == dataclasses.replace(entry, published=None):
+            return known.published
+    return None
+
+
+def write_index(folder: Path, version: str, source: Source, releases: Sequence[Listed]) -> bool:
+    """Write both files, each whole or not at all; return whether anything had to be written.
+
+    Raises:
+        NoSpaceError: the disk is full.
+        OutputError: the directory cannot be written.
+    """
+    index = Index(
+        version=version, commit=source.commit, releases=tuple(item.entry for item in releases)
+    )
+    text = pretty_json(encode(index))
+    path, page = folder / INDEX, folder / INDEX_PAGE
+    try:
+        if page.is_file() and path.is_file() and path.read_bytes() == text:
+            return False
+        folder.mkdir(parents=True, exist_ok=True)
+        # Last what a later run compares.
+        for target, content in ((page, render(index, releases)), (path, text)):
+            write_whole(target, content)
+    except OSError as error:
+        raise from_os_error(f"The index cannot be written to {folder}", error) from error
+    return True
+
+
+def render(index: Index, releases: Sequence[Listed]) -> bytes:
+    """Return ``index.html`` in UTF-8: the same bytes for the same arguments."""
+    template = environment().get_template(TEMPLATE)
+    text = template.render(
+        index=index,
+        releases=releases,
+        together=together(releases),
+        files={"report": REPORT, "manifest": MANIFEST, "checksums": CHECKSUMS, "index": INDEX},
+        notice=notice(),
+    )
+    return text.encode()
+
+
+def together(releases: Sequence[Listed]) -> Page:
+    """Return all schemes of all releases as one page has them, under names that tell them apart."""
+    several = len(releases) > 1
+    schemes: list[SchemeEvaluation] = []
+    for item in releases:
+        for scheme in item.page.schemes:
+            name = f"{item.entry.name} {scheme.scheme}" if several else scheme.scheme
+            schemes.append(dataclasses.replace(scheme, scheme=name))
+    first = releases[0].page
+    return Page(first.manifest, dataclasses.replace(first.evaluation, schemes=tuple(schemes)))

@@ -1,0 +1,104 @@
+"""What the Hub's refusals mean to a person: one sentence each, in the container and on the host.
+
+Nothing here imports the Hub's client: its errors carry the response, and that says everything.
+"""
+
+import os
+import re
+from http import HTTPStatus
+from json import JSONDecodeError
+from typing import Any
+
+from gemma3build.schema.step import Refusal, StepError
+
+ENDPOINT = "https://huggingface.co"
+ADDRESS = re.compile(r"\bhttps?://\S+")
+LONGEST = 200  # characters of what a server says in an error
+LOG_IN = "log in (`hf auth login`), or set HF_TOKEN"
+TOKENS = "settings/tokens"  # the page of the Hub where tokens are made
+
+
+def endpoint() -> str:
+    """Return the address of the Hub: HF_ENDPOINT, or the public one."""
+    return os.environ.get("HF_ENDPOINT", ENDPOINT).rstrip("/")
+
+
+def refusal(what: str, repo: str, error: Exception, *, logged_in: bool) -> StepError:
+    """Return what an error of the Hub's client means.
+
+    The address that was asked is never in it, since those of large files are signed.
+
+    Args:
+        what: what failed, a sentence without its full stop.
+        repo: ``owner/name`` that was asked for.
+        error: by the client, by what it talks HTTP with, or by what reads an answer.
+        logged_in: whether a token was sent.
+    """
+    # Where a file can be neither found nor reached, the client's error has the Hub's answer as its cause.
+    answers = (getattr(each, "response", None) for each in (error, error.__cause__))
+    response = next((answer for answer in answers if answer is not None), None)
+    if response is None:
+        return unreached(what, error)
+    page, tokens = f"{endpoint()}/{repo}", f"{endpoint()}/{TOKENS}"
+    match response.headers.get("X-Error-Code", ""), response.status_code:
+        case "GatedRepo", _ if not logged_in:
+            code, why = Refusal.LOGIN, "the repository is gated and no token was sent"
+            hint = f"Accept the terms at {page}, and {LOG_IN}."
+        case "GatedRepo", _:
+            code, why = Refusal.ACCESS, "the repository is gated and this account has no access"
+            hint = f"Accept the terms at {page} with the account of this token, or use its token."
+        case name, HTTPStatus.UNAUTHORIZED if logged_in and name != "RepoNotFound":
+            code = Refusal.LOGIN
+            why = "the Hub does not accept this token: it has expired, was revoked or is mistyped"
+            hint = f"Make a new one at {tokens}, then {LOG_IN}."
+        case "RevisionNotFound", _:
+            code, why = Refusal.UNKNOWN, f"{repo} has no such revision"
+            hint = f"Look at {page}/commits/main for one."
+        case "EntryNotFound", _:
+            code, why = Refusal.UNKNOWN, "there is no such file at that revision"
+            hint = f"Look at {page}/tree/main, and lock anew."
+        case _, HTTPStatus.UNAUTHORIZED | HTTPStatus.NOT_FOUND:
+            whom = "this account" if logged_in else "those who are not logged in"
+            code = Refusal.UNKNOWN
+            why = f"the Hub knows no repository {repo}, or hides it from {whom}"
+            hint = "Check the name" + ("." if logged_in else f"; if it is private, {LOG_IN}.")
+        case _, HTTPStatus.FORBIDDEN:
+            code = Refusal.ACCESS
+            why = f"this token has no permission for that: {server_message(response)}"
+            hint = f"Make one that has it at {tokens}, then {LOG_IN}."
+        case _, status:
+            code, why = Refusal.NETWORK, f"the Hub answered {status}: {server_message(response)}"
+            hint = "Wait a little, then run the same command again."
+    return StepError(code, what, why, hint)
+
+
+def unreached(what: str, error: Exception) -> StepError:
+    """Return the refusal of a Hub that gave no answer, or one that is not the Hub's."""
+    if isinstance(error, JSONDecodeError):
+        why = f"what answers at {endpoint()} does not speak as the Hub does"
+        hint = "Check HF_ENDPOINT, and whether the network wants you to log in first."
+    else:
+        why = f"the Hub cannot be reached: {first_line(str(error)) or type(error).__name__}"
+        hint = "Check the network, HF_ENDPOINT and any proxy, then run the same command again."
+    return StepError(Refusal.NETWORK, what, why, hint)
+
+
+def moved(what: str, repo: str, name: str, hint: str) -> StepError:
+    """Return the refusal of a repository that has another name now.
+
+    Whoever takes the old name later decides what it leads to, so it is not followed.
+    """
+    why = f"{repo} is called {name} now"
+    return StepError(Refusal.MOVED, what, why, hint)
+
+
+def server_message(response: Any) -> str:
+    """Return what the Hub said beside the status, short and printable."""
+    return first_line(response.headers.get("X-Error-Message", "")) or "it gave no reason"
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a text, short, without addresses and what a terminal would obey."""
+    line = ADDRESS.sub("(an address)", next(iter(text.strip().splitlines()), ""))
+    shown = line if line.isprintable() else ascii(line)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

@@ -1,0 +1,166 @@
+"""Quantization schemes as data: what each group of weights becomes."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from gemma3build.util.serialize import decode
+
+GroupName: TypeAlias = Literal["embedding", "attention", "feed_forward", "qkv"]
+GROUPS: tuple[GroupName, ...] = ("embedding", "attention", "feed_forward", "qkv")
+FLOAT16 = 16  # bits
+IMPORTANCE = "importance"
+# What may stand in a file name that this project makes.
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+BLOCK_SIZES = {"blockwise_32": 32, "blockwise_64": 64, "blockwise_128": 128, "blockwise_256": 256}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """How one group of weights is stored and computed with.
+
+    Attributes:
+        bits: 4 or 8 for integers, 16 for float16.
+        granularity: what shares a scale: the tensor, an output channel, or a block along a channel.
+        algorithm: how scales are chosen: ``importance`` by ``steps.rounding``, others by
+            ai-edge-quantizer.
+        layers: how many layers, from the first one, this is for; None means all of them.
+        compute: ``integer`` quantizes activations at run time, ``float`` expands the weights.
+    """
+
+    bits: Literal[4, 8, 16]
+    granularity: Literal[
+        "tensorwise",
+        "channelwise",
+        "blockwise_32",
+        "blockwise_64",
+        "blockwise_128",
+        "blockwise_256",
+    ] = "channelwise"
+    algorithm: Literal["min_max", "importance", "octav", "float_casting"] = "min_max"
+    layers: int | None = None
+    compute: Literal["integer", "float"] = "integer"
+
+    def __post_init__(self) -> None:
+        """Refuse what the quantizer would take and misread."""
+        if (self.bits == FLOAT16) != (self.algorithm == "float_casting"):
+            message = "16 bits go with the algorithm float_casting, and it with nothing else"
+            raise ValueError(message)
+        if self.algorithm == IMPORTANCE and (self.bits != 4 or not self.block_size):  # noqa: PLR2004
+            message = "the algorithm importance is for 4 bits in blocks"
+            raise ValueError(message)
+        if self.layers is not None and self.layers < 1:
+            message = f"layers is {self.layers}, which is none; leave the group out"
+            raise ValueError(message)
+        if self.bits == FLOAT16 and self.compute != "float":
+            message = 'float16 weights need compute = "float"'
+            raise ValueError(message)
+
+    @property
+    def block_size(self) -> int:
+        """Weights that share a scale along a channel; 0 where a scale spans the whole of it."""
+        return BLOCK_SIZES.get(self.granularity, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How far an artifact may be from its checkpoint; what each figure is, ``Agreement`` says.
+
+    The defaults, for schemes of one's own, let any usable artifact pass and no broken one.
+
+    Attributes:
+        top1: least share of equal first tokens, 0 to 1.
+        kl: largest mean divergence, in nats per token.
+        nll_increase: largest increase of the mean negative log-likelihood, in nats per token.
+        deviation: largest difference of a log-probability, in nats; None allows any.
+    """
+
+    top1: float = 0.5
+    kl: float = 0.7
+    nll_increase: float = 0.7
+    deviation: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse limits that mean nothing, or that no figure can be compared with."""
+        if not 0 <= self.top1 <= 1:
+            message = f"top1 is {self.top1}; it is a share, from 0 to 1"
+            raise ValueError(message)
+        for name in ("kl", "deviation"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                message = f"{name} is {value}; it must be a finite number, zero or more"
+                raise ValueError(message)
+        if not math.isfinite(self.nll_increase):
+            message = f"nll_increase is {self.nll_increase}; it must be a finite number"
+            raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """A named recipe; groups that are left out stay in float32.
+
+    Attributes:
+        name: what people write, such as ``dynamic_int8``.
+        suffix: what stands in file names, such as ``q8``.
+        summary: one line for people.
+        embedding: the embedding table, which is also the LM head.
+        attention: query, key, value and output projections.
+        feed_forward: gate, up and down projections.
+        qkv: query, key and value projections, where they are not as ``attention`` says.
+        equalize: whether scale moves between layers first; see ``steps.equalize``.
+        limits: what the gate allows.
+    """
+
+    name: str
+    suffix: str
+    summary: str
+    embedding: Group | None = None
+    attention: Group | None = None
+    feed_forward: Group | None = None
+    qkv: Group | None = None
+    equalize: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        """Refuse names that cannot be part of a file's, and groups that are not what they say."""
+        if self.embedding is not None and self.embedding.algorithm == IMPORTANCE:
+            message = (
+                "embedding.algorithm: importance is for the matrices of layers, not for a table"
+            )
+            raise ValueError(message)
+        for name, group in self.groups.items():
+            if group.layers is not None and name != "qkv":
+                message = f"{name}.layers: only qkv can be of some layers"
+                raise ValueError(message)
+        for value in (self.name, self.suffix):
+            if not re.fullmatch(NAME, value):
+                message = f"{value!r} must be of letters, digits, dots, dashes and underscores"
+                raise ValueError(message)
+
+    @property
+    def groups(self) -> dict[GroupName, Group]:
+        """The groups that are quantized."""
+        found = {name: getattr(self, name) for name in GROUPS}
+        return {name: group for name, group in found.items() if group is not None}
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any group differs from the float export."""
+        return bool(self.groups)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether quantizing asks how strong the inputs of matrices are."""
+        weighed = any(group.algorithm == IMPORTANCE for group in self.groups.values())
+        return weighed or self.equalize
+
+
+def decode_groups(value: Mapping[str, Any]) -> dict[GroupName, Group]:
+    """Return the groups of a step's parameters, which are JSON values by name.
+
+    Raises:
+        DecodeError: naming what is wrong.
+    """
+    return {name: decode(Group, value[name], name) for name in GROUPS if name in value}

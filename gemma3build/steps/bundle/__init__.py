@@ -1,0 +1,1 @@
+"""The image with MediaPipe's bundler."""

@@ -1,0 +1,1 @@
+"""The image with torch and the converter."""

@@ -1,0 +1,1 @@
+"""The image with the runtimes that a phone has."""

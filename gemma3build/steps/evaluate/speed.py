@@ -1,0 +1,196 @@
+"""Speed and memory of a bundle in LiteRT-LM's own benchmark on the CPU.
+
+Inputs:
+    bundle: a directory with the ``.task`` alone.
+Parameters:
+    runs: how many processes are measured.
+Outputs:
+    ``speed.json``: a ``Speed``.
+
+Every run is a process of its own, as an app is. One more goes first and is not counted: it packs the
+weights for this processor and keeps them beside the model, as an app does when it is first opened.
+The figures are those of every time after, which is what a user lives with: the packed weights are
+then mapped from the disk, where the first process makes them in memory.
+"""
+
+import json
+import mmap
+import os
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import litert_lm
+
+from gemma3build.gemma.architecture import CACHE
+from gemma3build.schema.evaluation import SPEED_FILE, Speed
+from gemma3build.schema.step import StepRequest
+from gemma3build.util.machine import cores, here, versions
+from gemma3build.util.serialize import decode_json, encode, pretty_json
+
+RUN = "run.json"
+MODULE = "gemma3build.steps.evaluate.speed"
+PREFILL_TOKENS = 256
+DECODE_TOKENS = 64
+MODEL_MEMBER = "TF_LITE_PREFILL_DECODE"
+KEYS = f"{CACHE}_k_0".encode()  # [1, heads, positions, head size]
+POSITIONS = 2
+PACKAGES = ("litert-lm-api",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What one process runs.
+
+    Attributes:
+        bundle: path of the ``.task``.
+        cache: the directory of the packed weights.
+        prefill_tokens: length of the prompt.
+        decode_tokens: how many are generated.
+        threads: that compute.
+    """
+
+    bundle: str
+    cache: str
+    prefill_tokens: int
+    decode_tokens: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What one process measured: tokens per second."""
+
+    prefill: float
+    decode: float
+
+
+def run(request: StepRequest, output: Path) -> dict[str, Any]:
+    """Measure the bundle; return what was asked of it: the figures differ from run to run.
+
+    Raises:
+        ValueError: the runtime did not do what was asked.
+        CalledProcessError: it failed; the log says why.
+    """
+    bundle = request.only_file("bundle")
+    scratch = Path(tempfile.gettempdir())
+    prefill, decode = lengths(cache_length(bundle))
+    job = Job(
+        bundle=str(bundle),
+        cache=str(scratch),
+        prefill_tokens=prefill,
+        decode_tokens=decode,
+        threads=cores(),
+    )
+    measure(job, scratch)
+    measured = [measure(job, scratch) for _ in range(request.parameters["runs"])]
+    speed = Speed(
+        prefill=statistics.median(found.prefill for found, _ in measured),
+        decode=statistics.median(found.decode for found, _ in measured),
+        peak_memory=int(statistics.median(memory for _, memory in measured)),
+        prefill_tokens=prefill,
+        decode_tokens=decode,
+        runs=len(measured),
+        threads=job.threads,
+        runtime=versions(*PACKAGES),
+        machine=here(),
+    )
+    (output / SPEED_FILE).write_bytes(pretty_json(encode(speed)))
+    return {"prefill_tokens": prefill, "decode_tokens": decode, "runs": speed.runs}
+
+
+def cache_length(bundle: Path) -> int:
+    """Return how many tokens the key-value cache of a bundle's model holds.
+
+    The model is read where it lies in the archive, which stores it uncompressed. A copy in memory
+    would count for every process that is measured: Linux lets a child's peak begin with the peak of
+    whoever started it.
+
+    Raises:
+        ValueError: no signature has a cache.
+    """
+    # Here, because the processes that are measured import this module.
+    from ai_edge_litert import schema_py_generated as schema
+
+    with bundle.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        model = schema.Model.GetRootAs(data, model_offset(bundle, data))
+        for index in range(model.SignatureDefsLength()):
+            signature = model.SignatureDefs(index)
+            tensors = model.Subgraphs(signature.SubgraphIndex())
+            for place in range(signature.InputsLength()):
+                if signature.Inputs(place).Name() == KEYS:
+                    tensor = tensors.Tensors(signature.Inputs(place).TensorIndex())
+                    return int(tensor.Shape(POSITIONS))
+    message = f"no signature of {bundle.name} has an input {KEYS.decode()}"
+    raise ValueError(message)
+
+
+def model_offset(bundle: Path, data: mmap.mmap) -> int:
+    """Return where the model begins in a bundle: after its local header, APPNOTE.TXT 4.3.7."""
+    with zipfile.ZipFile(bundle) as archive:
+        header = archive.getinfo(MODEL_MEMBER).header_offset
+    name_size, extra_size = struct.unpack_from("<HH", data, header + 26)
+    return header + 30 + int(name_size) + int(extra_size)
+
+
+def lengths(cache: int) -> tuple[int, int]:
+    """Return the tokens to prefill and to decode with a key-value cache of this length.
+
+    The benchmark of LiteRT-LM 0.18.1 counts the prompt twice, and stops where the cache seems full.
+    """
+    decode = min(DECODE_TOKENS, cache // 4)
+    return min(PREFILL_TOKENS, (cache - decode) // 2), decode
+
+
+def measure(job: Job, scratch: Path) -> tuple[Run, int]:
+    """Run a job in a process of its own; return what it measured and its peak memory in bytes.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    answer = scratch / RUN
+    answer.unlink(missing_ok=True)
+    command = [sys.executable, "-m", MODULE, json.dumps(encode(job)), str(answer)]
+    with subprocess.Popen(command) as process:
+        # Of this one child: getrusage knows the largest of all children only.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command[:3])
+    found = decode_json(Run, answer.read_bytes(), RUN)
+    return found, usage.ru_maxrss * 1024
+
+
+def benchmark(job: Job) -> Run:
+    """Run a job in this process.
+
+    Raises:
+        ValueError: the runtime stopped early.
+    """
+    litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
+    found = litert_lm.Benchmark(
+        job.bundle,
+        backend=litert_lm.Backend.CPU(thread_count=job.threads),
+        prefill_tokens=job.prefill_tokens,
+        decode_tokens=job.decode_tokens,
+        cache_dir=job.cache,
+    ).run()
+    done = (found.last_prefill_token_count, found.last_decode_token_count)
+    if done != (job.prefill_tokens, job.decode_tokens):
+        message = f"the runtime did {done[0]} tokens of prompt and {done[1]} more, not {job}"
+        raise ValueError(message)
+    return Run(
+        prefill=found.last_prefill_tokens_per_second, decode=found.last_decode_tokens_per_second
+    )
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_bytes(
+        pretty_json(encode(benchmark(decode_json(Job, sys.argv[1], "job"))))
+    )

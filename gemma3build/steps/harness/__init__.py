@@ -1,0 +1,1 @@
+"""The image with EleutherAI's evaluation harness."""

@@ -1,0 +1,1 @@
+"""The image with LiteRT-LM's builder."""

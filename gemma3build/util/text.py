@@ -1,0 +1,103 @@
+"""Figures and texts as people read them on the report; nothing here knows HTML."""
+
+import math
+import re
+import unicodedata
+from dataclasses import dataclass
+
+MEGABYTE = 1_000_000
+MEBIBYTE = 1 << 20
+GIBIBYTE = 1 << 30
+
+
+# Gemma's own tokens, which a person should tell from text that looks like them only at a distance.
+TOKENS = re.compile(
+    r"<(?:bos|eos|pad|unk|mask|start_of_turn|end_of_turn|start_of_image|end_of_image"
+    r"|unused\d{1,5}|0x[0-9A-F]{2})>"
+)
+# Joiners are letters' business in Hindi, Persian and emoji; line breaks and tabs are kept as they are.
+KEPT = frozenset("\n\t\u200c\u200d")
+UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})  # categories of Unicode
+CONTROL_PICTURES = 0x2400  # U+2400 pictures U+0000, and so on for the 32 of them
+CONTROLS = 0x20
+EXACT = 1000  # from here on, digits after the point say nothing
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a text: plain, or a token or an unseen character that is shown by name."""
+
+    text: str
+    special: bool
+
+
+def pieces(text: str) -> tuple[Piece, ...]:
+    """Return ``text`` cut where it turns from plain to special and back."""
+    found: list[Piece] = []
+    end = 0
+    for token in TOKENS.finditer(text):
+        found += _by_character(text[end : token.start()])
+        found.append(Piece(token[0], special=True))
+        end = token.end()
+    return (*found, *_by_character(text[end:]))
+
+
+def visible(text: str) -> str:
+    """Return ``text`` with every character that cannot be seen, or turns the line, shown by name."""
+    return "".join(named(character) for character in text)
+
+
+def named(character: str) -> str:
+    """Return a character, or what stands for it: ``␀`` for U+0000, ``U+202E`` for an override."""
+    if character in KEPT or unicodedata.category(character) not in UNSEEN:
+        return character
+    code = ord(character)
+    return chr(CONTROL_PICTURES + code) if code < CONTROLS else f"U+{code:04X}"
+
+
+def shared_start(text: str, other: str) -> tuple[str, str]:
+    """Return ``text`` in two: what it begins with as ``other`` does, and the rest."""
+    same = zip(text, other, strict=False)
+    end = next((i for i, (a, b) in enumerate(same) if a != b), min(len(text), len(other)))
+    return text[:end], text[end:]
+
+
+def megabytes(size: int) -> str:
+    """Return a size in bytes as MB of 10^6 bytes."""
+    return f"{decimal(size / MEGABYTE)} MB"
+
+
+def decimal(value: float) -> str:
+    """Return a figure with one digit after the point, or with none where it is large."""
+    return f"{value:,.0f}" if abs(value) >= EXACT else f"{value:,.1f}"
+
+
+def significant(value: float) -> str:
+    """Return a figure of any size to two digits, such as ``0.012`` or ``3.1·10⁻⁷``."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    if -4 <= int(exponent) <= 2:  # noqa: PLR2004 - beyond these, zeros have to be counted
+        return f"{float(f'{value:.1e}'):.{max(1 - int(exponent), 0)}f}"
+    return f"{mantissa}·{power_of_ten(int(exponent))}"
+
+
+def power_of_ten(exponent: int) -> str:
+    """Return a power of ten as a tick of an axis says it."""
+    return {0: "1", 1: "10"}.get(exponent, f"10{str(exponent).translate(SUPERSCRIPTS)}")
+
+
+def _by_character(text: str) -> list[Piece]:
+    found: list[Piece] = []
+    plain = ""
+    for character in text:
+        name = named(character)
+        if name == character:
+            plain += character
+            continue
+        if plain:
+            found.append(Piece(plain, special=False))
+        found.append(Piece(name, special=True))
+        plain = ""
+    return [*found, Piece(plain, special=False)] if plain else found

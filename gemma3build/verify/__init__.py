@@ -1,0 +1,1 @@
+"""Reads a release without trusting it."""

@@ -1,0 +1,308 @@
+"""The checks of a release, each a function of what lies in its folder.
+
+Nothing there is trusted. A check returns what it found in words, or a record that it read; one that fails
+raises ``VerificationError``. docs/verify.md says what each of them means.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma3build.errors import Flaw, VerificationError
+from gemma3build.formats.litertlm import read_sections
+from gemma3build.formats.task import read_members
+from gemma3build.pins.lockfile import read_images_lock
+from gemma3build.release.checksums import (
+    CHECKSUMS,
+    PROVENANCE,
+    SIGNATURE,
+    UNLISTED,
+    parse_checksums,
+)
+from gemma3build.release.manifest import schema
+from gemma3build.release.provenance import PREDICATE_TYPE, STATEMENT
+from gemma3build.release.sbom import ARTIFACT, SBOM
+from gemma3build.schema.evaluation import EVALUATION, EVALUATION_FORMAT, Evaluation, Gate
+from gemma3build.schema.manifest import MANIFEST, ArtifactRecord, Manifest
+from gemma3build.util.serialize import DecodeError, decode_json, pretty_json
+from gemma3build.verify.untrusted import Advance, Folder, listed, missing, short
+
+TOKENIZER = "tokenizer.model"
+
+Spans = Callable[[Path], dict[str, tuple[int, int]]]
+Trust = Callable[[Folder, Mapping[str, str]], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A kind of file that holds others.
+
+    Attributes:
+        fact: which of an artifact's facts has the digests of what it holds.
+        model: its part with the ``.tflite`` of the same scheme.
+        tokenizer: its part with the checkpoint's tokenizer.
+        spans: returns offset and size of each part; raises ValueError for a file that is not safe.
+    """
+
+    fact: str
+    model: str
+    tokenizer: str
+    spans: Spans
+
+
+BUNDLES: Mapping[str, Bundle] = {
+    ".task": Bundle(
+        fact="members",
+        model="TF_LITE_PREFILL_DECODE",
+        tokenizer="TOKENIZER_MODEL",
+        spans=read_members,
+    ),
+    ".litertlm": Bundle(
+        fact="sections",
+        model="TFLiteModel",
+        tokenizer="SP_Tokenizer",
+        spans=read_sections,
+    ),
+}
+
+
+def check_plain(folder: Folder) -> str:
+    """Require that the folder holds plain files alone: nothing that leads elsewhere."""
+    if folder.others:
+        why = f"{listed(folder.others)} no plain file"
+        hint = "A release has no directories, links or devices."
+        raise VerificationError(Flaw.EXTRA, "The release holds other things than files", why, hint)
+    return f"{len(folder.sizes)} plain files"
+
+
+def read_sums(folder: Folder) -> dict[str, str]:
+    """Return what SHA256SUMS says: name to SHA-256."""
+    try:
+        return parse_checksums(folder.read(CHECKSUMS).decode("ascii"))
+    except ValueError as error:
+        raise _unusable(Flaw.CHECKSUMS, CHECKSUMS, str(error)) from error
+
+
+def read_record(folder: Folder) -> Manifest:
+    """Return the manifest, by the strict decoder and by its schema."""
+    import jsonschema
+
+    text = folder.read(MANIFEST)
+    try:
+        manifest = decode_json(Manifest, text, MANIFEST)
+        value = json.loads(text)
+        validator = jsonschema.Draft202012Validator(schema())
+        if error := jsonschema.exceptions.best_match(validator.iter_errors(value)):
+            raise _unusable(Flaw.MANIFEST, MANIFEST, f"{error.json_path}: {error.message}")
+        # Two readers of a key that stands there twice could see two manifests.
+        if pretty_json(value) != text:
+            why = "it is not in the form in which a build writes it"
+            raise _unusable(Flaw.MANIFEST, MANIFEST, why)
+    except (ValueError, RecursionError) as error:
+        raise _unusable(Flaw.MANIFEST, MANIFEST, str(error)) from error
+    return manifest
+
+
+def check_names(folder: Folder, sums: Mapping[str, str]) -> str:
+    """Require every file that SHA256SUMS lists, and no other but the known ones that it cannot."""
+    if lacking := sums.keys() - folder.sizes.keys():
+        raise missing(lacking)
+    if extra := folder.sizes.keys() - sums.keys() - UNLISTED:
+        why = f"{listed(extra)} in no line of {CHECKSUMS}"
+        raise VerificationError(Flaw.EXTRA, "There are files that do not belong there", why)
+    unlisted = len(UNLISTED & folder.sizes.keys())
+    return f"all {len(sums)} are there, and {unlisted} that no checksum covers"
+
+
+def check_digests(sums: Mapping[str, str], digests: Mapping[str, str]) -> str:
+    """Require that every file that is there has the digest that SHA256SUMS gives it."""
+    changed = {name for name, digest in digests.items() if sums.get(name, digest) != digest}
+    if MANIFEST in changed:
+        why = f"it is not the one that {CHECKSUMS} lists"
+        raise VerificationError(Flaw.SWAPPED, f"{MANIFEST} was swapped or edited", why)
+    if changed:
+        why = f"{listed(changed)} not what {CHECKSUMS} says"
+        raise VerificationError(Flaw.CHANGED, "The bytes of a file have changed", why)
+    return f"SHA-256 of {len(digests.keys() & sums.keys())} files"
+
+
+def check_contents(folder: Folder, sums: Mapping[str, str], manifest: Manifest) -> str:
+    """Require that SHA256SUMS lists the manifest, its artifacts and its terms, and that they agree.
+
+    It lists the bill of materials, too, which the manifest does not name.
+    """
+    artifacts = {item.path: item for item in manifest.artifacts}
+    if len(artifacts) < len(manifest.artifacts):
+        raise _unusable(Flaw.MANIFEST, MANIFEST, "it names an artifact twice")
+    named = {MANIFEST, SBOM, *manifest.terms, *artifacts}
+    what = f"{MANIFEST} is of another release"
+    if apart := named ^ sums.keys():
+        why = f"{listed(apart)} not in both {MANIFEST} and {CHECKSUMS}"
+        raise VerificationError(Flaw.SWAPPED, what, why)
+    for name, item in artifacts.items():
+        if item.sha256 != sums[name]:
+            why = f"it names another {name} than {CHECKSUMS}"
+            raise VerificationError(Flaw.SWAPPED, what, why)
+        if item.size != folder.sizes.get(name, item.size):
+            why = f"it gives {name} {item.size} bytes, the file has {folder.sizes[name]}"
+            raise VerificationError(Flaw.SWAPPED, what, why)
+    return f"{len(artifacts)} artifacts, terms {', '.join(manifest.terms)}"
+
+
+def check_bundle(
+    folder: Folder, manifest: Manifest, artifact: ArtifactRecord, kind: Bundle, advance: Advance
+) -> str:
+    """Require that a bundle is safe to open, and holds what the manifest says.
+
+    Its parts are those of the artifact's facts, its model is the ``.tflite`` of the same scheme, and its
+    tokenizer that of the checkpoint.
+    """
+    name = artifact.path
+    if name not in folder.sizes:
+        raise missing([name])
+    try:
+        spans = kind.spans(folder.path / name)
+    except (ValueError, OSError) as error:
+        why = short(str(error))
+        raise VerificationError(Flaw.UNSAFE, f"{name} is not safe to open", why) from error
+    found = {part: folder.digest_span(name, *span, advance) for part, span in spans.items()}
+    models = {
+        item.sha256
+        for item in manifest.artifacts
+        if item.scheme == artifact.scheme and item.path.endswith(".tflite")
+    }
+    tokenizers = {file.sha256 for file in manifest.checkpoint.files if file.path == TOKENIZER}
+    wrong = ""
+    if found != artifact.facts.get(kind.fact):
+        wrong = f"its {kind.fact} are not those of {MANIFEST}"
+    elif {found.get(kind.model)} != models:
+        wrong = f"its model is not the .tflite of {artifact.scheme}"
+    elif {found.get(kind.tokenizer)} != tokenizers:
+        wrong = "its tokenizer is not the checkpoint's"
+    if wrong:
+        what = f"{name} holds other things than it should"
+        raise VerificationError(Flaw.BUNDLE, what, short(wrong))
+    return f"{len(found)} {kind.fact}, the model and the tokenizer of the release"
+
+
+def check_evaluation(folder: Folder, manifest: Manifest, digests: Mapping[str, str]) -> Evaluation:
+    """Return the evaluation, which must go with the manifest."""
+    try:
+        found = decode_json(Evaluation, folder.read(EVALUATION), EVALUATION)
+    except DecodeError as error:
+        raise _unusable(Flaw.EVALUATION, EVALUATION, str(error)) from error
+    known = {(item.path, item.size, item.sha256) for item in manifest.artifacts}
+    files = [file for item in found.schemes for file in (item.model, item.bundle)]
+    why = ""
+    if found.format != EVALUATION_FORMAT:
+        why = f"its format is {found.format!r}"
+    elif found.manifest != digests.get(MANIFEST):
+        why = f"it names another {MANIFEST}"
+    elif not {(file.path, file.size, file.sha256) for file in files} <= known:
+        why = f"it is about files that {MANIFEST} does not name"
+    elif {item.scheme for item in found.schemes} != manifest.schemes.keys():
+        why = f"its schemes are not those of {MANIFEST}"
+    if why:
+        what = f"{EVALUATION} does not speak for this release"
+        hint = "Build it again: nox -s build"
+        raise VerificationError(Flaw.EVALUATION, what, short(why), hint)
+    return found
+
+
+def check_gate(evaluation: Evaluation) -> str:
+    """Require that the gate let every scheme pass."""
+    refused = [item.scheme for item in evaluation.schemes if not passed(item.gate)]
+    if refused:
+        why = short(f"the gate refused {', '.join(refused)}")
+        hint = "Look at its report, and build it of another scheme."
+        what = "The release is not faithful to its checkpoint"
+        raise VerificationError(Flaw.EVALUATION, what, why, hint)
+    return f"it passed {len(evaluation.schemes)} schemes"
+
+
+def check_bill(folder: Folder, manifest: Manifest) -> str:
+    """Require a CycloneDX bill of materials that has the artifacts of the manifest, with its digests."""
+    try:
+        bill = json.loads(folder.read(SBOM))
+        kind = bill["bomFormat"]
+        components = {str(item["bom-ref"]): item for item in bill["components"]}
+        found = {
+            ref.removeprefix(ARTIFACT): item["hashes"][0]["content"]
+            for ref, item in components.items()
+            if ref.startswith(ARTIFACT)
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _unusable(Flaw.BILL, SBOM, f"{type(error).__name__}: {error}") from error
+    why = ""
+    if kind != "CycloneDX":
+        why = f"its format is {kind!r}"
+    elif apart := dict_differences({a.path: a.sha256 for a in manifest.artifacts}, found):
+        why = f"{listed(apart)} not as the manifest says"
+    if why:
+        what = f"{SBOM} does not speak for this release"
+        raise VerificationError(Flaw.BILL, what, short(why))
+    return f"{len(components)} components"
+
+
+def dict_differences(one: Mapping[str, str | None], other: Mapping[str, str | None]) -> set[str]:
+    """Return the keys whose values differ, or that only one has."""
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+
+
+def passed(gate: Gate) -> bool:
+    """Return whether a gate looked at something, and refused nothing."""
+    return bool(gate.checks) and gate.passed
+
+
+def check_provenance(folder: Folder, sums: Mapping[str, str], digests: Mapping[str, str]) -> str:
+    """Require an in-toto statement with SLSA provenance about the files of SHA256SUMS."""
+    try:
+        statement = json.loads(folder.read(PROVENANCE))
+        kind = statement["_type"], statement["predicateType"]
+        subjects = [
+            (str(item["name"]), str(item["digest"]["sha256"])) for item in statement["subject"]
+        ]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise _unusable(Flaw.PROVENANCE, PROVENANCE, why) from error
+    named = dict(subjects)
+    why = ""
+    if kind != (STATEMENT, PREDICATE_TYPE):
+        why = f"it is not {STATEMENT} with {PREDICATE_TYPE}"
+    elif len(named) < len(subjects):
+        why = "it names a file twice"
+    elif apart := (named.keys() ^ sums.keys()) - {CHECKSUMS}:
+        why = f"{listed(apart)} not in both {PROVENANCE} and {CHECKSUMS}"
+    elif wrong := {name for name in named if digests.get(name) != named[name]}:
+        why = f"{listed(wrong)} not what it says"
+    if why:
+        what = f"{PROVENANCE} does not speak for this release"
+        raise VerificationError(Flaw.PROVENANCE, what, short(why))
+    return f"{len(named)} subjects"
+
+
+def check_signature(folder: Folder, digests: Mapping[str, str], trust: Trust) -> str:
+    """Require a signature of every file, by whom the caller trusts."""
+    if SIGNATURE not in folder.sizes:
+        hint = "Leave --key away, or sign it: gemma3build sign --key PRIVATE_KEY"
+        why = f"it has no {SIGNATURE}"
+        raise VerificationError(Flaw.UNSIGNED, "The release is not signed", why, hint)
+    return trust(folder, digests)
+
+
+def compare_pins(manifest: Manifest) -> str:
+    """Say whether the images of a release are those of this checkout, which may be newer or older."""
+    locked = read_images_lock().images
+    other = [
+        image.name
+        for image in manifest.images
+        if image.requirements != locked.get(image.name, {}).get("requirements.txt", "")
+    ]
+    if other:
+        return f"{listed(other)} not from this checkout's pins, which may be older or newer"
+    return f"its {len(manifest.images)} images are from this checkout's pins"
+
+
+def _unusable(flaw: Flaw, name: str, why: str) -> VerificationError:
+    return VerificationError(flaw, f"{name} cannot be used", short(why))

@@ -1,0 +1,152 @@
+"""A release that nobody vouches for, as it lies on the disk: read, and never followed out of its folder."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from gemma3build.errors import Flaw, RequestError, VerificationError
+from gemma3build.util.files import FileDigest
+from gemma3build.util.text import MEBIBYTE
+
+LARGEST_TEXT = 16 * MEBIBYTE  # a manifest has some 10 KiB, a report 100
+BLOCK = MEBIBYTE
+THREADS = 2
+SHOWN = 3  # names in a message
+LONGEST = 200  # characters of a message about a file's content
+
+Advance = Callable[[int], None]  # is told of bytes that were read
+
+
+def ignore(size: int) -> None:
+    """Take no note of progress."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """What lies in a directory.
+
+    Attributes:
+        path: the directory.
+        sizes: of its plain files, in bytes, by name.
+        others: names of what is no plain file: directories, links, devices.
+        stated: digests, by name, of files that lie elsewhere, by whoever has them; they are in ``sizes``.
+    """
+
+    path: Path
+    sizes: Mapping[str, int]
+    others: tuple[str, ...]
+    stated: Mapping[str, FileDigest] = field(default_factory=dict)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a plain file.
+
+        Raises:
+            VerificationError: there is none.
+            OSError: it cannot be opened.
+        """
+        if name not in self.sizes:
+            raise missing([name])
+        # A link that took the file's place is not followed, a pipe is not waited for.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.fdopen(os.open(self.path / name, flags), "rb")
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a small file.
+
+        Raises:
+            VerificationError: there is none, or it is not small.
+        """
+        with self.open(name) as file:
+            content = file.read(LARGEST_TEXT + 1)
+        if len(content) > LARGEST_TEXT:
+            why = f"{name} has more than {LARGEST_TEXT // MEBIBYTE} MiB"
+            raise VerificationError(Flaw.CHANGED, "A file is too large", why)
+        return content
+
+    def digest(self, name: str, advance: Advance = ignore) -> str:
+        """Return the SHA-256 of a file: as it was stated, or as it is read."""
+        if name in self.stated:
+            return self.stated[name].sha256
+        with self.open(name) as file:
+            return _sha256(iter(lambda: file.read(BLOCK), b""), advance)
+
+    def digest_span(self, name: str, offset: int, size: int, advance: Advance = ignore) -> str:
+        """Return the SHA-256 of a part of a file; offset and size are in bytes."""
+        with self.open(name) as file:
+            file.seek(offset)
+            pieces = (min(BLOCK, size - done) for done in range(0, size, BLOCK))
+            return _sha256((file.read(piece) for piece in pieces), advance)
+
+    def digests(self, advance: Advance = ignore) -> dict[str, str]:
+        """Return the SHA-256 of every plain file by name: read two at a time, or as it was stated."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = pool.map(lambda name: self.digest(name, advance), self.sizes)
+            return dict(zip(self.sizes, found, strict=True))
+
+
+def _sha256(blocks: Iterable[bytes], advance: Advance) -> str:
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+        advance(len(block))
+    return digest.hexdigest()
+
+
+def list_folder(path: Path, stated: Iterable[FileDigest] = ()) -> Folder:
+    """Return what lies in a directory; nothing is opened.
+
+    Args:
+        path: the directory.
+        stated: digests of files that lie elsewhere.
+
+    Raises:
+        RequestError: it is no directory that can be read.
+    """
+    sizes, others = {}, []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                found = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(found.st_mode):
+                    sizes[entry.name] = found.st_size
+                else:
+                    others.append(entry.name)
+    except OSError as error:
+        why = f"{path}: {error.strerror}"
+        hint = "Name the directory of a release, or make one: nox -s build"
+        raise RequestError("The release cannot be verified", why, hint) from error
+    elsewhere = {file.path: file for file in stated}
+    sizes |= {name: file.size for name, file in elsewhere.items()}
+    return Folder(path=path, sizes=sizes, others=tuple(sorted(others)), stated=elsewhere)
+
+
+def unreadable(error: OSError) -> VerificationError:
+    """Return the error of a file that cannot be read."""
+    why = ": ".join(filter(None, (error.filename and str(error.filename), error.strerror)))
+    return VerificationError(Flaw.MISSING, "A file cannot be read", short(why))
+
+
+def missing(names: Iterable[str]) -> VerificationError:
+    """Return the error of files that are not there."""
+    why = f"{listed(names)} not there"
+    return VerificationError(Flaw.MISSING, "The release is not whole", why)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as a message has them, the first few alone, with their verb."""
+    ordered = sorted(names)
+    shown = [name if name.isprintable() else ascii(name) for name in ordered[:SHOWN]]
+    if len(ordered) > SHOWN:
+        shown.append(f"{len(ordered) - SHOWN} more")
+    return f"{', '.join(shown)} {'is' if len(ordered) == 1 else 'are'}"
+
+
+def short(text: str) -> str:
+    """Return a message about a file's content, short and without what a terminal would obey."""
+    shown = text if text.isprintable() else ascii(text)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

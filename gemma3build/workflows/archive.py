@@ -1,0 +1,161 @@
+"""All that a rebuild needs in one file, and a rebuild from it that uses no network."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gemma3build import __version__
+from gemma3build.engine.downloads import locked_wheels, package_files
+from gemma3build.engine.runner import Runner
+from gemma3build.errors import RequestError, from_os_error
+from gemma3build.pins.config import CONTAINERS_DIR
+from gemma3build.pins.lockfile import LockedModel
+from gemma3build.plan.checkpoint import FETCH
+from gemma3build.rebuild.archive import (
+    BASE,
+    CHECKPOINT,
+    RELEASE,
+    SOURCE,
+    WHEELS,
+    ArchiveIndex,
+    write_archive,
+)
+from gemma3build.release.checksums import CHECKSUMS
+from gemma3build.release.manifest import LOCAL
+from gemma3build.schema.manifest import MANIFEST, Manifest
+from gemma3build.workflows.rebuild import unlike
+from gemma3build.workflows.request import OwnCheckpoint, prepare_again
+
+ROOT = CONTAINERS_DIR.parent
+LEFT_OUT = (".", "__pycache__")  # how the names of files begin that are nobody's source
+PROJECT = ("LICENSE", "README.md", "pyproject.toml")
+REFUSAL = "The release cannot be archived"
+# Settings of pip that could lead to a network.
+PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
+
+
+def make_archive(
+    release: Path, manifest: Manifest, target: Path, runner: Runner, *, with_checkpoint: bool
+) -> ArchiveIndex:
+    """Write the archive of a release that verifies.
+
+    Args:
+        release: its directory.
+        manifest: what it says of itself.
+        target: the archive.
+        runner: has images and wheels; those that are missing are made and downloaded.
+        with_checkpoint: whether what the checkpoint is made of goes in, too.
+
+    Raises:
+        RequestError: this version would not rebuild it, or its checkpoint is not at hand.
+        BuildError: something failed; no archive is left.
+    """
+    locked = find_checkpoint(manifest, runner) if with_checkpoint else {}
+    names = sorted(image.name for image in manifest.images)
+    known = {path.parent.name for path in CONTAINERS_DIR.glob("*/Dockerfile")}
+    images = {name: runner.image(name) for name in names if name in known}
+    if apart := unlike(manifest, images, runner.sources):
+        why = "; ".join(apart)
+        hint = "Archive it by the version that built it, or build it again: nox -s build"
+        raise RequestError(REFUSAL, why, hint)
+    try:
+        with runner.store.scratch("archive") as scratch:
+            runner.export_base(scratch)
+            files = {f"{BASE}/{path.name}": path for path in scratch.iterdir()}
+            files |= dict(source_files())
+            files |= {f"{RELEASE}/{name}": release / name for name in (MANIFEST, CHECKSUMS)}
+            for name in names:
+                files |= wheel_files(requirements_wheels(name, runner))
+            runner.say(f"Writing {target}")
+            return write_archive(
+                target,
+                files | locked,
+                model=manifest.checkpoint.model,
+                version=__version__,
+                complete=with_checkpoint,
+            )
+    except OSError as error:
+        raise from_os_error(REFUSAL, error) from error
+
+
+def requirements_wheels(name: str, runner: Runner) -> Path:
+    """Return the directory with the wheels of an image; raises DownloadError."""
+    text = (CONTAINERS_DIR / name / "requirements.txt").read_text(encoding="utf-8")
+    return locked_wheels(runner.downloads, text, runner.intent, runner.say)
+
+
+def wheel_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a directory of wheels by their paths in an archive, as a store has them."""
+    return {f"{WHEELS}/{folder.name}/{path.name}": path for path in folder.iterdir()}
+
+
+def source_files() -> Iterator[tuple[str, Path]]:
+    """Yield what this project is made of: path in an archive, and where it lies."""
+    for name in PROJECT:
+        yield f"{SOURCE}/{name}", ROOT / name
+    for folder in (ROOT / "gemma3build", CONTAINERS_DIR):
+        for path in folder.rglob("*"):
+            inner = path.relative_to(ROOT)
+            if path.is_file() and not any(part.startswith(LEFT_OUT) for part in inner.parts):
+                yield f"{SOURCE}/{inner.as_posix()}", path
+
+
+def find_checkpoint(manifest: Manifest, runner: Runner) -> dict[str, Path]:
+    """Return what the checkpoint of a pinned model is made of, by path in an archive.
+
+    Raises:
+        RequestError: it is somebody's own, or was not fetched.
+    """
+    if manifest.checkpoint.source == LOCAL:
+        why = "its checkpoint is somebody's own"
+        hint = "Leave --with-checkpoint away, and keep the checkpoint beside the archive."
+        raise RequestError(REFUSAL, why, hint)
+    prepared = prepare_again(manifest, OwnCheckpoint(), REFUSAL)
+    locked = prepared.origin
+    assert isinstance(locked, LockedModel)  # noqa: S101 - of a pinned model
+    if locked.requirements:
+        return wheel_files(
+            package_files(
+                runner.downloads, locked.requirements, locked.files, runner.intent, runner.say
+            )
+        )
+    found = runner.found(tuple(step for step in prepared.plan.steps if step.name == FETCH))
+    if FETCH not in found:
+        why = "its checkpoint is not in the cache"
+        raise RequestError(REFUSAL, why, "Build it again: nox -s build")
+    folder = runner.store.output(found[FETCH].key)
+    return {f"{CHECKPOINT}/{file.path}": folder / file.path for file in found[FETCH].entry.digests}
+
+
+def run_archived(unpacked: Path, arguments: Sequence[str]) -> int:
+    """Run ``rebuild`` of an unpacked archive with this interpreter; return its exit code.
+
+    Its source is the archive's. pip is told of no network; all that it would fetch is there.
+
+    Args:
+        unpacked: what the archive held.
+        arguments: of the command.
+    """
+    source = unpacked / SOURCE
+    environment = {name: value for name, value in os.environ.items() if name not in PIP_SETTINGS}
+    environment |= {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(source), os.environ.get("PYTHONPATH")))),
+    }
+    command = [sys.executable, "-m", "gemma3build", "rebuild", *arguments]
+    with subprocess.Popen(
+        [*command, "--unpacked", str(unpacked)],
+        cwd=source,  # where -m looks first
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # so that Ctrl-C reaches it once, from here
+    ) as child:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            child.terminate()
+            child.wait()
+            raise

@@ -1,0 +1,171 @@
+"""From the results of steps to what a release records, and whether it is written already."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from gemma3build.engine.cache import Store
+from gemma3build.engine.executor import Done, files
+from gemma3build.engine.images import Image
+from gemma3build.errors import VerificationError
+from gemma3build.pins.config import CONTAINERS_DIR
+from gemma3build.plan.build import CHECK, REFERENCE_STEP, gate_step
+from gemma3build.plan.graph import Plan
+from gemma3build.release.checksums import PROVENANCE, SIGNATURE
+from gemma3build.release.directory import Release, evaluation_text
+from gemma3build.release.evaluation import manifest_digest
+from gemma3build.release.manifest import LOCAL, terms
+from gemma3build.release.sbom import SBOM
+from gemma3build.schema.evaluation import (
+    EVALUATION,
+    EVALUATION_FORMAT,
+    GATE_FILE,
+    REPORT,
+    Evaluation,
+    Gate,
+    SchemeEvaluation,
+)
+from gemma3build.schema.manifest import (
+    MANIFEST_FORMAT,
+    ArtifactRecord,
+    CheckpointRecord,
+    ImageRecord,
+    Manifest,
+)
+from gemma3build.util.files import FileDigest, sha256_file
+from gemma3build.util.serialize import decode_json, encode
+from gemma3build.verify.checks import check_provenance
+from gemma3build.verify.untrusted import list_folder
+
+
+def is_written(release: Release, folder: Path) -> bool:
+    """Return whether ``folder`` already is this release, by names, sizes and times of change.
+
+    The bill of materials is not made anew for that: it must be what SHA256SUMS says. The provenance must
+    be about these files; who ran what, and when, is its own.
+    """
+    try:
+        release = dataclasses.replace(release, sbom=(folder / SBOM).read_bytes())
+        texts = {**release.texts, EVALUATION: evaluation_text(release.evaluation)}
+        expected = {*texts, *release.artifacts, PROVENANCE, REPORT}
+        if {path.name for path in folder.iterdir()} - {SIGNATURE} != expected:
+            return False
+        if any((folder / name).read_bytes() != text for name, text in texts.items()):
+            return False
+        check_provenance(list_folder(folder), release.digests, release.digests)
+        return all(_same(folder / name, path) for name, path in release.artifacts.items())
+    except (OSError, VerificationError):
+        return False
+
+
+def _same(path: Path, source: Path) -> bool:
+    if path.samefile(source):
+        return True
+    here, there = path.stat(), source.stat()
+    return (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
+
+
+def make_manifest(
+    plan: Plan, done: Mapping[str, Done], images: Mapping[str, Image], sources: Mapping[str, str]
+) -> Manifest:
+    """Return the manifest of a finished plan.
+
+    Args:
+        plan: what was run.
+        done: its results by name of step.
+        images: what the steps ran in, by name.
+        sources: digest of the source of each module of ``gemma3build.steps``.
+    """
+    locked = plan.source.locked
+    checkpoint = {file.path: file for file in files(plan.checkpoint, done)}
+    checkpoint |= {file.path: file for file in files(plan.tokenizer, done)}
+    if plan.chat_template is not None:
+        checkpoint |= {file.path: file for file in files(plan.chat_template, done)}
+    fetched = locked.files if locked else ()
+    return Manifest(
+        format=MANIFEST_FORMAT,
+        checkpoint=CheckpointRecord(
+            model=plan.model,
+            base_model=plan.base_model,
+            source=locked.source if locked else LOCAL,
+            revision=locked.revision if locked else "",
+            parameters=done[CHECK].entry.facts["parameters"],
+            files=tuple(sorted(checkpoint.values())),
+            fetched=tuple(sorted(set(fetched) - set(checkpoint.values()))),
+        ),
+        parameters=encode(plan.parameters),
+        schemes={scheme.name: encode(scheme) for scheme in plan.schemes},
+        images=tuple(image_record(image) for _, image in sorted(images.items())),
+        sources={module: sources[module] for module in sorted({s.module for s in plan.steps})},
+        artifacts=artifact_records(plan, done),
+        terms=terms(),
+    )
+
+
+def image_record(image: Image) -> ImageRecord:
+    """Return the record of an image."""
+    requirements = CONTAINERS_DIR / image.name / "requirements.txt"
+    return ImageRecord(
+        name=image.name,
+        digest=image.digest,
+        parent=image.parent,
+        requirements=sha256_file(requirements) if requirements.is_file() else "",
+    )
+
+
+def artifact_records(plan: Plan, done: Mapping[str, Done]) -> tuple[ArtifactRecord, ...]:
+    """Return the records of the artifacts, ordered by name."""
+    records = []
+    for artifact in plan.artifacts:
+        (file,) = files(artifact.source, done)
+        records.append(
+            ArtifactRecord(
+                path=artifact.file_name,
+                scheme=artifact.scheme,
+                size=file.size,
+                sha256=file.sha256,
+                facts=done[artifact.source.step].entry.facts,
+            )
+        )
+    return tuple(sorted(records, key=lambda record: record.path))
+
+
+def make_evaluation(
+    plan: Plan, done: Mapping[str, Done], store: Store, manifest: Manifest
+) -> Evaluation:
+    """Return what the gates of a finished plan measured.
+
+    Args:
+        plan: what was run.
+        done: its results by name of step.
+        store: where they are.
+        manifest: of the release.
+    """
+    return Evaluation(
+        format=EVALUATION_FORMAT,
+        model=manifest.checkpoint.model,
+        manifest=manifest_digest(manifest),
+        reference=done[REFERENCE_STEP].entry.facts["made_by"],
+        schemes=tuple(
+            SchemeEvaluation(
+                scheme=scheme.name,
+                model=_digest(plan, done, scheme.name, ".tflite"),
+                bundle=_digest(plan, done, scheme.name, ".task"),
+                gate=_gate(store.output(done[gate_step(scheme.name)].key)),
+            )
+            for scheme in plan.schemes
+        ),
+    )
+
+
+def _digest(plan: Plan, done: Mapping[str, Done], scheme: str, suffix: str) -> FileDigest:
+    """Return the digest of a scheme's file of this kind, under its name in the release."""
+    (artifact,) = (
+        item for item in plan.artifacts if item.scheme == scheme and item.file_name.endswith(suffix)
+    )
+    (file,) = files(artifact.source, done)
+    return dataclasses.replace(file, path=artifact.file_name)
+
+
+def _gate(folder: Path) -> Gate:
+    return decode_json(Gate, (folder / GATE_FILE).read_bytes(), GATE_FILE)

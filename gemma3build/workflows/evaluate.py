@@ -1,0 +1,266 @@
+"""Measure a release: PIQA and speed of its files, into its evaluation and its report."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from gemma3build.engine import preflight
+from gemma3build.engine.downloads import dataset_files
+from gemma3build.engine.executor import Done, Reporter, intact_output
+from gemma3build.engine.inputs import LocalFiles, Several
+from gemma3build.engine.runner import Runner
+from gemma3build.errors import DamagedError, RequestError
+from gemma3build.gemma.piqa import make_questions, read_data
+from gemma3build.pins.config import load_datasets
+from gemma3build.plan.evaluation import piqa_step, plan_evaluation, speed_step
+from gemma3build.plan.graph import Step
+from gemma3build.release.directory import write_measured
+from gemma3build.release.evaluation import manifest_digest, merge, read_evaluation, worth
+from gemma3build.release.manifest import read_manifest
+from gemma3build.report.report import measured_files
+from gemma3build.schema.evaluation import (
+    PIQA_FILE,
+    SPEED_FILE,
+    Evaluation,
+    Piqa,
+    SchemeEvaluation,
+    Speed,
+    questions,
+)
+from gemma3build.schema.manifest import Manifest
+from gemma3build.schema.scheme import NAME
+from gemma3build.util.files import FileDigest, sha256_bytes
+from gemma3build.util.serialize import decode_json
+from gemma3build.workflows.build import origin, release_lock
+from gemma3build.workflows.request import OwnCheckpoint, find_scheme, prepare_again
+
+PIQA = "piqa"
+Data: TypeAlias = tuple[list[str], list[str]]  # lines of questions, and of labels
+REFUSAL = "The release cannot be evaluated"
+REBUILD = "Build it again: nox -s build"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A release and what is known about it."""
+
+    folder: Path
+    manifest: Manifest
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRequest:
+    """What a person asks for.
+
+    Attributes:
+        checkpoint: the user's own, for a release of one.
+        tokenizer: the user's own, where the release was built with one.
+        piqa: a folder with the files of PIQA; None fetches them.
+        limit: how many questions are asked; None asks all.
+    """
+
+    checkpoint: Path | None = None
+    tokenizer: Path | None = None
+    piqa: Path | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedEvaluation:
+    """What an evaluation will run, and where its files come from."""
+
+    steps: tuple[Step, ...]
+    materials: Several
+
+
+def read_release(folder: Path) -> Measured:
+    """Return a release with its evaluation.
+
+    Raises:
+        RequestError: it is none, or its evaluation goes with another manifest or other files.
+    """
+    manifest = read_manifest(folder)
+    evaluation = read_evaluation(folder)
+    if evaluation is None or evaluation.manifest != manifest_digest(manifest):
+        why = f"{folder} has no evaluation.json that goes with its manifest"
+        raise RequestError(REFUSAL, why, REBUILD)
+    check_files(manifest, evaluation)
+    return Measured(folder=folder, manifest=manifest, evaluation=evaluation)
+
+
+def check_files(manifest: Manifest, evaluation: Evaluation) -> None:
+    """Refuse files that are not the manifest's, or whose names lead out of the release.
+
+    Raises:
+        RequestError: naming the first.
+    """
+    known = {
+        (item.scheme, FileDigest(path=item.path, size=item.size, sha256=item.sha256))
+        for item in manifest.artifacts
+    }
+    for item in evaluation.schemes:
+        for file in (item.model, item.bundle):
+            if (item.scheme, file) not in known:
+                why = f"evaluation.json names a {file.path!r} that the manifest does not"
+                raise RequestError(REFUSAL, why, REBUILD)
+            if not re.fullmatch(NAME, file.path):
+                why = f"{file.path!r} is no name of a file in a release"
+                raise RequestError(REFUSAL, why, REBUILD)
+
+
+def prepare_evaluation(
+    release: Measured, request: EvaluationRequest, runner: Runner
+) -> PreparedEvaluation:
+    """Return the steps that measure a release.
+
+    Raises:
+        BuildError: a file is not there, or is not what the manifest says, or the release cannot be
+            written.
+    """
+    preflight.check_writable(release.folder.parent, release.folder)
+    own = OwnCheckpoint(folder=request.checkpoint, tokenizer=request.tokenizer)
+    prepared = prepare_again(release.manifest, own, REFUSAL)
+    asked, own_questions = find_questions(request.piqa, runner)
+    items = release.evaluation.schemes
+    models = {item.scheme: intact_file(release.folder, item.model) for item in items}
+    bundles = {item.scheme: intact_file(release.folder, item.bundle) for item in items}
+    steps = plan_evaluation(
+        prepared.plan,
+        schemes=tuple(find_scheme(release.manifest, item.scheme, REFUSAL) for item in items),
+        models={scheme: files.material for scheme, files in models.items()},
+        bundles={scheme: files.material for scheme, files in bundles.items()},
+        questions=asked.material,
+        own=own_questions,
+        limit=request.limit,
+    )
+    local = (asked, *models.values(), *bundles.values())
+    places = {files.material.name: files for files in local}
+    return PreparedEvaluation(
+        steps=steps, materials=Several(places, otherwise=origin(runner, prepared))
+    )
+
+
+def evaluate(
+    release: Measured, prepared: PreparedEvaluation, runner: Runner, reporter: Reporter
+) -> Measured:
+    """Run the steps, one at a time, and write what they measured into the release.
+
+    Returns:
+        What was measured now, also where the release keeps a figure that says more.
+
+    Raises:
+        BuildError: something failed; what was finished is kept.
+    """
+    done = runner.run(prepared.steps, prepared.materials, 1, reporter)
+    schemes = tuple(measured_scheme(item, done, runner) for item in release.evaluation.schemes)
+    measured = dataclasses.replace(release.evaluation, schemes=schemes)
+    with release_lock(runner, release.folder):
+        there = read_release(release.folder)  # another evaluation may have finished since
+        if there.manifest != release.manifest:
+            why = f"another build replaced {release.folder} while it was measured"
+            raise RequestError(REFUSAL, why, "Run the same command again.")
+        kept = merge(there.evaluation, measured)
+        write_measured(measured_files(release.manifest, kept), release.folder)
+    now = {item.scheme: item.piqa for item in schemes}
+    for item in kept.schemes:
+        if item.piqa is not None and item.piqa != now.get(item.scheme):
+            runner.say(f"{item.scheme}: the release keeps PIQA on {questions(item.piqa)} questions")
+    return dataclasses.replace(release, evaluation=measured)
+
+
+def is_measured(evaluation: Evaluation, request: EvaluationRequest, runner: Runner) -> bool:
+    """Return whether a release has all that a request asks for, or figures that say more.
+
+    Raises:
+        RequestError: the user's own questions cannot be read.
+    """
+    own: Data | None = None
+    if request.piqa is not None and find_questions(request.piqa, runner)[1]:
+        own = read_data(request.piqa)
+    return all(
+        item.speed is not None and says_enough(item.piqa, own, request.limit)
+        for item in evaluation.schemes
+    )
+
+
+def says_enough(piqa: Piqa | None, own: Data | None, limit: int | None) -> bool:
+    """Return whether a figure is the one that was asked for, or says more.
+
+    Args:
+        piqa: the figure.
+        own: the user's own lines of questions and of labels; None for PIQA's.
+        limit: how many are asked; None asks all.
+    """
+    if piqa is None:
+        return False
+    if own is not None:
+        quick = limit is not None and limit < len(own[0])
+        wanted = 1 if quick else 2
+        same = piqa.own and piqa.data == data_digest(own, piqa.questions)
+    else:
+        quick = limit is not None and (piqa.own or limit < piqa.of)
+        wanted = 1 if quick else 3
+        same = not piqa.own
+    if worth(piqa) != wanted:
+        return worth(piqa) > wanted
+    return same and (not quick or limit is None or piqa.questions >= limit)
+
+
+def data_digest(data: Data, asked: int) -> str:
+    """Return the SHA-256 of the first questions and their labels, as ``steps.piqa`` states it."""
+    lines, labels = data
+    return sha256_bytes("".join(f"{line}\n" for line in (*lines[:asked], *labels[:asked])).encode())
+
+
+def measured_scheme(
+    item: SchemeEvaluation, done: Mapping[str, Done], runner: Runner
+) -> SchemeEvaluation:
+    """Return a scheme's evaluation with the new figures."""
+    piqa = intact_output(runner.store, piqa_step(item.scheme), done, REFUSAL) / PIQA_FILE
+    speed = intact_output(runner.store, speed_step(item.scheme), done, REFUSAL) / SPEED_FILE
+    return dataclasses.replace(
+        item,
+        piqa=decode_json(Piqa, piqa.read_bytes(), PIQA_FILE),
+        speed=decode_json(Speed, speed.read_bytes(), SPEED_FILE),
+    )
+
+
+def find_questions(folder: Path | None, runner: Runner) -> tuple[LocalFiles, bool]:
+    """Return the files of PIQA, and whether they are a user's own instead of the pinned ones.
+
+    Raises:
+        RequestError: the files in a user's folder cannot be read, or have not the form of PIQA's.
+        DownloadError: the pinned ones cannot be fetched.
+    """
+    dataset = load_datasets()[PIQA]
+    if folder is None:
+        return local_files(PIQA, dataset_files(runner.store, PIQA, dataset, runner.say)), False
+    found = local_files(PIQA, {name: folder / name for name in dataset.sha256})
+    try:
+        make_questions(*read_data(folder))
+    except (OSError, ValueError) as error:
+        hint = "The files must have the form of PIQA's."
+        raise RequestError(f"{folder} has no questions to ask", str(error), hint) from error
+    return found, {file.path: file.sha256 for file in found.material.files} != dataset.sha256
+
+
+def intact_file(folder: Path, digest: FileDigest) -> LocalFiles:
+    """Return a file of a release, compared with its digest; raises DamagedError."""
+    found = local_files(digest.path, {digest.path: folder / digest.path})
+    if found.material.files != (digest,):
+        why = f"{digest.path} is not the file that the manifest names"
+        raise DamagedError(REFUSAL, why, REBUILD)
+    return found
+
+
+def local_files(name: str, paths: Mapping[str, Path]) -> LocalFiles:
+    """Return files where they lie; raises RequestError for one that cannot be read."""
+    try:
+        return LocalFiles(name, paths)
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}"
+        raise RequestError(REFUSAL, why, "Check the path.") from error

@@ -1,0 +1,136 @@
+"""What is refused of an order before anything is run: places, repositories, what does not fit."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gemma3build.engine import preflight
+from gemma3build.engine.runner import Runner
+from gemma3build.errors import BuildError, OutputError, RequestError, stopped_error
+from gemma3build.plan.build import artifacts_size
+from gemma3build.plan.evaluation import expect_evaluation
+from gemma3build.plan.graph import identities
+from gemma3build.release.directory import check_output, is_release
+from gemma3build.report.index import INDEX
+from gemma3build.schema.manifest import MANIFEST
+from gemma3build.util.files import same_disk
+from gemma3build.util.git import would_change
+from gemma3build.workflows.release_file import Planned
+
+if TYPE_CHECKING:
+    from gemma3build.publish.publish import Target
+
+PLACE = "{name}"  # in --repo, for the name of each release
+
+
+@contextmanager
+def noted(name: str, part: str = "") -> Iterator[None]:
+    """Note on an error which release it stopped, and at which part; Ctrl-C becomes an error, too."""
+    where = f"Where: {name}, {part}" if part else f"Where: {name}"
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        error = stopped_error("The line")
+        error.add_note(where)
+        raise error from stopped
+    except BuildError as error:
+        goes_on = ". The same command goes on there; what was finished stays." if part else ""
+        error.add_note(where + goes_on)
+        raise
+
+
+def check_places(folder: Path, releases: Sequence[Planned]) -> None:
+    """Refuse places that releases or their index cannot be written to; raises OutputError."""
+    if is_release(folder):
+        why = "it is a release itself"
+        raise OutputError(f"{folder} is no place for releases", why, "Give another --output.")
+    files = (folder / INDEX, *(folder / release.name / MANIFEST for release in releases))
+    if any(would_change(path) for path in files):
+        why = "it lies in the checkout and git does not ignore it: a release would be a change"
+        hint = "Give an --output outside of the checkout, or below artifacts."
+        raise OutputError(f"{folder} is no place for releases", why, hint)
+    for release in releases:
+        with noted(release.name):
+            check_output(folder / release.name)
+
+
+def check_room(
+    runner: Runner, folder: Path, releases: Sequence[Planned], measured: Sequence[bool]
+) -> None:
+    """Refuse releases that do not fit, one by one or all of them together.
+
+    Args:
+        runner: what runs their steps.
+        folder: where their directories go.
+        releases: which.
+        measured: which of them have all figures already.
+
+    Raises:
+        BuildError: there is too little memory or disk, or a step needs the Hub and may not.
+    """
+    kept: dict[str, int] = {}
+    passing = copies = 0
+    for release, is_done in zip(releases, measured, strict=True):
+        plan = release.prepared.plan
+        measuring = () if is_done else expect_evaluation(plan)
+        with noted(release.name):
+            building = runner.fitting(plan.steps)
+            missing = (*building, *runner.fitting(measuring))
+        shared = identities(plan.steps) | identities(measuring)
+        kept |= {shared[step.name]: step.disk for step in missing if not step.fresh}
+        # Such a step keeps some figures alone, so that the next release has its room again.
+        passing = max(passing, sum(step.disk for step in missing if step.fresh))
+        if building or not is_release(folder / release.name):
+            copies += artifacts_size(plan)
+    store = runner.store.root
+    preflight.check_disk(sum(kept.values()) + passing, store)
+    if not same_disk(folder, store):  # else a release is links
+        preflight.check_disk(copies, folder)
+
+
+def find_repos(releases: Sequence[Planned], pattern: str | None) -> tuple[str, ...]:
+    """Return the repository of each release; empty where nobody named one.
+
+    Args:
+        releases: which; a release file can name a repository for each.
+        pattern: ``owner/name`` instead of those, with ``{name}`` in it for several.
+
+    Raises:
+        RequestError: two would go to one repository.
+    """
+    if pattern is None:
+        found = tuple(release.repo for release in releases)
+    else:
+        found = tuple(pattern.replace(PLACE, release.name) for release in releases)
+    named = [repo for repo in found if repo]
+    if len(set(named)) < len(named):
+        why = "two releases would go to one repository"
+        hint = f"Name one for each in a release file, or give --repo 'OWNER/{PLACE}'."
+        raise RequestError("The releases were not published", why, hint)
+    return found
+
+
+def check_targets(releases: Sequence[Planned], targets: Sequence["Target"]) -> None:
+    """Refuse what can be known of the Hub before there is anything to publish.
+
+    Raises:
+        RequestError: a release has no repository, or one that is public or has the tag.
+        BuildError: the Hub refuses.
+    """
+    from gemma3build.pins.resolver import refuse_offline
+    from gemma3build.publish import hub
+    from gemma3build.publish import publish as publication
+
+    for release, target in zip(releases, targets, strict=True):
+        with noted(release.name):
+            if not target.repo:
+                hint = f"Name it in a release file, or give --repo OWNER/NAME or 'OWNER/{PLACE}'."
+                raise RequestError(hub.NOT_PUBLISHED, "it has no repository", hint)
+            hub.check_repo(target.repo, hub.NOT_PUBLISHED)
+    refuse_offline(hub.NOT_PUBLISHED)
+    for release, target in zip(releases, targets, strict=True):
+        with noted(release.name):
+            hub.require_login(target.repo)
+            remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
+            publication.look_at_tag(target, remote)

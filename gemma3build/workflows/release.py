@@ -1,0 +1,364 @@
+"""The whole line: from plans to releases that are built, measured, signed, verified and published."""
+
+import dataclasses
+import enum
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from gemma3build.engine.executor import Reporter
+from gemma3build.engine.runner import Runner
+from gemma3build.errors import BuildError, DirtyError, RequestError
+from gemma3build.publish import Rule
+from gemma3build.release.checksums import SIGNATURE
+from gemma3build.release.evaluation import read_evaluation
+from gemma3build.report.index import (
+    INDEX,
+    Entry,
+    Index,
+    Listed,
+    Published,
+    Signed,
+    known_publication,
+    list_again,
+    list_release,
+    read_index,
+    write_index,
+)
+from gemma3build.schema.evaluation import Evaluation
+from gemma3build.schema.manifest import Manifest
+from gemma3build.util.git import Source
+from gemma3build.util.text import visible
+from gemma3build.verify.checks import Trust
+from gemma3build.verify.untrusted import Advance
+from gemma3build.verify.verify import Verified, total_bytes, verify
+from gemma3build.workflows.build import Builder, clean_source, release_lock
+from gemma3build.workflows.evaluate import (
+    EvaluationRequest,
+    Measured,
+    evaluate,
+    find_questions,
+    is_measured,
+    prepare_evaluation,
+    read_release,
+)
+from gemma3build.workflows.preflight import check_room, noted
+from gemma3build.workflows.release_file import Planned
+
+if TYPE_CHECKING:
+    from gemma3build.publish.publish import Publication, Target
+    from gemma3build.verify.signature import Signer
+
+
+class Part(enum.StrEnum):
+    """A part of the line, in their order."""
+
+    BUILD = "build"
+    EVALUATE = "evaluate"
+    SIGN = "sign"
+    VERIFY = "verify"
+    PUBLISH = "publish"
+
+
+class Reports(Protocol):
+    """Shows what the line does."""
+
+    def begin(self, part: Part, name: str, number: int, total: int) -> None:
+        """Show that a part of a release begins."""
+
+    def steps(self, number: int) -> AbstractContextManager[Reporter]:
+        """Return what shows that many steps while they run."""
+
+    def reading(self, size: int) -> AbstractContextManager[Advance]:
+        """Return what shows how much of that many bytes was read."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is asked of every release.
+
+    Attributes:
+        version: of all of them, and the tag that they are published with.
+        folder: where their directories and the index go.
+        source: what builds them.
+        measuring: which questions are asked.
+        signer: what signs them; None signs nothing.
+        trust: checks the signatures; None where there is nothing to check them by.
+        identity: whom ``trust`` wants Sigstore to name, if it does.
+        jobs: containers at a time.
+    """
+
+    version: str
+    folder: Path
+    source: Source
+    measuring: EvaluationRequest
+    signer: "Signer | None"
+    trust: Trust | None
+    identity: str = ""
+    jobs: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A release that went through the line.
+
+    Attributes:
+        planned: what it was made by.
+        folder: where it is.
+        measured: its records.
+        verified: what was found out about it.
+        signed: by whom; None for nobody.
+        ran: the parts that had something to do.
+        published: where it is on the Hub, as far as is known.
+    """
+
+    planned: Planned
+    folder: Path
+    measured: Measured
+    verified: Verified
+    signed: Signed | None
+    ran: tuple[Part, ...]
+    published: Published | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the release."""
+        return self.planned.name
+
+    @property
+    def manifest(self) -> Manifest:
+        """The record of the release."""
+        return self.measured.manifest
+
+    @property
+    def listed(self) -> Listed:
+        """What the index says."""
+        return list_release(
+            self.verified, self.manifest, self.measured.evaluation, self.signed, self.published
+        )
+
+
+class Line:
+    """Takes releases through all parts; what is done already is left as it is."""
+
+    def __init__(self, order: Order, runner: Runner, reports: Reports) -> None:
+        """Take what is asked, what runs the steps, and what shows them."""
+        self._order, self._runner, self._reports = order, runner, reports
+        self._builder = Builder(runner, order.source)
+        self._kept: dict[str, Listed] = {}  # of other runs, looked at once
+
+    def refuse_first(self, releases: Sequence[Planned], *, full: bool) -> None:
+        """Refuse what can be known to fail before anything is run.
+
+        Args:
+            releases: what is to be made.
+            full: whether nothing but all questions of PIQA will do.
+
+        Raises:
+            BuildError: a step would not fit, or the questions will not do or cannot be had.
+        """
+        wanted = self._order.measuring
+        known = [read_evaluation(self._order.folder / release.name) for release in releases]
+        measured = [self._is_measured(item, wanted) for item in known]
+        check_room(self._runner, self._order.folder, releases, measured)
+        if all(measured):
+            return
+        _, own = find_questions(wanted.piqa, self._runner)
+        some = own or wanted.limit is not None
+        everything = EvaluationRequest()
+        if full and some and not all(self._is_measured(item, everything) for item in known):
+            why = "--publish takes all questions of PIQA, and others or fewer would be asked"
+            hint = "Leave --limit and --piqa away, or add --skip piqa."
+            raise RequestError("The releases could not be published", why, hint)
+
+    def _is_measured(self, known: Evaluation | None, wanted: EvaluationRequest) -> bool:
+        return known is not None and is_measured(known, wanted, self._runner)
+
+    def make(self, releases: Sequence[Planned]) -> tuple[tuple[Made, ...], bool]:
+        """Make releases and their index; return them, and whether the index was written.
+
+        Raises:
+            BuildError: a part of one failed; a note says which. What was finished stays.
+        """
+        made = tuple(
+            self._make(release, number, len(releases)) for number, release in enumerate(releases, 1)
+        )
+        return self._write_index(made)
+
+    def publish(
+        self, made: Sequence[Made], targets: Sequence["Target"], skip: tuple[Rule, ...]
+    ) -> tuple[Made, ...]:
+        """Publish releases, each to its repository; all are looked at before the first is.
+
+        Raises:
+            BuildError: one was refused; those before it are published, and the index says so.
+        """
+        from gemma3build.publish import publish as publication
+
+        ready = []
+        for number, (item, target) in enumerate(zip(made, targets, strict=True), 1):
+            with self._part(Part.PUBLISH, item.name, number, len(made), shown=False):
+                found = publication.prepare(item.verified, target, skip)
+                publication.look(found)
+                ready.append(found)
+        done = list(made)
+        for place, found in enumerate(ready):
+            with self._part(Part.PUBLISH, made[place].name, place + 1, len(made)):
+                done[place] = self._publish(made[place], found)
+            known, _ = self._write_index(done)
+            done = list(known)
+        return tuple(done)
+
+    def _make(self, release: Planned, number: int, total: int) -> Made:
+        order, folder, ran = self._order, self._order.folder / release.name, []
+        with self._part(Part.BUILD, release.name, number, total):
+            if clean_source() != order.source:
+                why = f"it is not at commit {order.source.commit[:12]} any more"
+                hint = "Run the same command again; then all releases come from one source."
+                raise DirtyError("The source changed while the line ran", why, hint)
+            with self._reports.steps(len(release.prepared.plan.steps)) as reporter:
+                built = self._builder.ensure(release.prepared, folder, order.jobs, reporter)
+            if not built.idle:
+                ran.append(Part.BUILD)
+        with self._part(Part.EVALUATE, release.name, number, total):
+            if self._measure(release, folder):
+                ran.append(Part.EVALUATE)
+        verified = None
+        if order.signer is not None:
+            with self._part(Part.SIGN, release.name, number, total):
+                verified = self._look(folder)
+                if self._to_sign(verified):
+                    self._sign(verified, order.signer)
+                    verified = None
+                    ran.append(Part.SIGN)
+        with self._part(Part.VERIFY, release.name, number, total):
+            verified = verified or self._look(folder)
+            if verified.error is not None:
+                raise verified.error
+        return Made(
+            planned=release,
+            folder=folder,
+            measured=read_release(folder),
+            verified=verified,
+            signed=self._signed(verified),
+            ran=tuple(ran),
+        )
+
+    def _measure(self, release: Planned, folder: Path) -> bool:
+        """Measure a release unless it is; return whether it had to be."""
+        request = dataclasses.replace(
+            self._order.measuring,
+            checkpoint=release.request.checkpoint,
+            tokenizer=release.request.tokenizer,
+        )
+        found = read_release(folder)
+        if is_measured(found.evaluation, request, self._runner):
+            return False
+        prepared = prepare_evaluation(found, request, self._runner)
+        with self._reports.steps(len(prepared.steps)) as reporter:
+            evaluate(found, prepared, self._runner, reporter)
+        return True
+
+    def _look(self, folder: Path) -> Verified:
+        with self._reports.reading(total_bytes(folder)) as advance:
+            return verify(folder, self._order.trust, advance)
+
+    def _to_sign(self, verified: Verified) -> bool:
+        """Return whether a signature has to be made: there is none that holds, by who signs now."""
+        wrong = {item.name for item in verified.findings if item.error is not None}
+        # With nothing to check it by, nobody knows whose signature is there.
+        return wrong == {SIGNATURE} or (not wrong and self._order.trust is None)
+
+    def _sign(self, verified: Verified, signer: "Signer") -> None:
+        from gemma3build.verify import signature
+
+        signature.sign(verified, signer)
+
+    def _signed(self, verified: Verified) -> Signed | None:
+        if SIGNATURE not in verified.folder.sizes:
+            return None
+        if self._order.identity:
+            return Signed(identity=self._order.identity, checked=True)
+        from gemma3build.verify import signature
+
+        key = signature.find_key(verified.folder.read(SIGNATURE))
+        return Signed(key=key, checked=self._order.trust is not None)
+
+    def _publish(self, item: Made, found: "Publication") -> Made:
+        from gemma3build.publish import publish as publication
+
+        remote, difference = publication.look(found)
+        outcome = publication.publish(found, remote, difference, self._reports.say)
+        published = Published(
+            repo=found.target.repo,
+            tag=found.target.tag,
+            commit=outcome.committed.commit,
+            url=outcome.committed.url,
+        )
+        ran = item.ran if outcome.idle else (*item.ran, Part.PUBLISH)
+        return dataclasses.replace(item, published=published, ran=ran)
+
+    def _write_index(self, made: Sequence[Made]) -> tuple[tuple[Made, ...], bool]:
+        """Write releases into the index, beside those that it has.
+
+        Returns:
+            The releases, with where the index knows them to be, and whether it had to be written.
+        """
+        order = self._order
+        with release_lock(self._runner, order.folder):
+            before = read_index(order.folder)
+            if before is None:
+                if (order.folder / INDEX).exists():
+                    self._reports.say(f"{INDEX} cannot be read, and is written anew.")
+                before = Index(version=order.version, commit=order.source.commit, releases=())
+            made = tuple(
+                dataclasses.replace(
+                    item, published=item.published or known_publication(before, item.listed.entry)
+                )
+                for item in made
+            )
+            ours = {item.name: item.listed for item in made}
+            there: dict[str, Listed] = {}
+            for entry in before.releases:
+                found = ours.get(entry.name) or self._keep(entry, before)
+                if found is not None:
+                    there[entry.name] = found
+                if entry.published and not (found and found.entry.published):
+                    text = f"What {entry.name} was before is published: {entry.published.url}"
+                    self._reports.say(visible(text))
+            listed = tuple((there | ours).values())
+            return made, write_index(order.folder, order.version, order.source, listed)
+
+    def _keep(self, entry: Entry, before: Index) -> Listed | None:
+        """Return a release of another run for the index, or say why it is none for it any more."""
+        order = self._order
+        why = f"it is {before.version} of commit {before.commit[:12]}"
+        if (before.version, before.commit) == (order.version, order.source.commit):
+            kept = self._kept.get(entry.name)
+            if kept is not None and kept.entry == entry:
+                return kept
+            folder = order.folder / entry.name
+            try:
+                with self._reports.reading(total_bytes(folder)) as advance:
+                    self._kept[entry.name] = list_again(entry, folder, advance)
+            except BuildError as error:
+                why = error.why
+            else:
+                return self._kept[entry.name]
+        self._reports.say(visible(f"{entry.name} is not in {INDEX} any more: {why}"))
+        return None
+
+    @contextmanager
+    def _part(
+        self, part: Part, name: str, number: int, total: int, *, shown: bool = True
+    ) -> Iterator[None]:
+        """Say that a part begins, and note on what stops it where that was."""
+        if shown:
+            self._reports.begin(part, name, number, total)
+        with noted(name, part):
+            yield

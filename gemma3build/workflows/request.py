@@ -1,0 +1,246 @@
+"""From what a person asks for to a plan, by way of the pins; nothing is written."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from gemma3build.engine.inputs import LocalCheckpoint
+from gemma3build.errors import RequestError, StepFailedError
+from gemma3build.gemma.architecture import Architecture
+from gemma3build.gemma.checkpoint import TOKENIZER, checkpoint_architecture
+from gemma3build.pins.config import find_model, find_schemes, load_models
+from gemma3build.pins.lockfile import LockedModel, model_drift, read_models_lock, refuse_drift
+from gemma3build.plan.build import CHECK, plan_build
+from gemma3build.plan.graph import Parameters, Plan, Source
+from gemma3build.release.manifest import LOCAL
+from gemma3build.schema.manifest import Manifest
+from gemma3build.schema.scheme import Scheme
+from gemma3build.schema.step import StepError
+from gemma3build.util.files import FileDigest
+from gemma3build.util.serialize import DecodeError, decode
+
+# For a user's own checkpoint: what the converter's page uses for its smallest model.
+DEFAULT_PREFILL_SEQ_LENS = (128,)
+DEFAULT_KV_CACHE_MAX_LEN = 1024
+DEFAULT_SCHEMES = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block128")
+HUB_REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+SENSELESS = "The request makes no sense"
+
+REBUILD = "Build it again: nox -s build"
+OTHER_VERSION = "Use the version of gemma3build that built the release."
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a person asks for; None stands for the model's default.
+
+    Attributes:
+        model: name of a pinned model; empty for a checkpoint of the user's own.
+        schemes: names of schemes, ``all``, paths of scheme files, or schemes.
+        checkpoint: a directory of the user's own, instead of a pinned model.
+        tokenizer: a tokenizer.model, instead of the checkpoint's.
+        name: name of the release, instead of the model's or the directory's.
+        prefill_seq_lens: lengths of the prefill signatures, in tokens.
+        kv_cache_max_len: length of the key-value cache, in tokens.
+        mask_as_input: whether the caller passes the attention mask.
+    """
+
+    model: str = ""
+    schemes: tuple[str | Scheme, ...] = ()
+    checkpoint: Path | None = None
+    tokenizer: Path | None = None
+    name: str | None = None
+    prefill_seq_lens: tuple[int, ...] = ()
+    kv_cache_max_len: int | None = None
+    mask_as_input: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A plan, and where its files from outside come from."""
+
+    plan: Plan
+    origin: LocalCheckpoint | LockedModel
+
+
+def prepare(request: Request) -> Prepared:
+    """Return the plan of a request; reads pins and the user's checkpoint, writes nothing.
+
+    Raises:
+        BuildError: the request is about nothing that can be built.
+    """
+    if request.checkpoint is not None:
+        if request.model:
+            why = "a model by name and a checkpoint of one's own are two"
+            raise RequestError(SENSELESS, why, "Give --model or --checkpoint.")
+        return prepare_local(request, request.checkpoint)
+    if request.tokenizer is not None:
+        why = "--tokenizer goes with --checkpoint"
+        raise RequestError(SENSELESS, why, "Give both or neither.")
+    model = find_model(request.model)
+    locked = read_models_lock().models.get(request.model)
+    refuse_drift(model_drift(request.model, model, locked), f"gemma3build lock {request.model}")
+    assert locked is not None  # noqa: S101 - else it had drifted
+    plan = plan_build(
+        model=otherwise(request.name, request.model),
+        base_model=model.base_model,
+        shape=model.shape,
+        context=model.context,
+        pinned=True,
+        source=Source(locked=locked),
+        parameters=Parameters(
+            prefill_seq_lens=request.prefill_seq_lens or model.prefill_seq_lens,
+            kv_cache_max_len=otherwise(request.kv_cache_max_len, model.kv_cache_max_len),
+            mask_as_input=request.mask_as_input,
+        ),
+        schemes=find_schemes(request.schemes or model.schemes),
+    )
+    return Prepared(plan=plan, origin=locked)
+
+
+def otherwise(asked: T | None, default: T) -> T:
+    """Return what was asked for, be it zero or empty, else the default."""
+    return default if asked is None else asked
+
+
+def prepare_local(request: Request, folder: Path) -> Prepared:
+    """Return the plan of a user's own checkpoint."""
+    schemes = find_schemes(request.schemes or DEFAULT_SCHEMES)
+    parameters = Parameters(
+        prefill_seq_lens=request.prefill_seq_lens or DEFAULT_PREFILL_SEQ_LENS,
+        kv_cache_max_len=otherwise(request.kv_cache_max_len, DEFAULT_KV_CACHE_MAX_LEN),
+        mask_as_input=request.mask_as_input,
+    )
+    architecture, local = read_checkpoint(folder, request.tokenizer)
+    plan = plan_build(
+        model=otherwise(request.name, folder.resolve().name),
+        base_model="",
+        shape=architecture.shape,
+        context=architecture.context,
+        pinned=False,
+        source=Source(checkpoint=local.material),
+        parameters=parameters,
+        schemes=schemes,
+    )
+    return Prepared(plan=plan, origin=local)
+
+
+def read_checkpoint(folder: Path, tokenizer: Path | None) -> tuple[Architecture, LocalCheckpoint]:
+    """Return the architecture and the files of a user's own checkpoint.
+
+    Raises:
+        StepFailedError: it is none that can be built.
+        RequestError: it cannot be read.
+    """
+    what = f"The checkpoint {folder} cannot be read"
+    if not folder.is_dir():
+        hint = "Check the path."
+        if HUB_REPO.fullmatch(str(folder)):
+            hint += f" For a repository of the Hub: `hf download {folder} --local-dir DIR` first,"
+            hint += " then --checkpoint DIR; or pin it in models.toml."
+        raise RequestError(what, "it is no directory", hint)
+    try:
+        return checkpoint_architecture(folder), LocalCheckpoint(folder, tokenizer)
+    except StepError as error:
+        raise StepFailedError(CHECK, error.failure) from error
+    except OSError as error:
+        raise RequestError(what, error.strerror or str(error), "Check the path.") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnCheckpoint:
+    """Where a user has the checkpoint of a release.
+
+    Attributes:
+        folder: its directory; None for a release of a pinned model.
+        tokenizer: a tokenizer.model, where the release was built with one.
+    """
+
+    folder: Path | None = None
+    tokenizer: Path | None = None
+
+
+def prepare_again(
+    manifest: Manifest, own: OwnCheckpoint, what: str, schemes: tuple[Scheme, ...] = ()
+) -> Prepared:
+    """Return a plan for the checkpoint that a release was made from.
+
+    Args:
+        manifest: of the release.
+        own: where the user has it, for a release of a checkpoint of somebody's own.
+        what: what cannot be done without it, for messages.
+        schemes: what is built of it; empty for the defaults.
+
+    Raises:
+        RequestError: the checkpoint is not at hand, or is another one.
+        DriftError: it is that of a pinned model which has to be locked first.
+    """
+    record = manifest.checkpoint
+    parameters = of_manifest(Parameters, manifest.parameters, "parameters", what)
+    wanted = Request(
+        name=record.model,
+        schemes=schemes,
+        prefill_seq_lens=parameters.prefill_seq_lens,
+        kv_cache_max_len=parameters.kv_cache_max_len,
+        mask_as_input=parameters.mask_as_input,
+    )
+    if record.source == LOCAL:
+        if own.folder is None:
+            why = "it was made from a checkpoint of somebody's own"
+            raise RequestError(what, why, "Give the same directory: --checkpoint DIR")
+        prepared = prepare(
+            dataclasses.replace(wanted, checkpoint=own.folder, tokenizer=own.tokenizer)
+        )
+        assert isinstance(prepared.origin, LocalCheckpoint)  # noqa: S101 - of a directory
+        refuse_other_files(prepared.origin.material.files, record.files, own.folder, what)
+        return prepared
+    lock = read_models_lock().models
+    for name, locked in lock.items():
+        if (locked.source, locked.revision) == (record.source, record.revision):
+            if set(locked.files) - set(record.files) != set(record.fetched):
+                why = f"its manifest names other files of {record.source} than the lock"
+                raise RequestError(what, why, OTHER_VERSION)
+            return prepare(dataclasses.replace(wanted, model=name))
+    for name, model in load_models().items():  # a gated one, say, that nobody locked here
+        if model.hub and (model.hub.repo, model.hub.revision) == (record.source, record.revision):
+            refuse_drift(model_drift(name, model, lock.get(name)), f"gemma3build lock {name}")
+    why = f"no pinned model comes from {record.source} at {record.revision}"
+    raise RequestError(what, why, OTHER_VERSION)
+
+
+def released_schemes(manifest: Manifest, what: str) -> tuple[Scheme, ...]:
+    """Return the schemes of a release in full; raises RequestError."""
+    return tuple(find_scheme(manifest, name, what) for name in sorted(manifest.schemes))
+
+
+def find_scheme(manifest: Manifest, name: str, what: str) -> Scheme:
+    """Return a scheme of a release; raises RequestError where its manifest has none of this name."""
+    scheme = of_manifest(Scheme, manifest.schemes.get(name), f"schemes.{name}", what)
+    if scheme.name != name:
+        why = f"its manifest has {scheme.name!r} under the name {name!r}"
+        raise RequestError(what, why, REBUILD)
+    return scheme
+
+
+def of_manifest(kind: type[T], value: object, where: str, what: str) -> T:
+    """Return a part of a manifest; raises RequestError for one of another form."""
+    try:
+        return decode(kind, value, f"manifest.json: {where}")
+    except DecodeError as error:
+        raise RequestError(what, str(error), REBUILD) from error
+
+
+def refuse_other_files(
+    found: tuple[FileDigest, ...], expected: tuple[FileDigest, ...], folder: Path, what: str
+) -> None:
+    """Raise RequestError for a checkpoint that is not the manifest's, or has another tokenizer."""
+    differing = {file.path for file in set(found) ^ set(expected)}
+    if differing == {TOKENIZER}:
+        why = f"it was built with another {TOKENIZER} than that of {folder}"
+        raise RequestError(what, why, "Give the same one: --tokenizer FILE")
+    if differing:
+        why = f"{folder} is not the checkpoint that the manifest names"
+        raise RequestError(what, why, "Give the directory that it was built from.")

@@ -1,0 +1,292 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from gemma3build import __version__
+from gemma3build.cli.app import app
+from gemma3build.cli.console import checks_table, make_console
+from gemma3build.cli.environment import cache_size
+from gemma3build.cli.options import parse_size
+from gemma3build.engine.preflight import check_disk, check_memory
+from gemma3build.engine.runner import CACHE_VARIABLE
+from gemma3build.errors import (
+    FLAW_EXIT_CODES,
+    REFUSAL_EXIT_CODES,
+    BuildError,
+    Flaw,
+    HubError,
+    NoMemoryError,
+    NoSpaceError,
+    OutputError,
+    StepFailedError,
+    UnknownNameError,
+    VerificationError,
+)
+from gemma3build.plan.graph import Step
+from gemma3build.release.directory import check_output
+from gemma3build.schema.evaluation import Check
+from gemma3build.schema.step import Refusal, StepFailure
+from tests.support.command import run_command
+
+
+def environment(home: Path | None) -> dict[str, str]:
+    return {
+        "PATH": "/usr/bin:/bin",
+        "DOCKER_HOST": "unix:///nowhere",
+        "HOME": str(home or "/nowhere"),
+    }
+
+
+def run(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    return run_command(*arguments, cwd=cwd, environment=environment(cwd))
+
+
+def test_the_command_loads_without_what_belongs_into_containers() -> None:
+    code = (
+        "import sys, gemma3build.cli.app, gemma3build.workflows.build\n"
+        "bad = {'torch', 'numpy', 'cyclonedx', 'in_toto_attestation', 'mediapipe', 'safetensors', 'huggingface_hub'} & set(sys.modules)\n"
+        "bad |= {'model_signing', 'jsonschema'} & set(sys.modules)\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def commands(of: Any = None, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Return the commands that do something, by what a user types."""
+    of = of or get_command(app)
+    children = getattr(of, "commands", {})
+    found: dict[tuple[str, ...], Any] = {} if children else {path: of}
+    for name, child in children.items():
+        found |= commands(child, (*path, name))
+    return found
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
+    narrow = {**environment(None), "COLUMNS": "80"}
+    done = run_command(*command, "--help", environment=narrow)
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    options = [param for param in commands()[command].params if not getattr(param, "hidden", False)]
+    names = [name for param in options for name in (*param.opts, *param.secondary_opts)]
+    assert [name for name in names if name not in done.stdout] == []
+    assert "…" not in done.stdout
+    # Markdown takes what stands in angle brackets away.
+    assert not re.search(r"\[artifacts/\]|\[\.", done.stdout)
+
+
+def test_a_plan_offers_only_what_it_uses() -> None:
+    offered = {
+        path: {name for param in command.params for name in param.opts}
+        for path, command in commands().items()
+    }
+    assert offered["build",] - offered["plan",] == {
+        *("--output", "-o", "--jobs", "-j", "--memory", "--release", "--dry-run")
+    }
+    assert offered["plan",] < offered["build",]
+
+
+def test_the_version_is_printed() -> None:
+    assert run("--version").stdout.strip() == __version__
+
+
+def test_a_process_ends_with_the_exit_code_of_its_error(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gemma3build", "build"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment(tmp_path),
+    )
+    assert (done.returncode, done.stdout) == (10, "")
+    assert "No Docker engine answers" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_needs_no_engine_and_touches_nothing(tmp_path: Path) -> None:
+    done = run("build", "--dry-run", "--scheme", "all", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "gemma3-270m_q4_block32_ekv1024.task" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_is_the_same_in_every_run_and_speaks_json(tmp_path: Path) -> None:
+    first = run("plan", "--json", cwd=tmp_path).stdout
+    assert first == run("build", "--dry-run", "--json", cwd=tmp_path).stdout
+    assert [step["name"] for step in json.loads(first)["steps"]][:3] == [
+        "import",
+        "check",
+        "export",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--scheme", "int2"), 4, "The scheme 'int2' is unknown"),
+        (("--model", "gemma4"), 4, "The model 'gemma4' is unknown"),
+        (("--model", "gemma3-1b-it"), 5, "Run `gemma3build lock gemma3-1b-it`"),
+        (("--kv-cache-max-len", "128"), 6, "no token could be generated"),
+        (("--scheme", "gone.toml"), 3, "there is no such file"),
+        (("--kv-cache-max-len", "0"), 6, "no token could be generated"),
+        (("--name", ""), 6, "'' is no name for a release"),
+        (("--model", ""), 4, "The model '' is unknown"),
+        (("--model", "gemma3-270m", "--checkpoint", "nowhere"), 6, "--model or --checkpoint"),
+        (("--name", "m.refused"), 6, "means that the gate refused it"),
+        (("--checkpoint", "nowhere"), 6, "it is no directory\n  Next: Check the path.\n"),
+        (("--checkpoint", "/nowhere/at/all"), 6, "it is no directory\n  Next: Check the path.\n"),
+        (("--checkpoint", "you/my-finetune"), 6, "`hf download you/my-finetune --local-dir DIR`"),
+        (("--checkpoint", "."), 34, "it has no config.json"),
+        (("--memory", "lots"), 4, "'lots' is no size"),
+        (("--frobnicate",), 2, "No such option"),
+    ],
+)
+def test_a_wrong_request_has_its_own_sentence_and_exit_code(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = run("build", *arguments, cwd=tmp_path)
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_speak_json() -> None:
+    models = json.loads(run("models", "--json").stdout)
+    assert models["gemma3-270m"]["locked"]
+    assert not models["gemma3-1b-it"]["locked"]
+    assert json.loads(run("schemes", "--json").stdout)["fp16"]["attention"]["bits"] == 16
+
+
+def test_the_size_of_the_cache_is_that_of_all_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    (tmp_path / "datasets" / "digest").mkdir(parents=True)
+    (tmp_path / "datasets" / "digest" / "file").write_bytes(b"x" * 1000)
+    cache_size(as_json=True)
+    parts = json.loads(capsys.readouterr().out)["bytes"]
+    assert parts == {"steps": 0, "staging": 0, "datasets": 1000, "wheels": 0, "images": 0}
+
+
+def test_exit_codes_are_distinct() -> None:
+    def leaves(kind: type[BuildError]) -> list[type[BuildError]]:
+        children = kind.__subclasses__()
+        return [leaf for child in children for leaf in leaves(child)] or [kind]
+
+    several = (HubError, StepFailedError, VerificationError)
+    kinds = [kind for kind in leaves(BuildError) if kind not in several]
+    codes = [kind.exit_code for kind in kinds]
+    shared = {NoSpaceError.exit_code, NoMemoryError.exit_code}
+    refusals = [code for code in REFUSAL_EXIT_CODES.values() if code not in shared]
+    found = [*codes, *refusals, *FLAW_EXIT_CODES.values()]
+    assert len(set(found)) == len(found)
+    assert not {0, 1, 2} & set(found)
+    assert set(REFUSAL_EXIT_CODES) == set(Refusal)
+    assert set(FLAW_EXIT_CODES) == set(Flaw)
+
+
+def test_a_failed_step_carries_the_words_of_the_step() -> None:
+    failure = StepFailure(code="values", what="W", why="because", hint="H.")
+    assert str(StepFailedError("check", failure)) == "W: because. H."
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        (None, None),
+        ("100", 100),
+        ("2K", 2048),
+        ("3m", 3 << 20),
+        ("1G", 1 << 30),
+        ("8GB", 8 << 30),
+        ("8GiB", 8 << 30),
+        ("10b", 10),
+    ],
+)
+def test_sizes_are_read(text: str | None, size: int | None) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "G",
+        "1T",
+        "-1",
+        "1.5G",
+        "x1",
+        "0",
+        "0G",
+        "8²",
+        "²",
+        "٣",
+        "8GG",
+        "8G\n",
+        "8\u212a",
+        "9" * 5000,
+    ],
+)
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UnknownNameError, match="is no size"):
+        parse_size(text)
+
+
+def step(memory: int, disk: int) -> Step:
+    return Step(name="s", module="i.m", parameters={}, inputs={}, memory=memory, disk=disk)
+
+
+def test_a_build_that_cannot_fit_never_starts(tmp_path: Path) -> None:
+    check_memory((step(5, 0),), 5)
+    with pytest.raises(NoMemoryError, match="not enough memory for s"):
+        check_memory((step(6, 0),), 5)
+    check_disk(2, tmp_path)
+    with pytest.raises(NoSpaceError, match="GiB are free"):
+        check_disk(1 << 60, tmp_path)
+
+
+def test_an_output_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path) -> None:
+    check_output(tmp_path / "new" / "release")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OutputError):
+            check_output(folder)
+
+
+def test_the_place_of_a_refused_release_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "m.refused").mkdir()
+    check_output(tmp_path / "m")
+    (tmp_path / "m.refused" / "mine.txt").touch()
+    with pytest.raises(OutputError, match="m.refused is in the way"):
+        check_output(tmp_path / "m")
+    with pytest.raises(OutputError, match="m.refused is no place for a release"):
+        check_output(tmp_path / "m.refused")
+
+
+def test_only_a_release_or_an_empty_directory_is_ever_replaced(tmp_path: Path) -> None:
+    check_output(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": "gemma3build.manifest/1"}')
+    (tmp_path / "model.tflite").write_text("")
+    check_output(tmp_path)
+    for text in ("{", "[]", '{"format": "of something else"}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(OutputError, match="it holds other things than a release"):
+            check_output(tmp_path)
+
+
+def test_what_a_broken_model_said_is_no_markup() -> None:
+    check = Check(name="bundle", measured="[/b] [red]", allowed="text", passed=False)
+    console = make_console()
+    with console.capture() as shown:
+        console.print(checks_table({"dynamic_int8": (check,)}))
+    assert "[/b] [red]" in shown.get()

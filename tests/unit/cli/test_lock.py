@@ -1,0 +1,106 @@
+"""``lock``: what it writes and what it leaves, where some models cannot be had."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gemma3build.errors import BuildError, DownloadError, HubError
+from gemma3build.pins import lockfile as locks
+from gemma3build.pins.lockfile import ImagesLock, LockedModel, ModelsLock, write_lock
+from gemma3build.schema.step import Refusal, StepFailure
+from gemma3build.util.files import FileDigest
+from tests.support.command import run_command
+
+FILE = FileDigest(path="config.json", size=1, sha256="0" * 64)
+OLD, NEW = (LockedModel(source="o/n", revision=str(n) * 40, files=(FILE,)) for n in (1, 2))
+OLD_IMAGES = ImagesLock(images={"base": {"Dockerfile": "0" * 64}})
+
+
+def refused(name: str, refusal: Refusal) -> HubError:
+    failure = StepFailure(code=refusal.value, what=f"No {name}", why=refusal.value, hint="Mend it.")
+    return HubError(failure)
+
+
+@pytest.fixture
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Give the command with three models and locks of its own; some models end in errors."""
+    for name in ("MODELS_LOCK", "IMAGES_LOCK"):
+        monkeypatch.setattr(locks, name, tmp_path / f"{name}.json")
+    reads = {"read_models_lock": locks.MODELS_LOCK, "read_images_lock": locks.IMAGES_LOCK}
+    for name, path in reads.items():
+        read = getattr(locks, name)
+        monkeypatch.setattr(locks, name, lambda read=read, path=path: read(path))
+    models = dict.fromkeys("abc", SimpleNamespace())
+    write_lock(ModelsLock(models=dict.fromkeys(models, OLD)), locks.MODELS_LOCK)
+    write_lock(OLD_IMAGES, locks.IMAGES_LOCK)
+    monkeypatch.setattr("gemma3build.cli.lock.load_models", lambda: models)
+    monkeypatch.setattr("gemma3build.cli.lock.find_model", lambda name: models[name])
+
+    def run(*names: str, **errors: BuildError) -> Any:
+        def resolve(name: str, *_: object) -> LockedModel:
+            if name in errors:
+                raise errors[name]
+            return NEW
+
+        monkeypatch.setattr("gemma3build.pins.resolver.resolve_model", resolve)
+        return run_command("lock", *names)
+
+    return run
+
+
+def locked() -> dict[str, LockedModel]:
+    return dict(locks.read_models_lock().models)
+
+
+def test_all_models_and_the_images_are_locked(lock: Callable[..., Any]) -> None:
+    done = lock()
+    assert done.returncode == 0, done.stderr
+    assert locked() == dict.fromkeys("abc", NEW)
+    assert locks.read_images_lock() == locks.current_images()
+
+
+def test_a_named_model_is_locked_and_no_image(lock: Callable[..., Any]) -> None:
+    done = lock("b")
+    assert done.returncode == 0, done.stderr
+    assert locked() == {"a": OLD, "b": NEW, "c": OLD}
+    assert locks.read_images_lock() == OLD_IMAGES
+    assert "images" not in done.stdout
+
+
+@pytest.mark.parametrize("refusal", [Refusal.LOGIN, Refusal.ACCESS])
+def test_a_model_that_needs_another_login_is_told_and_excused_unless_it_was_named(
+    lock: Callable[..., Any], refusal: Refusal
+) -> None:
+    error = refused("a", refusal)
+    done = lock(a=error)
+    assert done.returncode == 0
+    assert f"No a: {refusal.value}. Mend it." in done.stderr
+    assert locked() == {"a": OLD, "b": NEW, "c": NEW}
+    assert lock("a", a=error).returncode == error.exit_code
+
+
+def test_any_other_failure_is_the_exit_code_and_the_rest_is_locked(
+    lock: Callable[..., Any],
+) -> None:
+    errors = {
+        "a": refused("a", Refusal.LOGIN),
+        "b": refused("b", Refusal.NETWORK),
+        "c": DownloadError("No c", "it is gone", "Mend it."),
+    }
+    done = lock(**errors)
+    assert done.returncode == 31
+    assert [done.stderr.count(f"No {name}") for name in "abc"] == [1, 1, 1]
+    assert locks.read_images_lock() == locks.current_images()
+
+
+def test_of_several_names_each_failure_is_told_and_the_first_is_the_exit_code(
+    lock: Callable[..., Any],
+) -> None:
+    errors = {"a": refused("a", Refusal.LOGIN), "c": refused("c", Refusal.NETWORK)}
+    done = lock("a", "b", "c", **errors)
+    assert done.returncode == 80
+    assert [done.stderr.count(f"No {name}") for name in "abc"] == [1, 0, 1]
+    assert locked() == {"a": OLD, "b": NEW, "c": OLD}

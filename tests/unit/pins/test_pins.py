@@ -1,0 +1,262 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from gemma3build.errors import (
+    ConfigError,
+    DriftError,
+    NoCheckoutError,
+    OutputError,
+    UnknownNameError,
+)
+from gemma3build.pins.config import (
+    PINS_DIR,
+    find_model,
+    find_schemes,
+    load_images,
+    load_models,
+    load_scheme,
+    load_schemes,
+)
+from gemma3build.pins.lockfile import (
+    IMAGES_LOCK,
+    MODELS_LOCK,
+    Drift,
+    ImagesLock,
+    ModelsLock,
+    current_images,
+    image_names,
+    images_drift,
+    model_drift,
+    read_images_lock,
+    read_models_lock,
+    refuse_drift,
+    write_lock,
+)
+from gemma3build.util.files import FileDigest
+
+UPSTREAM_SUFFIXES = {
+    "none": "f32",
+    "dynamic_int8": "q8",
+    "weight_only_int8": "q8_wo",
+    "fp16": "fp16",
+    "dynamic_int4_block32": "q4_block32",
+    "dynamic_int4_block128": "q4_block128",
+}
+
+
+def test_the_six_schemes_have_upstreams_names_and_suffixes() -> None:
+    found = {name: scheme.suffix for name, scheme in load_schemes().items()}
+    assert UPSTREAM_SUFFIXES.items() <= found.items()
+    assert set(found) - set(UPSTREAM_SUFFIXES) == {
+        "upstream_int8",
+        "upstream_int4_block32",
+        "upstream_int4_block128",
+    }
+
+
+@pytest.mark.parametrize("name", ["dynamic_int4_block32", "dynamic_int4_block128"])
+def test_int4_schemes_keep_the_embedding_in_int8(name: str) -> None:
+    scheme = load_schemes()[name]
+    assert scheme.embedding is not None
+    assert scheme.attention is not None
+    assert (scheme.embedding.bits, scheme.embedding.block_size) == (8, 0)
+    assert scheme.attention.block_size == int(name.rpartition("block")[2])
+
+
+def test_a_user_adds_a_scheme_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\nsuffix = "m"\nsummary = ""\n[attention]\nbits = 8\n')
+    first, second = find_schemes((str(path), "dynamic_int8"))
+    assert (first.name, second.name) == ("mine", "dynamic_int8")
+    assert first.feed_forward is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name = "m"\nsuffix = "m"\nsummary = ""\nbits = 8\n', "mine.toml.bits: unknown key"),
+        (
+            'name = "m"\nsuffix = "m"\nsummary = ""\n[attention]\nbits = 3\n',
+            "expected one of 4, 8, 16",
+        ),
+        ('name = "m"\nsuffix = "m"\nsummary = ""\n[attention]\nbits = 16\n', "float_casting"),
+        ("name = ", "Invalid value"),
+        ('name = "m"\n', "missing key 'suffix'"),
+    ],
+)
+def test_a_wrong_scheme_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_scheme(path)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("[limits]\nkl = inf\n", "limits: kl is inf; it must be a finite number, zero or more"),
+        ("[limits]\nkl = nan\n", "kl is nan"),
+        ("[limits]\nkl = -0.1\n", "kl is -0.1"),
+        ("[limits]\ntop1 = 1.1\n", "top1 is 1.1; it is a share, from 0 to 1"),
+        ("[limits]\ntop1 = nan\n", "top1 is nan"),
+        ("[limits]\ndeviation = -1\n", "deviation is -1"),
+        ("[limits]\ndeviation = inf\n", "deviation is inf"),
+        ("[limits]\nnll_increase = nan\n", "nll_increase is nan"),
+        (
+            '[embedding]\nbits = 4\ngranularity = "blockwise_32"\nalgorithm = "importance"\n',
+            "embedding.algorithm: importance is for the matrices of layers",
+        ),
+        ("[qkv]\nbits = 8\nlayers = 0\n", "layers is 0"),
+        ("[qkv]\nbits = 8\nlayers = -1\n", "layers is -1"),
+    ],
+)
+def test_a_scheme_whose_figures_mean_nothing_is_refused(
+    tmp_path: Path, table: str, message: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'name = "m"\nsuffix = "m"\nsummary = ""\n{table}')
+    with pytest.raises(ConfigError, match=message):
+        load_scheme(path)
+
+
+def test_two_schemes_cannot_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\nsuffix = "q8"\nsummary = ""\n')
+    with pytest.raises(ConfigError, match="would write one file"):
+        find_schemes(("dynamic_int8", str(path)))
+
+
+def test_no_scheme_takes_the_name_of_another(tmp_path: Path) -> None:
+    def write(file: str, name: str, bits: int) -> str:
+        text = f'name = "{name}"\nsuffix = "m"\nsummary = ""\n[attention]\nbits = {bits}\n'
+        (tmp_path / file).write_text(text)
+        return str(tmp_path / file)
+
+    mine = write("mine.toml", "mine", 8)
+    assert len(find_schemes((mine, write("again.toml", "mine", 8)))) == 1
+    shipped = PINS_DIR / "schemes" / "dynamic_int8.toml"
+    assert find_schemes((str(shipped),)) == (load_schemes()["dynamic_int8"],)
+    for names in (
+        (write("int8.toml", "dynamic_int8", 4),),
+        (mine, write("other.toml", "mine", 4)),
+    ):
+        with pytest.raises(ConfigError, match="another one has its name"):
+            find_schemes(names)
+
+
+def test_unknown_names_are_answered_with_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match="known are gemma3-270m, gemma3-270m-pt"):
+        find_model("gemma4")
+    with pytest.raises(UnknownNameError, match="known are none, dynamic_int4_block128"):
+        find_schemes(("int2",))
+
+
+def test_models_carry_the_published_pins() -> None:
+    models = load_models()
+    assert set(models) == {
+        "gemma3-270m",
+        "gemma3-270m-pt",
+        "gemma3-270m-it",
+        "gemma3-1b-pt",
+        "gemma3-1b-it",
+    }
+    assert models["gemma3-1b-it"].shape.parameters == 999_885_952
+    for model in models.values():
+        assert all(scheme in load_schemes() for scheme in model.schemes)
+        assert model.kv_cache_max_len > max(model.prefill_seq_lens)
+
+
+def test_the_default_model_and_all_images_are_locked() -> None:
+    assert not model_drift(
+        "gemma3-270m", find_model("gemma3-270m"), read_models_lock().models["gemma3-270m"]
+    )
+    assert not images_drift(current_images(), read_images_lock())
+    assert image_names()[0] == "base"
+
+
+def test_locks_and_requirements_name_no_host_and_no_clock() -> None:
+    requirements = sorted(PINS_DIR.parents[1].glob("containers/*/requirements.txt"))
+    assert len(requirements) == 6
+    for path in (IMAGES_LOCK, MODELS_LOCK, *requirements):
+        text = path.read_text()
+        assert not re.search(r"https?:|file:|20\d\d-\d\d-\d\d", text), path
+    for path in requirements:
+        assert text.count("==") == len(re.findall(r"==\S+ \\\n +--hash=sha256:", text)), path
+
+
+def test_drift_is_told_field_by_field_with_the_command_that_mends_it() -> None:
+    model = find_model("gemma3-270m")
+    locked = read_models_lock().models["gemma3-270m"]
+    assert model.packages is not None
+    changed = dataclasses.replace(
+        model, packages=dataclasses.replace(model.packages, gguf_sha256="0" * 64)
+    )
+    (drift,) = model_drift("gemma3-270m", changed, locked)
+    assert drift.field == "gemma3-270m.revision"
+    with pytest.raises(DriftError, match=f"revision is {'0' * 64}, the lock says a5fd3b.*`mend`"):
+        refuse_drift((drift,), "mend")
+
+
+def test_a_model_without_a_lock_has_drifted_and_so_has_a_digest_that_differs() -> None:
+    model = find_model("gemma3-1b-it")
+    assert [drift.field for drift in model_drift("gemma3-1b-it", model, None)] == ["gemma3-1b-it"]
+    assert model.hub is not None
+    files = tuple(
+        FileDigest(path=path, size=1, sha256="0" * 64) for path in sorted(model.hub.sha256)
+    )
+    locked = dataclasses.replace(
+        read_models_lock().models["gemma3-270m"],
+        source=model.hub.repo,
+        revision=model.hub.revision,
+        files=files,
+    )
+    fields = [drift.field for drift in model_drift("gemma3-1b-it", model, locked)]
+    assert fields == ["gemma3-1b-it.files.model.safetensors", "gemma3-1b-it.files.tokenizer.model"]
+
+
+def test_a_changed_recipe_of_an_image_has_drifted() -> None:
+    now = ImagesLock(images={"a": {"Dockerfile": "1", "new": "2"}})
+    then = ImagesLock(images={"a": {"Dockerfile": "0"}, "gone": {"Dockerfile": "3"}})
+    assert [str(drift) for drift in images_drift(now, then)] == [
+        "containers/a/Dockerfile is 1, the lock says 0",
+        "containers/a/new is 2, the lock says nothing",
+        "containers/gone/Dockerfile is nothing, the lock says 3",
+    ]
+
+
+def test_a_lock_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="The lock cannot be written"):
+        write_lock(read_models_lock(), tmp_path / "none" / "models.lock.json")
+
+
+def test_a_lock_is_written_whole_and_read_back(tmp_path: Path) -> None:
+    lock, path = read_models_lock(), tmp_path / "models.lock.json"
+    write_lock(lock, path)
+    assert read_models_lock(path) == lock
+    assert path.read_bytes() == MODELS_LOCK.read_bytes()
+    assert read_models_lock(tmp_path / "none.json") == ModelsLock(models={})
+    path.write_text('{"models": {}, "more": 1}')
+    with pytest.raises(ConfigError, match="unknown key"):
+        read_models_lock(path)
+
+
+def test_images_are_for_a_parent_with_a_digest() -> None:
+    intent = load_images()
+    assert re.fullmatch(r"python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", intent.parent.registry)
+
+
+def test_an_error_names_a_few_of_many_drifts() -> None:
+    drifts = tuple(Drift(field=f"f{i}", intent="a", locked="b") for i in range(7))
+    with pytest.raises(DriftError, match="f4 is a, the lock says b; and 2 more") as caught:
+        refuse_drift(drifts, "mend")
+    assert "f5" not in caught.value.why
+    with pytest.raises(DriftError, match="f4 is a, the lock says b. Run `mend`"):
+        refuse_drift(drifts[:5], "mend")
+
+
+def test_a_package_without_its_checkout_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NoCheckoutError, match="Run from a checkout"):
+        current_images(tmp_path / "containers")

@@ -1,0 +1,541 @@
+"""A release to the Hub and back, by the Hub's own client, against a hub on loopback."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+
+from gemma3build.publish.diff import Payload, Remote, RemoteFile, compare
+from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE
+from gemma3build.schema.evaluation import EVALUATION
+from gemma3build.schema.manifest import MANIFEST
+from gemma3build.util.files import FileDigest, sha256_bytes
+from tests.support.hub import MAIN, Hub, Pull, User, blob_id
+from tests.support.publishing import (
+    MEASURED,
+    REPO,
+    TOKEN,
+    content,
+    failed,
+    head,
+    measure,
+    measured_release,
+    name_source,
+    publish,
+    run,
+)
+from tests.support.release import (
+    TASK,
+    TFLITE,
+    edit_json,
+    seal,
+    write_provenance,
+)
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    return measured_release(tmp_path / "release")
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_release_is_published_in_one_commit_with_its_card_and_tag(
+    hub: Hub, release: Path
+) -> None:
+    done = publish(release, "--private", "--tag", "v1")
+    commit = head(hub)
+    assert (done["commit"], done["idle"], done["skipped"]) == (commit.id, False, [])
+    files = dict(commit.files)
+    card = files.pop("README.md").decode()
+    assert files.pop(".gitattributes")
+    assert files == content(release)
+    assert "license: gemma" in card
+    assert f"gemma3build rebuild hf://{REPO}@v1 " in card
+    assert (commit.title, commit.author) == ("Publish m", "publisher")
+    assert len(hub.repos[REPO].commits) == 2  # the Hub makes one of its own
+    assert hub.repos[REPO].private
+    assert hub.repos[REPO].refs["refs/tags/v1"] == commit.id
+
+
+@pytest.mark.usefixtures("writer")
+def test_publishing_again_does_nothing_and_says_so(hub: Hub, release: Path) -> None:
+    first = publish(release, "--tag", "v1")
+    hub.requests.clear()
+    second = publish(release, "--tag", "v1")
+    assert (second["idle"], second["commit"]) == (True, first["commit"])
+    assert not any(request.startswith(("PUT", "POST")) for request in hub.requests)
+    said = run("publish", str(release), "--repo", REPO, "--tag", "v1").stdout
+    assert f"Nothing to do: {REPO} has all of it" in said
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_tag_that_failed_is_made_by_the_next_run(hub: Hub, release: Path) -> None:
+    hub.fail("POST .*/tag/", status=500)
+    error = failed("publish", str(release), "--repo", REPO, "--tag", "v1")
+    assert error.exit_code == 31
+    assert "v1 could not be made a tag of" in error.what
+    done = publish(release, "--tag", "v1")
+    assert not done["idle"]
+    assert hub.repos[REPO].refs["refs/tags/v1"] == head(hub).id
+    assert len(hub.repos[REPO].commits) == 2
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_tag_that_is_taken_is_refused_before_anything_is_written(hub: Hub, release: Path) -> None:
+    publish(release, "--tag", "v1")
+    before = head(hub)
+    measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
+    error = failed("publish", str(release), "--repo", REPO, "--tag", "v1")
+    assert (error.exit_code, "has a tag v1 already" in error.why) == (6, True)
+    assert head(hub) == before
+
+
+@pytest.mark.usefixtures("writer")
+def test_what_came_after_the_tag_is_no_reason_to_publish_again(hub: Hub, release: Path) -> None:
+    first = publish(release, "--tag", "v1")
+    hub.repos[REPO].commit({**head(hub).files, "README.md": b"by hand"}, "Edit", "someone")
+    done = publish(release, "--tag", "v1")
+    assert (done["idle"], done["commit"]) == (True, first["commit"])
+    assert head(hub).title == "Edit"
+    assert not publish(release, "--tag", "v2")["idle"]
+
+
+@pytest.mark.usefixtures("writer")
+def test_the_next_release_replaces_the_last_one_and_nothing_else(hub: Hub, release: Path) -> None:
+    (release / SIGNATURE).write_text("{}")
+    publish(release)
+    files = {**head(hub).files, "images/a.png": b"png", "USAGE.md": b"by hand"}
+    hub.repos[REPO].commit(files, "by hand", "someone")
+    (release / SIGNATURE).unlink()
+    measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
+    done = publish(release)
+    assert done["changed"] == ["README.md", EVALUATION]
+    assert done["removed"] == [SIGNATURE]
+    assert done["kept"] == [".gitattributes", "USAGE.md", "images/a.png"]
+    assert SIGNATURE not in head(hub).files
+    assert head(hub).files["USAGE.md"] == b"by hand"
+
+
+@pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize("manifest", [None, b"{}", b"[", b'{"format": "other/1"}'])
+def test_nothing_of_a_repository_that_had_no_release_is_removed(
+    hub: Hub, release: Path, manifest: bytes | None
+) -> None:
+    sums = f"{'0' * 64}  model.safetensors\n".encode()
+    theirs = {CHECKSUMS: sums, "model.safetensors": b"weights", SIGNATURE: b"{}"}
+    hub.add(REPO, theirs | ({} if manifest is None else {MANIFEST: manifest}))
+    done = publish(release)
+    assert done["removed"] == []
+    assert done["kept"] == ["model.safetensors", SIGNATURE]
+    assert head(hub).files["model.safetensors"] == b"weights"
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_lost_race_says_who_moved_the_branch_and_changes_nothing(hub: Hub, release: Path) -> None:
+    publish(release)
+    measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
+
+    def race() -> None:
+        hub.repos[REPO].commit({**head(hub).files, "b": b""}, "Add b", "colleague")
+        hub.before_commit = lambda: None
+
+    hub.before_commit = race
+    error = failed("publish", str(release), "--repo", REPO)
+    assert error.exit_code == 85
+    assert "colleague moved main meanwhile" in error.why
+    assert "'Add b'" in error.why
+    assert head(hub).title == "Add b"
+    assert not publish(release)["idle"]
+    assert "b" in head(hub).files
+
+
+@pytest.mark.usefixtures("writer")
+def test_what_the_hub_holds_afterwards_is_read_back(hub: Hub, release: Path) -> None:
+    hub.corrupt = lambda data: data.replace(b"model in fp16", b"model in FP16")
+    error = failed("publish", str(release), "--repo", REPO)
+    assert error.exit_code == 86
+    assert error.why.startswith("m_fp16.task, m_fp16.tflite are not what was uploaded")
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_pull_request_leaves_the_branch_as_it_is(hub: Hub, release: Path) -> None:
+    hub.add(REPO, {"README.md": b"old"})
+    before = head(hub)
+    done = publish(release, "--create-pr")
+    assert done["pull_request"] == f"{hub.address}/{REPO}/discussions/1"
+    assert head(hub) == before
+    assert head(hub, "refs/pr/1").files[TASK] == (release / TASK).read_bytes()
+    error = failed("publish", str(release), "--repo", REPO, "--create-pr", "--tag", "v1")
+    assert error.exit_code == 6
+
+
+@pytest.fixture
+def opened(hub: Hub, release: Path, writer: None) -> Any:
+    """What a first publication said that opened a pull request, among others that are older."""
+    hub.add(REPO, {"README.md": b"old"})
+    titles = (("Publish m", "closed"), ("Publish other", "open"), ("Add b", "open"))
+    hub.repos[REPO].pulls = [Pull(title, "publisher", status) for title, status in titles]
+    for number in (1, 2, 3):
+        hub.repos[REPO].refs[f"refs/pr/{number}"] = head(hub).id
+    return publish(release, "--create-pr")
+
+
+def writes(hub: Hub) -> list[str]:
+    return [request for request in hub.requests if request.startswith(("PUT", "POST"))]
+
+
+def measure_again(release: Path) -> None:
+    measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
+
+
+def test_a_pull_request_that_has_everything_is_not_opened_again(
+    hub: Hub, release: Path, opened: Any
+) -> None:
+    hub.requests.clear()
+    done = publish(release, "--create-pr")
+    assert done["idle"]
+    assert done["pull_request"] == opened["pull_request"] == f"{hub.address}/{REPO}/discussions/4"
+    assert done["commit"] == opened["commit"]
+    said = run("publish", str(release), "--repo", REPO, "--create-pr").stdout
+    assert f"Nothing to do: {done['pull_request']} has all of it" in said
+    assert writes(hub) == []
+    # Whoever opened it, and whatever became of the branch.
+    hub.users[TOKEN] = User("other", write=True)
+    hub.repos[REPO].commit({"README.md": b"new"}, "second", "someone")
+    assert publish(release, "--create-pr")["idle"]
+    assert len(hub.repos[REPO].pulls) == 4
+
+
+def test_other_content_goes_to_the_pull_request_that_is_open(
+    hub: Hub, release: Path, opened: Any
+) -> None:
+    before = head(hub)
+    measure_again(release)
+    assert f"of {opened['pull_request']}" in run(
+        "publish", str(release), "--repo", REPO, "--create-pr", "--dry-run"
+    ).stdout.replace("\n", "")
+    done = publish(release, "--create-pr")
+    assert done["pull_request"] == opened["pull_request"]
+    assert done["changed"] == ["README.md", EVALUATION]
+    commit = head(hub, "refs/pr/4")
+    assert (commit.id, commit.parent) == (done["commit"], opened["commit"])
+    assert commit.files[EVALUATION] == (release / EVALUATION).read_bytes()
+    assert head(hub) == before
+    assert len(hub.repos[REPO].pulls) == 4
+
+    def race() -> None:
+        hub.repos[REPO].commit(commit.files, "Mend a word", "colleague", "refs/pr/4")
+        hub.before_commit = lambda: None
+
+    hub.before_commit = race
+    measure(release)
+    error = failed("publish", str(release), "--repo", REPO, "--create-pr")
+    assert error.exit_code == 85
+    assert "colleague moved refs/pr/4 meanwhile" in error.why
+
+
+def test_a_pull_request_on_an_older_commit_of_the_branch_is_left_alone(
+    hub: Hub, release: Path, opened: Any
+) -> None:
+    hub.repos[REPO].commit({"README.md": b"new"}, "second", "someone")
+    measure_again(release)
+    hub.requests.clear()
+    error = failed("publish", str(release), "--repo", REPO, "--create-pr")
+    assert error.exit_code == 87
+    assert error.why.startswith(f"{opened['pull_request']} is open, and stands on an older commit")
+    assert writes(hub) == []
+    hub.repos[REPO].pulls[3].status = "closed"
+    done = publish(release, "--create-pr")
+    assert done["pull_request"] == f"{hub.address}/{REPO}/discussions/5"
+
+
+def test_the_pull_request_of_someone_else_with_other_content_is_no_reason_to_open_none(
+    hub: Hub, release: Path, opened: Any
+) -> None:
+    hub.users[TOKEN] = User("other", write=True)
+    measure_again(release)
+    done = publish(release, "--create-pr")
+    assert done["pull_request"] == f"{hub.address}/{REPO}/discussions/5"
+    assert head(hub, "refs/pr/4").id == opened["commit"]
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_dry_run_shows_the_difference_and_the_card_and_writes_nothing(
+    hub: Hub, release: Path
+) -> None:
+    done = run("publish", str(release), "--repo", REPO, "--dry-run")
+    assert done.exit_code == 0
+    assert f"Publish m to {REPO}, which is made:" in done.stdout
+    assert f"added  {TASK}" in done.stdout
+    assert "pipeline_tag: text-generation" in done.stdout
+    assert publish(release, "--dry-run")["added"] == sorted([*content(release), "README.md"])
+    assert hub.repos == {}
+    assert not any(request.startswith(("PUT", "POST")) for request in hub.requests)
+
+
+def test_who_is_not_logged_in_or_may_not_write_is_told(
+    hub: Hub, release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(REPO, {"README.md": b"old"})
+    before = head(hub)
+    assert failed("publish", str(release), "--repo", REPO).exit_code == 80
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert failed("publish", str(release), "--repo", REPO).exit_code == 80
+    hub.users[TOKEN] = User("reader")
+    error = failed("publish", str(release), "--repo", REPO)
+    assert (error.exit_code, "this token has no permission" in error.why) == (32, True)
+    error = failed("publish", str(release), "--repo", "org/new")
+    assert error.exit_code == 32
+    assert head(hub) == before
+    assert hub.objects == {}
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_repository_that_moved_is_public_or_has_no_such_name_is_told(
+    hub: Hub, release: Path
+) -> None:
+    hub.add(REPO, {"README.md": b"old"})
+    hub.renamed["org/old"] = REPO
+    error = failed("publish", str(release), "--repo", "org/old")
+    assert (error.exit_code, error.why) == (82, f"org/old is called {REPO} now")
+    error = failed("publish", str(release), "--repo", REPO, "--private")
+    assert (error.exit_code, "is there already, and public" in error.why) == (6, True)
+    for name in ("gemma", "org/a b", "org/a--b", "org/name/more"):
+        assert failed("publish", str(release), "--repo", name).exit_code == 6
+
+
+def test_offline_nothing_is_published_or_looked_at(
+    hub: Hub, release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert failed("publish", str(release), "--repo", REPO).exit_code == 83
+    assert failed("verify", f"hf://{REPO}").exit_code == 83
+    assert hub.requests == []
+
+
+def fail_gate(folder: Path) -> None:
+    edit_json(
+        folder / EVALUATION,
+        lambda found: found["schemes"][1]["gate"]["checks"][0].update(passed=False),
+    )
+
+
+def shorten_notice(folder: Path) -> None:
+    (folder / "Notice").write_text("Gemma")
+    seal(folder)
+    name_source(folder)
+
+
+def lose_agreement(folder: Path) -> None:
+    (folder / "GEMMA_TERMS_OF_USE.md").unlink()
+    edit_json(folder / MANIFEST, lambda found: found["terms"].remove("GEMMA_TERMS_OF_USE.md"))
+    digest = sha256_bytes((folder / MANIFEST).read_bytes())
+    edit_json(folder / EVALUATION, lambda found: found.update(manifest=digest))
+    seal(folder)
+    name_source(folder)
+
+
+BROKEN: Mapping[str, tuple[str, Callable[[Path], object], str]] = {
+    "gate": ("gate", fail_gate, "the gate refused fp16"),
+    "no evaluation": (
+        "gate",
+        lambda folder: (folder / EVALUATION).unlink(),
+        "nothing shows that it is faithful",
+    ),
+    "piqa": ("piqa", lambda folder: measure(folder, piqa=None), "PIQA of dynamic_int8, fp16"),
+    "quick look": (
+        "piqa",
+        lambda folder: measure(folder, piqa={**MEASURED["piqa"], "questions": 100}),
+        "was not measured in full",
+    ),
+    "own questions": (
+        "piqa",
+        lambda folder: measure(folder, piqa={**MEASURED["piqa"], "own": True}),
+        "was not measured in full",
+    ),
+    "speed": ("speed", lambda folder: measure(folder, speed=None), "speed of dynamic_int8, fp16"),
+    "no provenance": (
+        "provenance",
+        lambda folder: (folder / PROVENANCE).unlink(),
+        "it has no provenance",
+    ),
+    "no source": ("provenance", write_provenance, "its provenance names no source"),
+    "dirty": (
+        "source",
+        lambda folder: name_source(folder, dirty=True),
+        "it was built from changes that commit cccccccccccc does not have",
+    ),
+    "notice": ("terms", shorten_notice, "Notice lacks the sentence"),
+    "agreement": ("terms", lose_agreement, "it lacks GEMMA_TERMS_OF_USE.md"),
+}
+
+
+@pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_rule_that_does_not_hold_is_named_and_skipped_by_its_name_alone(
+    hub: Hub, release: Path, case: str
+) -> None:
+    rule, spoil, why = BROKEN[case]
+    spoil(release)
+    error = failed("publish", str(release), "--repo", REPO)
+    assert error.exit_code == 84
+    assert why in error.why
+    assert f"--skip {rule}" in error.hint
+    assert hub.repos == {}
+    other = "speed" if rule != "speed" else "piqa"
+    assert failed("publish", str(release), "--repo", REPO, "--skip", other).exit_code == 84
+    broken = {"gate", "piqa", "speed"} if case == "no evaluation" else {rule}
+    skips = [text for name in sorted(broken) for text in ("--skip", name)]
+    assert set(publish(release, *skips)["skipped"]) == broken
+    card = head(hub).files["README.md"].decode()
+    assert "Published although it does not hold to every rule" in card
+    assert f"(`{rule}`)" in card
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_release_that_does_not_verify_is_never_published(hub: Hub, release: Path) -> None:
+    (release / TFLITE).write_bytes(b"other")
+    error = failed("publish", str(release), "--repo", REPO, "--skip", "gate")
+    assert error.exit_code == 50
+    assert hub.repos == {}
+    assert run("publish", str(release), "--repo", REPO, "--skip", "everything").exit_code == 2
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_busy_hub_is_asked_again_and_a_dead_one_is_told(
+    hub: Hub, release: Path, waits: list[float]
+) -> None:
+    hub.fail("PUT /lfs", status=503, times=2)
+    hub.fail("POST .*/preupload/", status=429)
+    publish(release)
+    assert waits
+    measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
+    hub.fail("POST .*/commit/", status=500)
+    error = failed("publish", str(release), "--repo", REPO)
+    assert (error.exit_code, "the Hub answered 500" in error.why) == (31, True)
+
+
+@pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize(
+    ("place", "left"),
+    [("read_back", "its digests were read back and it was tagged"), ("tag", "it was tagged v1")],
+)
+def test_a_signal_after_the_commit_says_that_it_is_there_and_what_is_left(
+    hub: Hub, release: Path, monkeypatch: pytest.MonkeyPatch, place: str, left: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(f"gemma3build.publish.hub.{place}", stop)
+        error = failed("publish", str(release), "--repo", REPO, "--tag", "v1")
+    assert (error.exit_code, error.why) == (130, f"it got a signal before {left}")
+    assert f"{REPO}/commit/{head(hub).id} is there" in error.what
+    assert not publish(release, "--tag", "v1")["idle"]
+    assert hub.repos[REPO].refs["refs/tags/v1"] == head(hub).id
+
+
+@pytest.mark.usefixtures("writer")
+def test_what_the_hub_will_not_take_later_either_is_told_so(
+    hub: Hub, release: Path, waits: list[float]
+) -> None:
+    for status, later in ((400, False), (422, False), (429, True), (503, True)):
+        hub.faults.clear()
+        hub.fail("POST .*/commit/", status=status, times=100)
+        error = failed("publish", str(release), "--repo", REPO)
+        assert (error.exit_code, f"the Hub answered {status}" in error.why) == (31, True)
+        assert ("Wait a little" in error.hint) == later
+    assert not hub.repos[REPO].commits[hub.repos[REPO].refs[MAIN]].parent
+
+
+@pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize("tag", ["v 1", "../v1", "v1.lock", "-v1", "v1."])
+def test_a_tag_that_git_would_refuse_is_refused_before_anything_is_asked(
+    hub: Hub, release: Path, tag: str
+) -> None:
+    error = failed("publish", str(release), "--repo", REPO, f"--tag={tag}")
+    assert (error.exit_code, error.what) == (6, f"{tag!r} is no tag")
+    assert hub.requests == []
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_page_that_wants_a_login_is_not_taken_for_a_refusal_of_the_card(
+    hub: Hub, release: Path
+) -> None:
+    hub.fail("POST .*/preupload/", status=200, body=b"<html>Welcome to the hotel</html>")
+    error = failed("publish", str(release), "--repo", REPO)
+    assert (error.exit_code, "does not speak as the Hub does" in error.why) == (31, True)
+
+
+def test_the_token_is_nowhere_but_in_requests(hub: Hub, release: Path, tmp_path: Path) -> None:
+    """Neither in output, nor in what is written or published, nor in any process's arguments."""
+    hub.users[TOKEN] = User("publisher", write=True)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "token").write_text(TOKEN)  # where `hf auth login` saves it
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment |= {
+        "HF_ENDPOINT": hub.address,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_VERBOSITY": "debug",
+        "TMPDIR": str(tmp_path),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gemma3build", "publish", str(release), "--repo", REPO],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    arguments: set[bytes] = set()
+    while process.poll() is None:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                arguments.add(path.read_bytes())
+            except OSError:  # it has ended
+                continue
+        time.sleep(0.01)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert any(b"publish" in found and REPO.encode() in found for found in arguments)
+    assert any(request.endswith("with a token") for request in hub.requests)
+    assert not any("PUT /lfs" in request and "token" in request for request in hub.requests)
+    texts = [output.encode(), *arguments, *head(hub).files.values()]
+    texts += [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sum(TOKEN.encode() in text for text in texts) == 1  # where it was saved
+
+
+def remote(files: Mapping[str, RemoteFile], *listed: str) -> Remote:
+    return Remote(
+        repo=REPO,
+        commit="c" * 40,
+        private=False,
+        files=files,
+        tags={},
+        listed=frozenset(listed),
+        released=True,
+    )
+
+
+def test_a_difference_trusts_what_git_and_lfs_say_of_content() -> None:
+    def payload(name: str, data: bytes) -> Payload:
+        digest = FileDigest(path=name, size=len(data), sha256=sha256_bytes(data))
+        return Payload(digest=digest, content=data)
+
+    files = [payload("small", b"a"), payload("large", b"b"), payload("new", b"c")]
+    there = {
+        "small": RemoteFile(size=1, blob_id=blob_id(b"a")),
+        "large": RemoteFile(size=1, blob_id=blob_id(b"b"), sha256=sha256_bytes(b"x")),
+        "left.tflite": RemoteFile(size=1, blob_id=""),
+        "mine.txt": RemoteFile(size=1, blob_id=""),
+    }
+    found = compare(files, remote(there, "left.tflite", "never-there"))
+    assert (found.added, found.changed, found.unchanged) == (("new",), ("large",), ("small",))
+    assert (found.removed, found.kept, found.nothing) == (("left.tflite",), ("mine.txt",), False)

@@ -1,0 +1,324 @@
+"""The fetching step and the lock, by the Hub's own client, against a hub on loopback."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from gemma3build.engine.cache import Store
+from gemma3build.engine.preflight import check_offline
+from gemma3build.engine.runner import hub_token
+from gemma3build.errors import REFUSAL_EXIT_CODES, BuildError, HubError, OfflineError
+from gemma3build.pins.config import HubSource, Model, find_model
+from gemma3build.pins.lockfile import LockedModel, lock_drift, model_drift
+from gemma3build.pins.resolver import resolve_model
+from gemma3build.plan.checkpoint import plan_fetch
+from gemma3build.schema.step import OUTPUT_DIR, Refusal, StepError, StepRequest
+from gemma3build.steps.fetch.hub import run
+from gemma3build.util.files import FileDigest, sha256_bytes
+from gemma3build.util.serialize import encode
+from tests.support.hub import MAIN, Hub, User
+
+REPO, TOKEN = "org/name", "hf_secret"
+WEIGHTS = bytes(range(256)) * 4000
+FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "tokenizer.model": b"tokens"}
+EXTRA = {"README.md": b"# Gemma", "sub/other.safetensors": b"not of the checkpoint"}
+
+
+@pytest.fixture
+def commit(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A gated repository that one token opens, which is in the environment."""
+    hub.users[TOKEN] = User("user", access=frozenset({REPO}))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return hub.add(REPO, {**FILES, **EXTRA}, gated=True)
+
+
+def fetch(commit: str, folder: Path, repo: str = REPO, **changed: bytes) -> None:
+    content = {**FILES, **{name.replace("_", "."): data for name, data in changed.items()}}
+    files = tuple(
+        FileDigest(path=name, size=len(data), sha256=sha256_bytes(data))
+        for name, data in content.items()
+    )
+    parameters = {"repo": repo, "revision": commit, "files": encode(files)}
+    folder.mkdir(exist_ok=True)
+    run(StepRequest(step="fetch.hub", parameters=parameters, inputs={}), folder)
+
+
+def refused(commit: str, folder: Path, repo: str = REPO, **changed: bytes) -> tuple[int, str]:
+    """What a fetch that fails says, and its exit code; whatever was whole may stay, nothing else."""
+    with pytest.raises(StepError) as caught:
+        fetch(commit, folder, repo, **changed)
+    for path in folder.iterdir():
+        assert path.read_bytes() == FILES[path.name]
+    assert TOKEN not in str(caught.value)
+    return REFUSAL_EXIT_CODES[Refusal(caught.value.failure.code)], str(caught.value)
+
+
+def test_the_files_of_the_lock_are_fetched_and_nothing_else(
+    hub: Hub, commit: str, tmp_path: Path
+) -> None:
+    fetch(commit, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == FILES
+    # What large files are stored on is another host: the token must not go there.
+    stored = [request for request in hub.requests if " /lfs/" in request]
+    assert len(stored) == 2
+    assert not any("token" in request for request in stored)
+
+
+def test_no_access_to_a_gated_repository(hub: Hub, commit: str, tmp_path: Path) -> None:
+    hub.users[TOKEN] = User("user")
+    code, said = refused(commit, tmp_path / "out")
+    assert code == 32
+    assert f"Accept the terms at {hub.address}/{REPO} with the account of this token" in said
+
+
+def test_no_token(hub: Hub, commit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    code, said = refused(commit, tmp_path / "out")
+    assert code == 80
+    assert "is gated and no token was sent" in said
+    assert "hf auth login" in said
+
+
+def test_an_expired_token(hub: Hub, commit: str, tmp_path: Path) -> None:
+    hub.users[TOKEN] = User("user", expired=True)
+    code, said = refused(commit, tmp_path / "out")
+    assert code == 80
+    assert "it has expired, was revoked or is mistyped" in said
+    assert f"{hub.address}/settings/tokens" in said
+
+
+def test_an_unknown_repository_revision_or_file(hub: Hub, commit: str, tmp_path: Path) -> None:
+    code, said = refused(commit, tmp_path / "out", repo="org/gone")
+    assert (code, "no repository org/gone, or hides it from this account" in said) == (81, True)
+    code, said = refused("f" * 40, tmp_path / "out")
+    assert (code, "org/name has no such revision" in said) == (81, True)
+    code, said = refused(commit, tmp_path / "out", gone_json=b"")
+    assert (code, "gone.json of org/name cannot be fetched" in said) == (81, True)
+
+
+def test_a_renamed_repository_is_not_followed(hub: Hub, commit: str, tmp_path: Path) -> None:
+    hub.renamed["org/old"] = REPO
+    code, said = refused(commit, tmp_path / "out", repo="org/old")
+    assert (code, "org/old is called org/name now" in said) == (82, True)
+
+
+def test_another_digest_of_a_large_file_is_told_before_anything_is_downloaded(
+    hub: Hub, commit: str, tmp_path: Path
+) -> None:
+    code, said = refused(commit, tmp_path / "out", model_safetensors=b"other")
+    assert (code, "model.safetensors of org/name is not the pinned one" in said) == (30, True)
+    assert not any("GET" in request and "resolve" in request for request in hub.requests)
+    code, said = refused(commit, tmp_path / "out", config_json=b"[]")
+    assert (code, sha256_bytes(b"{}") in said) == (30, True)
+
+
+def test_what_breaks_off_goes_on_where_it_did(
+    hub: Hub, commit: str, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # of 10 MiB
+    weights = f"GET /lfs/{sha256_bytes(WEIGHTS)}"
+    hub.fail(weights, after=100_000)
+    hub.fail(weights, after=200_000, reset=True)
+    hub.fail(weights, status=503)
+    fetch(commit, tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == WEIGHTS
+    assert waits
+    assert 100_000 in hub.starts
+
+
+def test_a_busy_hub_is_asked_again_after_the_time_that_it_names(
+    hub: Hub, commit: str, tmp_path: Path, waits: list[float]
+) -> None:
+    hub.fail("GET /api/models", status=429, headers={"Retry-After": "7"})
+    hub.fail("HEAD /org/name", status=502, times=3)
+    fetch(commit, tmp_path / "out")
+    assert waits == [8.0, 1, 2, 4]
+
+
+def test_a_line_that_stays_away_is_told_and_leaves_nothing(
+    hub: Hub, commit: str, tmp_path: Path, waits: list[float]
+) -> None:
+    hub.fail("GET /lfs", after=1000, times=10_000, reset=True)
+    code, said = refused(commit, tmp_path / "out")
+    assert code == 31
+    assert "the Hub cannot be reached" in said
+    assert set(waits) >= {1, 2, 4, 8, 16}
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.unit.steps.test_fetch import fetch
+fetch(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+def test_what_a_kill_leaves_of_a_file_is_gone_with_the_next_run_or_a_prune(
+    hub: Hub, commit: str, tmp_path: Path
+) -> None:
+    store, key = Store(tmp_path / "cache"), "k" * 64
+    output = store.stage(key) / OUTPUT_DIR
+    hub.fail("GET /lfs", after=100_000, times=10_000)  # and so it waits, and tries again
+    partial = output / "model.safetensors.partial"
+    deadline = time.monotonic() + 60
+    with subprocess.Popen([sys.executable, "-c", KILLED, commit, str(output)]) as process:
+        while not partial.is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+    assert partial.is_file()
+    hub.faults.clear()
+    fetch(commit, store.stage(key) / OUTPUT_DIR)
+    assert {path.name for path in output.iterdir()} == set(FILES)
+    partial.touch()
+    store.prune(everything=False)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_hub_that_is_not_there_is_told(
+    hub: Hub, commit: str, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    code, said = refused(commit, tmp_path / "out")
+    assert (code, "the Hub cannot be reached" in said) == (31, True)
+
+
+def test_a_page_that_wants_a_login_is_not_taken_for_the_hub(
+    hub: Hub, commit: str, tmp_path: Path
+) -> None:
+    page = {"status": 200, "body": b"<html>Welcome to the hotel</html>"}
+    hub.fail("GET /api/models", **page, times=2)
+    code, said = refused(commit, tmp_path / "out")
+    assert (code, f"what answers at {hub.address} does not speak as the Hub" in said) == (31, True)
+    with pytest.raises(HubError, match="whether the network wants you to log in") as caught:
+        lock(model())
+    assert caught.value.exit_code == 31
+
+
+def test_a_hidden_repository_does_not_make_a_token_a_bad_one(
+    hub: Hub, commit: str, tmp_path: Path
+) -> None:
+    hub.fail("GET /api/models", status=401, code="RepoNotFound")
+    code, said = refused(commit, tmp_path / "out")
+    assert (code, "or hides it from this account" in said) == (81, True)
+
+
+LOCKED = LockedModel(
+    source=REPO,
+    revision="a" * 40,
+    files=(FileDigest(path="config.json", size=2, sha256=sha256_bytes(b"{}")),),
+)
+
+
+def test_offline_a_fetch_that_has_to_run_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = plan_fetch(LOCKED)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    check_offline((dataclasses.replace(step, network=False),))
+    with pytest.raises(OfflineError, match="HF_HUB_OFFLINE is set"):
+        check_offline((step,))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    check_offline((step,))
+
+
+def test_the_saved_login_is_the_token_of_the_container(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hf_saved\n")
+    code = "from gemma3build.engine.runner import hub_token; print(hub_token())"
+    environment = {key: os.environ[key] for key in os.environ if not key.startswith("HF_")}
+    for extra, expected in (({}, "hf_saved"), ({"HF_TOKEN": "hf_given"}, "hf_given")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**environment, "HF_HOME": str(tmp_path), **extra},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == expected
+
+
+def test_without_a_login_there_is_no_token(hub: Hub) -> None:
+    assert hub_token() is None
+
+
+def model(repo: str = REPO, revision: str = "main", **sha256: str) -> Model:
+    given = {name.replace("_", "."): digest for name, digest in sha256.items()}
+    source = HubSource(repo=repo, revision=revision, sha256=given)
+    return dataclasses.replace(find_model("gemma3-1b-it"), hub=source)
+
+
+def lock(found: Model) -> LockedModel:
+    return resolve_model("m", found, lambda *_: pytest.fail("nothing is in packages"))
+
+
+def test_a_name_is_locked_to_its_commit_and_the_digests_of_its_files(hub: Hub, commit: str) -> None:
+    locked = lock(model())
+    assert locked.revision == commit
+    assert {file.path: (file.size, file.sha256) for file in locked.files} == {
+        name: (len(data), sha256_bytes(data)) for name, data in FILES.items()
+    }
+    # Only the small one was downloaded.
+    assert [r for r in hub.requests if "/resolve/" in r or "/lfs/" in r] == [
+        f"GET /{REPO}/resolve/{commit}/config.json with a token"
+    ]
+
+
+def test_a_lock_says_what_changed_since_the_last_one(hub: Hub, commit: str) -> None:
+    old = lock(model())
+    assert lock_drift("m", old, old) == ()
+    new_commit = hub.repos[REPO].commit({**FILES, "config.json": b"[]"}, "second", "someone")
+    new = lock(model())
+    assert [str(drift) for drift in lock_drift("m", new, old)] == [
+        f"m.revision is {new_commit}, the lock says {commit}",
+        f"m.files.config.json is {sha256_bytes(b'[]')}, the lock says {sha256_bytes(b'{}')}",
+    ]
+    # A branch that moved is no drift until it is locked anew; a commit that is edited is.
+    assert model_drift("m", model(), old) == ()
+    assert [drift.field for drift in model_drift("m", model(revision="c" * 40), old)] == [
+        "m.revision"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "said"),
+    [
+        (model(repo="org/gone"), 81, "no repository org/gone"),
+        (model(revision="v9"), 81, "has no such revision"),
+        (model(repo="org/old"), 82, "org/old is called org/name now"),
+        (model(model_safetensors="0" * 64), 12, "do not build before you know which"),
+    ],
+)
+def test_what_cannot_be_locked_has_its_own_sentence(
+    hub: Hub, commit: str, found: Model, code: int, said: str
+) -> None:
+    hub.renamed["org/old"] = REPO
+    with pytest.raises(BuildError, match=said) as caught:
+        lock(found)
+    assert caught.value.exit_code == code
+
+
+def test_a_gated_file_and_a_hub_that_fails_cannot_be_locked(
+    hub: Hub, commit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fail("GET /api/models", status=500)
+    with pytest.raises(HubError, match="the Hub answered 500: on demand") as caught:
+        lock(model())
+    assert caught.value.exit_code == 31
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(HubError, match="Accept the terms at") as caught:
+        lock(model())
+    assert caught.value.exit_code == 80
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OfflineError):
+        lock(model())
+
+
+def test_a_branch_that_moved_keeps_what_was_locked(hub: Hub, commit: str, tmp_path: Path) -> None:
+    hub.repos[REPO].commit({"config.json": b"other"}, "second", "someone")
+    assert hub.repos[REPO].refs[MAIN] != commit
+    fetch(commit, tmp_path / "out")
