@@ -21,7 +21,7 @@ from typing import Any
 
 import docker
 
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.container import WORK
 from gemma3build.engine.docker import connect
 from gemma3build.engine.images import Images
@@ -31,7 +31,7 @@ from gemma3build.util.git import PACKAGE_DIR
 from gemma3build.util.serialize import encode
 from gemma3build.util.text import GIBIBYTE
 from gemma3build.workflows.build import Builder
-from gemma3build.workflows.request import Request, prepare
+from gemma3build.workflows.request import BuildRequest, prepare
 
 BENCH_DIR = Path(__file__).parent
 PAGE = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block128")
@@ -175,13 +175,13 @@ class Quiet:
 
 def default_checkpoint(client: docker.DockerClient) -> Path:
     """Return the default model's checkpoint, importing it into the user's cache if needed."""
-    store = Store(cache_dir())
-    prepared = prepare(Request(model="gemma3-270m", schemes=("none",)))
+    cache = Cache(cache_dir())
+    prepared = prepare(BuildRequest(model="gemma3-270m", schemes=("none",)))
     with tempfile.TemporaryDirectory() as folder:
-        outcome = Builder(Runner(client, store, print)).build(
+        outcome = Builder(Runner(client, cache, print)).build(
             prepared, Path(folder, "r"), 1, Quiet()
         )
-    return store.output(outcome.done["import"].key)
+    return cache.output(outcome.done["import"].key)
 
 
 def checkpoint_of(client: docker.DockerClient, images: Images, case: Case, work: Path) -> Path:
@@ -200,7 +200,7 @@ def checkpoint_of(client: docker.DockerClient, images: Images, case: Case, work:
 def measure(case: Case, work: Path) -> dict[str, Any]:
     """Run everything of a case; return the figures."""
     client = connect()
-    images = Images(client, Store(cache_dir()), load_images(), print)
+    images = Images(client, Cache(cache_dir()), load_images(), print)
     tokenizer = default_checkpoint(client) / "tokenizer.model"
     checkpoint = checkpoint_of(client, images, case, work)
     convert = images.ensure("convert").image_id

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import settings
 
 from benchmarks.bench import Quiet
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.container import Containers
 from gemma3build.engine.docker import connect
-from gemma3build.engine.executor import Done, Executor
+from gemma3build.engine.executor import Executor, FinishedStep
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import CACHE_VARIABLE, cache_dir, source_digests
 from gemma3build.pins.config import load_images
@@ -129,7 +129,7 @@ def run_plan(
     cache: Path,
     materials: Any = None,
     **limits: Any,
-) -> dict[str, Done]:
+) -> dict[str, FinishedStep]:
     """Run a plan as ``run_steps`` does."""
     return run_steps(client, plan.steps, cache, materials, **limits)
 
@@ -140,13 +140,13 @@ def run_steps(
     cache: Path,
     materials: Any = None,
     **limits: Any,
-) -> dict[str, Done]:
+) -> dict[str, FinishedStep]:
     """Run steps with a store of its own; images and wheels are those of the user's cache."""
-    intent = load_images()
+    config = load_images()
     return Executor(
-        store=Store(cache),
-        images=Images(client, Store(cache_dir()), intent, print),
-        containers=Containers(client, epoch=intent.source_date_epoch, **limits),
+        cache=Cache(cache),
+        images=Images(client, Cache(cache_dir()), config, print),
+        containers=Containers(client, epoch=config.source_date_epoch, **limits),
         materials=materials,
         sources=source_digests(),
         reporter=Quiet(),

@@ -54,14 +54,14 @@ def build(
     * `gemma3build build --checkpoint ./my-finetune --scheme all --output ./release`
     * `gemma3build build --dry-run` shows what would run, and touches nothing
     """
-    from gemma3build.workflows.build import clean_source
-    from gemma3build.workflows.request import Request, prepare
+    from gemma3build.workflows.build import clean_revision
+    from gemma3build.workflows.request import BuildRequest, prepare
 
-    source = clean_source() if release else None
+    source = clean_revision() if release else None
     if model is None:
         model = DEFAULT_MODEL if checkpoint is None else ""
     prepared = prepare(
-        Request(
+        BuildRequest(
             model=model,
             schemes=tuple(scheme or ()),
             checkpoint=checkpoint,

@@ -12,7 +12,7 @@ from rich.text import Text
 from gemma3build.errors import BuildError, GateError, StepFailedError
 from gemma3build.schema.evaluation import flag
 from gemma3build.util.serialize import encode
-from gemma3build.util.text import GIBIBYTE, MEGABYTE, visible
+from gemma3build.util.text import GIBIBYTE, MEGABYTE, escape_control_chars
 
 # Progress and errors go to standard error, what was asked for to standard output.
 # Where no terminal gives a width, tables are as wide as they need.
@@ -54,21 +54,21 @@ def show_evaluations(releases: Any, *, as_json: bool) -> None:
                 if scheme.scheme == name:
                     folder = (str(release.folder),) if len(releases) > 1 else ()
                     # What somebody else's release says is nothing that a terminal may obey.
-                    table.add_row(*map(visible, (name, *folder, *figures(scheme))))
+                    table.add_row(*map(escape_control_chars, (name, *folder, *figures(scheme))))
     out.print(table)
 
 
 def show_unlike(releases: Any) -> None:
     """Say which figures of two releases were not measured alike, and how each was."""
-    from gemma3build.report.report import unlike
+    from gemma3build.report.report import differing_conditions
 
     first, second = releases
-    for entry in unlike(first.evaluation, second.evaluation):
+    for entry in differing_conditions(first.evaluation, second.evaluation):
         schemes = ", ".join(entry.schemes)
         text = f"{entry.first.what} of {schemes} was not measured alike in both:"
         for release, way in ((first, entry.first), (second, entry.second)):
             text += f"\n  {release.folder}: {way.how}; {way.machine}; {way.versions}"
-        out.print(visible(text), style="yellow", soft_wrap=True)
+        out.print(escape_control_chars(text), style="yellow", soft_wrap=True)
 
 
 def figures(scheme: Any) -> tuple[str, ...]:
@@ -191,7 +191,7 @@ def show_findings(folder: Path | str, findings: Any, *, as_json: bool) -> None:
         mark, style = MARKS[item.state]
         # What a release holds is no markup, and nothing that a terminal may obey.
         line = Text.assemble(
-            (mark, style), f" {item.name:{width}}  ", (visible(item.detail), style)
+            (mark, style), f" {item.name:{width}}  ", (escape_control_chars(item.detail), style)
         )
         out.print(line, soft_wrap=True)
 
@@ -216,7 +216,9 @@ def show_rebuilt(folder: Path | str, rebuilt: Any, *, as_json: bool) -> None:
             parts[SHOWN_PARTS:] = [f"{len(parts) - SHOWN_PARTS} more"]
         where = item.stabilizer or ", ".join(parts)
         digests = (item.released[:16] or "—", item.rebuilt[:16] or "—")
-        table.add_row(visible(item.path), item.verdict, *digests, visible(where))
+        table.add_row(
+            escape_control_chars(item.path), item.verdict, *digests, escape_control_chars(where)
+        )
     out.print(table)
     for report in rebuilt.reports:
         out.print(f"{report} has what diffoscope says.", soft_wrap=True)
@@ -240,15 +242,15 @@ def print_json(value: object) -> None:
 def show_error(error: BuildError) -> None:
     """Print an error: what failed, why, what to do, and the end of the log where it helps."""
     if isinstance(error, StepFailedError) and error.log:
-        err.print(visible(error.log), style="dim", soft_wrap=True)
+        err.print(escape_control_chars(error.log), style="dim", soft_wrap=True)
     if isinstance(error, GateError):
         err.print(checks_table(error.checks))
     # What a file of somebody else's says is nothing that a terminal may obey.
-    err.print(visible(f"{error.what}."), style="bold red", soft_wrap=True)
-    err.print(visible(f"  Why: {error.why}"), soft_wrap=True)
+    err.print(escape_control_chars(f"{error.what}."), style="bold red", soft_wrap=True)
+    err.print(escape_control_chars(f"  Why: {error.why}"), soft_wrap=True)
     if error.hint:
-        err.print(visible(f"  Next: {error.hint}"), soft_wrap=True)
+        err.print(escape_control_chars(f"  Next: {error.hint}"), soft_wrap=True)
     for note in getattr(error, "__notes__", ()):
-        err.print(visible(f"  {note}"), soft_wrap=True)
+        err.print(escape_control_chars(f"  {note}"), soft_wrap=True)
     if error.log_file is not None:
         err.print(f"  Log: {error.log_file}", soft_wrap=True)

@@ -31,14 +31,14 @@ def images(
     * `gemma3build images` shows which are there
     * `gemma3build images --build` makes the others
     """
-    from gemma3build.engine.cache import Store
+    from gemma3build.engine.cache import Cache
     from gemma3build.engine.docker import connect
     from gemma3build.engine.images import Images
     from gemma3build.engine.runner import cache_dir
 
-    client, store = connect(), Store(cache_dir())
-    all_images = Images(client, store, load_images(), err.print)
-    with store.in_use() if make else nullcontext():
+    client, cache = connect(), Cache(cache_dir())
+    all_images = Images(client, cache, load_images(), err.print)
+    with cache.in_use() if make else nullcontext():
         found = {
             name: all_images.ensure(name) if make else all_images.find(name)
             for name in all_images.names()
@@ -57,12 +57,12 @@ def images(
 
 def cache_size(*, as_json: AsJson = False) -> None:
     """Show where the cache is and what it holds."""
-    from gemma3build.engine.cache import DOWNLOADS, Store, tree_size
+    from gemma3build.engine.cache import DOWNLOADS, Cache, tree_size
     from gemma3build.engine.runner import cache_dir
 
     root = cache_dir()
     parts = {name: tree_size(root / name) for name in ("steps", "staging", *DOWNLOADS)}
-    entries = Store(root).entries()
+    entries = Cache(root).entries()
     if as_json:
         print_json({"path": str(root), "bytes": parts, "entries": len(entries)})
         return
@@ -78,13 +78,13 @@ def cache_prune(
     ] = False,
 ) -> None:
     """Remove what killed builds left; with --all, everything, if no build is running. Releases stay."""
-    from gemma3build.engine.cache import Store
+    from gemma3build.engine.cache import Cache
     from gemma3build.engine.container import remove_orphans
     from gemma3build.engine.docker import connect
     from gemma3build.engine.runner import cache_dir
 
-    store = Store(cache_dir())
+    cache = Cache(cache_dir())
     with suppress(EngineError):  # a cache can be cleaned where no engine answers
-        remove_orphans(connect(), store)
-    freed = store.prune(everything=everything)
+        remove_orphans(connect(), cache)
+    freed = cache.prune(everything=everything)
     out.print(f"{freed / MEGABYTE:,.1f} MB were removed.")

@@ -65,10 +65,10 @@ def lock(
     from gemma3build.pins.lockfile import images_drift, lock_drift
     from gemma3build.pins.resolver import resolve_model
 
-    intent = load_images()
+    config = load_images()
 
     def download(requirements: tuple[str, ...], folder: Path) -> None:
-        pip_download("\n".join(requirements), folder, intent, hashed=False)
+        pip_download("\n".join(requirements), folder, config, hashed=False)
 
     found = dict(locks.read_models_lock().models)
     first: BuildError | None = None

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from gemma3build.engine.cache import Entry
+from gemma3build.engine.cache import CacheEntry
 from gemma3build.plan.graph import Step
 from gemma3build.util.text import GIBIBYTE, MEBIBYTE, MEGABYTE
 
@@ -77,7 +77,7 @@ class Progress:
             self._running.pop(step.name, None)
         self._console.print(f"✗ {step.name}", style="red")
 
-    def finished(self, step: Step, entry: Entry, *, cached: bool) -> None:
+    def finished(self, step: Step, entry: CacheEntry, *, cached: bool) -> None:
         """Show that a step's result is there."""
         with self._lock:
             self._done += 1

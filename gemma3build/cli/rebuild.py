@@ -17,7 +17,7 @@ from gemma3build.cli.options import (
     Tokenizer,
     parse_size,
 )
-from gemma3build.cli.verify import PUBLISHED, Full, Release, bring, look_at, stoppable
+from gemma3build.cli.verify import PUBLISHED, Full, Release, download_release, look_at, stoppable
 from gemma3build.errors import (
     DifferentError,
     InterruptedBuildError,
@@ -97,7 +97,7 @@ def rebuild(
             OwnCheckpoint(folder=checkpoint, tokenizer=tokenizer),
             attestation=attestation and attestation.absolute(),
             archived=unpacked,
-            stated=published.stated if published else (),
+            remote_digests=published.remote_digests if published else (),
         )
         rebuilt = rebuild_here(rebuilding, published, memory, diffoscope=diffoscope)
     show_rebuilt(release or path, rebuilt, as_json=as_json)
@@ -110,14 +110,14 @@ def at_hand(release: str | None, *, full: bool, as_json: bool) -> Iterator[Any]:
     if release is None or not release.startswith(PUBLISHED):
         yield None
         return
-    from gemma3build.engine.cache import Store
+    from gemma3build.engine.cache import Cache
     from gemma3build.engine.runner import cache_dir
     from gemma3build.publish.hub import set_output
 
     # In the cache, which `cache prune` cleans of what a kill leaves there.
-    with Store(cache_dir()).scratch("published") as scratch:
-        published = bring(release, scratch, full=full)
-        verified = look_at(published.folder, None, published.stated)
+    with Cache(cache_dir()).scratch("published") as scratch:
+        published = download_release(release, scratch, full=full)
+        verified = look_at(published.folder, None, published.remote_digests)
         if verified.error is not None:
             show_findings(release, verified.findings, as_json=as_json)
             raise verified.error
@@ -128,7 +128,7 @@ def at_hand(release: str | None, *, full: bool, as_json: bool) -> Iterator[Any]:
 def rebuild_here(rebuilding: Any, published: Any, memory: str | None, *, diffoscope: bool) -> Any:
     """Rebuild a prepared release by this code; shows on a terminal how far it is."""
     from gemma3build.cli.progress import Progress
-    from gemma3build.engine.cache import Store
+    from gemma3build.engine.cache import Cache
     from gemma3build.engine.container import remove_orphans
     from gemma3build.engine.docker import connect
     from gemma3build.engine.runner import cache_dir
@@ -138,11 +138,11 @@ def rebuild_here(rebuilding: Any, published: Any, memory: str | None, *, diffosc
 
         def fetch(name: str) -> None:
             progress.say(f"Downloading {name}, which differs")
-            published.bring(name)
+            published.fetch_file(name)
 
         progress.expect(len(rebuilding.steps))
-        client, home = connect(), Store(rebuilding.archived or cache_dir())
-        remove_orphans(client, Store(cache_dir()))
+        client, home = connect(), Cache(rebuilding.archived or cache_dir())
+        remove_orphans(client, Cache(cache_dir()))
         try:
             with home.in_use():
                 return run_rebuild(
@@ -153,7 +153,7 @@ def rebuild_here(rebuilding: Any, published: Any, memory: str | None, *, diffosc
                     progress.say,
                     memory=parse_size(memory),
                     diffoscope=diffoscope,
-                    bring=fetch,
+                    fetch_file=fetch,
                 )
         except KeyboardInterrupt as stopped:
             raise rebuild_stopped() from stopped
@@ -162,12 +162,12 @@ def rebuild_here(rebuilding: Any, published: Any, memory: str | None, *, diffosc
 def refuse_differences(rebuilt: Any) -> None:
     """Raise the error of the worst verdict, unless it is that all files are identical."""
     from gemma3build.rebuild.compare import Verdict, worst
-    from gemma3build.verify.untrusted import listed
+    from gemma3build.verify.untrusted import join_names
 
     verdict = worst(rebuilt.comparisons)
     if verdict is Verdict.IDENTICAL:
         return
-    names = listed(item.path for item in rebuilt.comparisons if item.verdict is verdict)
+    names = join_names(item.path for item in rebuilt.comparisons if item.verdict is verdict)
     kind = NotIdenticalError if verdict is Verdict.EQUIVALENT else DifferentError
     hint = "docs/rebuild.md says what can cause that."
     raise kind("The rebuilt release has other bytes", f"{names} {verdict}", hint)
@@ -185,7 +185,7 @@ def rebuild_archived(
         flags: other options.
     """
     from gemma3build.cli.progress import reading
-    from gemma3build.engine.cache import Store
+    from gemma3build.engine.cache import Cache
     from gemma3build.engine.runner import cache_dir
     from gemma3build.rebuild.archive import RELEASE, unpack
     from gemma3build.rebuild.attestation import attestation_path
@@ -197,7 +197,7 @@ def rebuild_archived(
         text for name, path in options.items() if path for text in (name, str(path.absolute()))
     ]
     try:
-        with Store(cache_dir()).scratch("archive") as folder:
+        with Cache(cache_dir()).scratch("archive") as folder:
             size = archive.stat().st_size if archive.is_file() else 0
             with reading(err, size) as advance:
                 index = unpack(archive, folder, advance)

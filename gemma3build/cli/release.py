@@ -79,11 +79,11 @@ def release(
     from gemma3build.engine.runner import open_runner
     from gemma3build.workflows import preflight as preconditions
     from gemma3build.workflows import release as line
-    from gemma3build.workflows.build import clean_source
+    from gemma3build.workflows.build import clean_revision
     from gemma3build.workflows.evaluate import EvaluationRequest
     from gemma3build.workflows.release_file import plan_releases
 
-    source = clean_source()
+    source = clean_revision()
     check_tag(version, "version")
     limited = parse_size(memory)
     releases = plan_releases((model, *(more or ())))
@@ -95,7 +95,7 @@ def release(
         why = "--identity and --identity-provider go with --sigstore"
         raise RequestError(WHAT, why, "Leave them away.")
     signer = None if unsigned else find_signer(key, pkcs11, sigstore=sigstore)
-    order = line.Order(
+    order = line.PipelineConfig(
         version=version,
         folder=(output or ARTIFACTS / version).absolute(),
         source=source,
@@ -105,7 +105,7 @@ def release(
         identity=identity or "",
         jobs=jobs,
     )
-    preconditions.check_places(order.folder, releases)
+    preconditions.check_output_paths(order.folder, releases)
     skipped = tuple(skip or ())
     if dry_run:
         show_intended(order, releases, repos, as_json=as_json)
@@ -123,8 +123,8 @@ def release(
         preconditions.check_targets(releases, targets)
     try:
         with open_runner(tell, limited) as runner:
-            works = line.Line(order, runner, Shown())
-            works.refuse_first(releases, full=publish and Rule.PIQA not in skipped)
+            works = line.Pipeline(order, runner, ConsoleReporter())
+            works.preflight_checks(releases, full=publish and Rule.PIQA not in skipped)
             made, indexed = works.make(releases)
             if publish:
                 made = works.publish(made, targets, skipped)
@@ -136,7 +136,7 @@ def release(
     show_line(order, made, commands, indexed=indexed, published=publish, as_json=as_json)
 
 
-class Shown:
+class ConsoleReporter:
     """Shows on standard error what the line does."""
 
     def begin(self, part: str, name: str, number: int, total: int) -> None:

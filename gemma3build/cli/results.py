@@ -6,8 +6,8 @@ from rich.text import Text
 
 from gemma3build.cli.console import make_table, out, print_json, show_evaluations, show_plan
 from gemma3build.util.serialize import encode
-from gemma3build.util.text import MEGABYTE, visible
-from gemma3build.verify.untrusted import short
+from gemma3build.util.text import MEGABYTE, escape_control_chars
+from gemma3build.verify.untrusted import truncate
 
 
 def show_publication(
@@ -27,11 +27,11 @@ def show_publication(
         for name in getattr(difference, change):
             found = sizes.get(name)
             size = f"{found.size / MEGABYTE:,.1f} MB" if found else ""
-            table.add_row(change, Text(short(name)), size, found.sha256[:16] if found else "")
+            table.add_row(change, Text(truncate(name)), size, found.sha256[:16] if found else "")
     where = f"{repo} at {remote.commit[:12]}" if remote else f"{repo}, which is made"
     if remote and remote.pull_request:
         where += f", of {remote.pull_request.url}"
-    out.print(visible(f"{publication.title} to {where}:"))
+    out.print(escape_control_chars(f"{publication.title} to {where}:"))
     out.print(table)
     for item in publication.skipped:
         out.print(f"Skipped: {item.why} [{item.rule}]", style="yellow")
@@ -127,10 +127,10 @@ def show_line(
         text = f"{item.name}: {len(item.manifest.artifacts)} files, verified, "
         text += f"signed by {who}" if signed else "not signed"
         text += f"; now: {', '.join(item.ran)}" if item.ran else "; nothing to do"
-        out.print(visible(text), soft_wrap=True)
+        out.print(escape_control_chars(text), soft_wrap=True)
         if item.published is not None:
             text = f"  {item.published.url} has it, as {item.published.tag}."
-            out.print(visible(text), soft_wrap=True)
+            out.print(escape_control_chars(text), soft_wrap=True)
     text = f"{order.folder / INDEX_PAGE} lists {'it' if len(made) == 1 else 'all of them'}."
     out.print(text, soft_wrap=True)
     if idle:

@@ -127,14 +127,14 @@ def look_at_published(address: str, trust: Any, *, full: bool) -> Any:
         why = "a signature is of bytes, and the large files stay on the Hub"
         raise RequestError("The signature cannot be checked", why, "Add --full.")
     with tempfile.TemporaryDirectory(prefix="gemma3build-") as scratch:
-        published = bring(address, Path(scratch), full=full)
-        verified = look_at(published.folder, trust, published.stated)
+        published = download_release(address, Path(scratch), full=full)
+        verified = look_at(published.folder, trust, published.remote_digests)
     note = Finding(name="hub", state=State.NOTED, detail=str(published))
     return dataclasses.replace(verified, findings=(note, *verified.findings))
 
 
-def bring(address: str, scratch: Path, *, full: bool) -> Any:
-    """Return a release on the Hub as ``published.bring`` does; shows on a terminal how far it is."""
+def download_release(address: str, scratch: Path, *, full: bool) -> Any:
+    """Return a release on the Hub as ``publish.download`` does it; shows on a terminal how far it is."""
     from gemma3build.pins.resolver import refuse_offline
     from gemma3build.publish import download as published
     from gemma3build.publish.hub import set_output
@@ -142,17 +142,17 @@ def bring(address: str, scratch: Path, *, full: bool) -> Any:
     refuse_offline(published.WHAT)
     set_output(progress=err.is_terminal)
     with stoppable("The download was stopped"):
-        return published.bring(address, scratch, full=full)
+        return published.download_release(address, scratch, full=full)
 
 
-def look_at(release: Path, trust: Any = None, stated: Iterable[FileDigest] = ()) -> Any:
+def look_at(release: Path, trust: Any = None, remote_digests: Iterable[FileDigest] = ()) -> Any:
     """Return what was found out about a release; shows on a terminal how far it is."""
     from gemma3build.cli.progress import reading
     from gemma3build.verify.verify import total_bytes
     from gemma3build.verify.verify import verify as run_checks
 
     with stoppable("The check was stopped"), reading(err, total_bytes(release)) as advance:
-        return run_checks(release, trust, advance, stated)
+        return run_checks(release, trust, advance, remote_digests)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ LOCK_PATIENCE = 0.5  # seconds between two looks at whether to give up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredFile:
+class CachedFile:
     """A file of an entry: its digest, and when it was last changed, in ns since 1970."""
 
     digest: FileDigest
@@ -47,7 +47,7 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class CacheEntry:
     """A finished step.
 
     Attributes:
@@ -59,7 +59,7 @@ class Entry:
     """
 
     step: str
-    files: tuple[StoredFile, ...]
+    files: tuple[CachedFile, ...]
     facts: Mapping[str, Any]
     seconds: float
     peak_memory: int
@@ -70,7 +70,7 @@ class Entry:
         return tuple(file.digest for file in self.files)
 
 
-class Store:
+class Cache:
     """The store below one directory."""
 
     def __init__(self, root: Path) -> None:
@@ -86,14 +86,14 @@ class Store:
         """Return where the log of an entry lies."""
         return self._steps / key / LOG_FILE
 
-    def find(self, key: str) -> Entry | None:
+    def find(self, key: str) -> CacheEntry | None:
         """Return the entry of this key, if its files are as they were when it was written.
 
         An entry with a file that is gone, or has another content, is removed: it will be made anew.
         """
         try:
             text = (self._steps / key / ENTRY_FILE).read_bytes()
-            entry = decode_json(Entry, text, ENTRY_FILE)
+            entry = decode_json(CacheEntry, text, ENTRY_FILE)
         except FileNotFoundError:
             return None
         except DecodeError:
@@ -103,7 +103,7 @@ class Store:
             return None
         return entry
 
-    def verify(self, key: str, entry: Entry) -> bool:
+    def verify(self, key: str, entry: CacheEntry) -> bool:
         """Return whether every byte of an entry is what it was, reading each once per process."""
         # Also what was verified can go, or change, while this process runs.
         if key in self._verified and all(self._unchanged(key, file) for file in entry.files):
@@ -210,7 +210,7 @@ class Store:
             return kept
         return None
 
-    def commit(self, key: str, step: str, result: StepResult) -> Entry:
+    def commit(self, key: str, step: str, result: StepResult) -> CacheEntry:
         """Turn the staged directory of a key into an entry; the caller holds its lock.
 
         Raises:
@@ -223,8 +223,8 @@ class Store:
             # A library's choice of mode, or the umask, is not part of a result.
             path.chmod(0o444)
             digest = digest_file(path, name)
-            files.append(StoredFile(digest=digest, changed=path.stat().st_mtime_ns))
-        entry = Entry(
+            files.append(CachedFile(digest=digest, changed=path.stat().st_mtime_ns))
+        entry = CacheEntry(
             step=step,
             files=tuple(files),
             facts=result.facts,
@@ -262,7 +262,7 @@ class Store:
             marker.touch()
         return True
 
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, CacheEntry]:
         """Return all entries by key."""
         keys = sorted(path.name for path in self._steps.iterdir()) if self._steps.is_dir() else []
         found = {key: self.find(key) for key in keys}
@@ -313,7 +313,7 @@ class Store:
     def _lock_path(self, key: str) -> Path:
         return self.root / "locks" / f"{key}.lock"
 
-    def _unchanged(self, key: str, file: StoredFile) -> bool:
+    def _unchanged(self, key: str, file: CachedFile) -> bool:
         path = self.output(key) / file.digest.path
         try:
             status = path.stat()

@@ -19,7 +19,7 @@ from docker.types import Mount as DockerMount
 from filelock import Timeout
 from requests import RequestException
 
-from gemma3build.engine.cache import STAGING, Store
+from gemma3build.engine.cache import STAGING, Cache
 from gemma3build.engine.docker import engine_failed
 from gemma3build.engine.images import Image
 from gemma3build.errors import (
@@ -241,7 +241,7 @@ def is_on_loopback(address: str) -> bool:
         return False
 
 
-def remove_orphans(client: docker.DockerClient, store: Store) -> None:
+def remove_orphans(client: docker.DockerClient, cache: Cache) -> None:
     """Remove the containers of killed processes that write anywhere below a store.
 
     Also those of a rebuild, which has a store of its own there, of a name that none has again.
@@ -252,8 +252,8 @@ def remove_orphans(client: docker.DockerClient, store: Store) -> None:
     with removing():
         for container in labelled(client, STAGED_LABEL):
             staged = Path(container.labels[STAGED_LABEL])
-            if staged.is_relative_to(store.root / STAGING):
-                with contextlib.suppress(APIError, Timeout), store.try_lock(staged):
+            if staged.is_relative_to(cache.root / STAGING):
+                with contextlib.suppress(APIError, Timeout), cache.try_lock(staged):
                     container.remove(force=True)
 
 

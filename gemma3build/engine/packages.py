@@ -9,11 +9,11 @@ import docker
 from docker.errors import DockerException
 from requests import RequestException
 
-from gemma3build.engine.cache import IMAGES, Store
+from gemma3build.engine.cache import IMAGES, Cache
 from gemma3build.engine.images import Image
 from gemma3build.errors import EngineError, from_os_error
 from gemma3build.schema.packages import DebianPackage, Packages
-from gemma3build.util.files import write_whole
+from gemma3build.util.files import atomic_write
 from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
 from gemma3build.util.text import MEBIBYTE
 
@@ -31,12 +31,12 @@ INSTALLED = " installed"
 SHOWN = 80  # characters of a line in a message
 
 
-def image_packages(client: docker.DockerClient, store: Store, image: Image) -> Packages:
+def image_packages(client: docker.DockerClient, cache: Cache, image: Image) -> Packages:
     """Return what an image is made of; asked once for each image, then kept in the store.
 
     Args:
         client: the engine that has the image.
-        store: where the answer is kept.
+        cache: where the answer is kept.
         image: which.
 
     Raises:
@@ -44,7 +44,7 @@ def image_packages(client: docker.DockerClient, store: Store, image: Image) -> P
         NoSpaceError: the disk is full.
         OutputError: the store cannot be written.
     """
-    kept = store.root / IMAGES / f"{image.digest}.packages.json"
+    kept = cache.root / IMAGES / f"{image.digest}.packages.json"
     try:
         return decode_json(Packages, kept.read_bytes(), kept.name)
     except (OSError, DecodeError):
@@ -58,7 +58,7 @@ def image_packages(client: docker.DockerClient, store: Store, image: Image) -> P
     found = Packages(wheels=image.wheels, debian=debian)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, pretty_json(encode(found)))
+        atomic_write(kept, pretty_json(encode(found)))
     except OSError as error:
         what = f"The packages of the image {image.name} cannot be kept"
         raise from_os_error(what, error) from error

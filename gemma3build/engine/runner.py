@@ -11,12 +11,12 @@ import docker
 import platformdirs
 
 from gemma3build.engine import preflight
-from gemma3build.engine.cache import UNUSABLE, Store
+from gemma3build.engine.cache import UNUSABLE, Cache
 from gemma3build.engine.container import ENDPOINT, PROXIES, Containers
 from gemma3build.engine.executor import (
-    Done,
     Executor,
-    Materials,
+    FinishedStep,
+    InputProvider,
     Reporter,
     find_results,
     image_names,
@@ -49,9 +49,9 @@ class Runner:
     """One engine, one store, and the images of this checkout.
 
     Attributes:
-        store: where results are.
+        cache: where results are.
         downloads: where wheels are.
-        intent: what images.toml says.
+        config: what images.toml says.
         sources: digest of the source of each module of ``gemma3build.steps``.
         say: is told what takes long.
     """
@@ -59,28 +59,28 @@ class Runner:
     def __init__(
         self,
         client: docker.DockerClient,
-        store: Store,
+        cache: Cache,
         say: Callable[[str], None],
         memory_limit: int | None = None,
-        downloads: Store | None = None,
+        downloads: Cache | None = None,
         archived: Path | None = None,
     ) -> None:
         """Take what steps run on.
 
         Args:
             client: the engine.
-            store: where results are.
+            cache: where results are.
             say: is told what takes long.
             memory_limit: of each container, in bytes; None leaves it to the machine.
-            downloads: where wheels are, if not in ``store``.
+            downloads: where wheels are, if not in ``cache``.
             archived: where the base image lies as files, if it is not to be made.
         """
         self._client, self._memory_limit = client, memory_limit
-        self.store, self.say = store, say
-        self.downloads = downloads or store
-        self.intent = load_images()
+        self.cache, self.say = cache, say
+        self.downloads = downloads or cache
+        self.config = load_images()
         self.sources = source_digests()
-        self._images = Images(client, self.downloads, self.intent, say, archived=archived)
+        self._images = Images(client, self.downloads, self.config, say, archived=archived)
 
     def images(self, steps: tuple[Step, ...]) -> dict[str, Image]:
         """Return the images of some steps by name, making those that are missing."""
@@ -105,7 +105,7 @@ class Runner:
         """Return an image, making it if it is missing."""
         return self._images.ensure(name)
 
-    def found(self, steps: tuple[Step, ...]) -> dict[str, Done]:
+    def found(self, steps: tuple[Step, ...]) -> dict[str, FinishedStep]:
         """Return the results that are there already; without its image, that of a step does not count.
 
         Raises:
@@ -114,7 +114,7 @@ class Runner:
         images = {name: self._images.find(name) for name in image_names(steps)}
         there = {name: image for name, image in images.items() if image is not None}
         try:
-            return find_results(steps, self.store, there, self.sources)
+            return find_results(steps, self.cache, there, self.sources)
         except OSError as error:
             raise from_os_error(UNUSABLE, error) from error
 
@@ -130,11 +130,11 @@ class Runner:
         """
         key = step_key(step, self.image(step.image), self.sources, {})
         try:
-            with self.store.lock(key):
-                folder = self.store.stage(key) / OUTPUT_DIR
+            with self.cache.lock(key):
+                folder = self.cache.stage(key) / OUTPUT_DIR
                 for name, path in files.items():
                     shutil.copyfile(path, folder / name)
-                self.store.commit(key, step.name, StepResult(seconds=0.0, peak_memory=0))
+                self.cache.commit(key, step.name, StepResult(seconds=0.0, peak_memory=0))
         except OSError as error:
             raise from_os_error(f"The result of {step.name} cannot be kept", error) from error
 
@@ -145,22 +145,22 @@ class Runner:
             BuildError: there is too little memory or disk for one, or it needs the Hub and may not.
         """
         try:
-            self.store.root.mkdir(parents=True, exist_ok=True)
+            self.cache.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise from_os_error(UNUSABLE, error) from error
-        preflight.check_writable(self.store.root)
+        preflight.check_writable(self.cache.root)
         found = self.found(steps)
         missing = tuple(step for step in steps if step.fresh or step.name not in found)
         if any(step.network for step in missing):  # else the Hub's client need not be loaded
             preflight.check_offline(missing)
         available = preflight.available_memory()
         preflight.check_memory(missing, min(self._memory_limit or available, available))
-        preflight.check_disk(sum(step.disk for step in missing), self.store.root)
+        preflight.check_disk(sum(step.disk for step in missing), self.cache.root)
         return missing
 
     def run(
-        self, steps: tuple[Step, ...], materials: Materials, jobs: int, reporter: Reporter
-    ) -> dict[str, Done]:
+        self, steps: tuple[Step, ...], materials: InputProvider, jobs: int, reporter: Reporter
+    ) -> dict[str, FinishedStep]:
         """Run what has to run; return all results by name of step.
 
         Raises:
@@ -168,11 +168,11 @@ class Runner:
         """
         networked = any(step.network for step in self.fitting(steps))
         executor = Executor(
-            store=self.store,
+            cache=self.cache,
             images=self._images,
             containers=Containers(
                 self._client,
-                epoch=self.intent.source_date_epoch,
+                epoch=self.config.source_date_epoch,
                 memory_limit=self._memory_limit,
                 environment=network_environment() if networked else None,
             ),
@@ -200,9 +200,9 @@ def open_runner(say: Callable[[str], None], memory_limit: int | None = None) -> 
     """
     from gemma3build.engine.docker import connect
 
-    client, store = connect(), Store(cache_dir())
-    with store.in_use():
-        yield Runner(client, store, say, memory_limit)
+    client, cache = connect(), Cache(cache_dir())
+    with cache.in_use():
+        yield Runner(client, cache, say, memory_limit)
 
 
 def network_environment() -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from gemma3build.gemma.architecture import Architecture, ArchitectureError, read_architecture
 from gemma3build.schema.step import Refusal, StepError
-from gemma3build.util.files import read_small, read_small_text
+from gemma3build.util.files import read_bounded, read_bounded_text
 from gemma3build.util.serialize import load_json
 
 CONFIG = "config.json"
@@ -56,7 +56,7 @@ def checkpoint_architecture(folder: Path) -> Architecture:
         StepError: there is none, it cannot be read, or it is not a Gemma 3 text model.
     """
     try:
-        return read_architecture(load_json(read_small(folder / CONFIG)))
+        return read_architecture(load_json(read_bounded(folder / CONFIG)))
     except FileNotFoundError:
         refuse(Refusal.CONFIG, "it has no config.json", "Give the directory of a checkpoint.")
     except ArchitectureError as error:
@@ -68,7 +68,7 @@ def checkpoint_architecture(folder: Path) -> Architecture:
 def shards(index: Path) -> list[str]:
     """Return the names of the files that an index lists; raises StepError."""
     try:
-        names = sorted(set(load_json(read_small(index))["weight_map"].values()))
+        names = sorted(set(load_json(read_bounded(index))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         refuse(Refusal.CONFIG, f"{INDEX} has no weight_map: {error}", "Save the model again.")
     for name in names:
@@ -116,7 +116,7 @@ def read_chat_template(path: Path) -> str:
         StepError: the file cannot be read.
     """
     try:
-        text = read_small_text(path)
+        text = read_bounded_text(path)
         return text if path.name == TEMPLATE else configured(load_json(text))
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise StepError(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gemma3build.util.files import read_small_text
+from gemma3build.util.files import read_bounded_text
 
 QUESTIONS = "valid.jsonl"
 LABELS = "valid-labels.lst"
@@ -22,7 +22,7 @@ def read_data(folder: Path) -> tuple[list[str], list[str]]:
     """
     lines, labels = (
         # Not splitlines, for which some characters of JSON texts end a line.
-        read_small_text(folder / name).removesuffix("\n").split("\n")
+        read_bounded_text(folder / name).removesuffix("\n").split("\n")
         for name in (QUESTIONS, LABELS)
     )
     if len(lines) != len(labels):

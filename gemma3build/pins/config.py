@@ -9,7 +9,7 @@ from typing import TypeVar
 from gemma3build.errors import ConfigError, UnknownNameError
 from gemma3build.gemma.architecture import Shape
 from gemma3build.schema.scheme import Scheme
-from gemma3build.util.files import read_small_text
+from gemma3build.util.files import read_bounded_text
 from gemma3build.util.serialize import DecodeError, decode
 
 PINS_DIR = Path(__file__).parent
@@ -48,7 +48,7 @@ class HubSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class ModelConfig:
     """A model that can be built by name.
 
     Attributes:
@@ -96,7 +96,7 @@ class Parent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImagesIntent:
+class ImagesConfig:
     """What images.toml says.
 
     Attributes:
@@ -131,18 +131,21 @@ class Dataset:
     sha256: Mapping[str, str]
 
 
-def load_models(path: Path = PINS_DIR / "models.toml") -> dict[str, Model]:
+def load_models(path: Path = PINS_DIR / "models.toml") -> dict[str, ModelConfig]:
     """Return all models by name.
 
     Raises:
         ConfigError: the file has an unknown key or a wrong type.
     """
-    return {name: parse(Model, value, f"{path.name}: {name}") for name, value in toml(path).items()}
+    return {
+        name: parse(ModelConfig, value, f"{path.name}: {name}")
+        for name, value in toml(path).items()
+    }
 
 
-def load_images(path: Path = PINS_DIR / "images.toml") -> ImagesIntent:
+def load_images(path: Path = PINS_DIR / "images.toml") -> ImagesConfig:
     """Return what images.toml says; raises ConfigError."""
-    return parse(ImagesIntent, toml(path), path.name)
+    return parse(ImagesConfig, toml(path), path.name)
 
 
 def load_datasets(path: Path = PINS_DIR / "datasets.toml") -> dict[str, Dataset]:
@@ -164,7 +167,7 @@ def load_scheme(path: Path) -> Scheme:
     return parse(Scheme, toml(path), path.name)
 
 
-def find_model(name: str) -> Model:
+def find_model(name: str) -> ModelConfig:
     """Return the model of this name.
 
     Raises:
@@ -226,7 +229,7 @@ def find_schemes(names: tuple[str | Scheme, ...]) -> tuple[Scheme, ...]:
 def toml(path: Path) -> dict[str, object]:
     """Return a TOML file as tables; raises ConfigError."""
     try:
-        return tomllib.loads(read_small_text(path))
+        return tomllib.loads(read_bounded_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} cannot be read", "there is no such file", "") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma3build.errors import ConfigError, DriftError, NoCheckoutError, from_os_error
-from gemma3build.pins.config import CONTAINERS_DIR, PINS_DIR, Model
-from gemma3build.util.files import FileDigest, read_small, sha256_file, write_whole
+from gemma3build.pins.config import CONTAINERS_DIR, PINS_DIR, ModelConfig
+from gemma3build.util.files import FileDigest, atomic_write, read_bounded, sha256_file
 from gemma3build.util.serialize import decode_json, encode, pretty_json
 
 MODELS_LOCK = PINS_DIR / "models.lock.json"
@@ -21,7 +21,7 @@ IMAGE_FILES = ("Dockerfile", "overrides.txt", "requirements.in", "requirements.t
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class WheelPart:
     """A piece of a GGUF file: a member of a wheel."""
 
     wheel: str
@@ -44,7 +44,7 @@ class LockedModel:
     revision: str
     requirements: tuple[str, ...] = ()
     files: tuple[FileDigest, ...]
-    parts: tuple[Part, ...] = ()
+    parts: tuple[WheelPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class ImagesLock:
 def read_models_lock(path: Path = MODELS_LOCK) -> ModelsLock:
     """Return the lock of models; raises ConfigError."""
     try:
-        return decode_json(ModelsLock, read_small(path), path.name)
+        return decode_json(ModelsLock, read_bounded(path), path.name)
     except FileNotFoundError:
         return ModelsLock(models={})
     except ValueError as error:
@@ -74,7 +74,7 @@ def read_models_lock(path: Path = MODELS_LOCK) -> ModelsLock:
 def read_images_lock(path: Path = IMAGES_LOCK) -> ImagesLock:
     """Return the lock of images; raises ConfigError."""
     try:
-        return decode_json(ImagesLock, read_small(path), path.name)
+        return decode_json(ImagesLock, read_bounded(path), path.name)
     except FileNotFoundError:
         return ImagesLock(images={})
     except ValueError as error:
@@ -84,7 +84,7 @@ def read_images_lock(path: Path = IMAGES_LOCK) -> ImagesLock:
 def write_lock(lock: ModelsLock | ImagesLock, path: Path) -> None:
     """Write a lock whole or not at all; raises OutputError, NoSpaceError."""
     try:
-        write_whole(path, pretty_json(encode(lock)))
+        atomic_write(path, pretty_json(encode(lock)))
     except OSError as error:
         raise from_os_error("The lock cannot be written", error) from error
 
@@ -134,18 +134,18 @@ class Drift:
     """One field that differs."""
 
     field: str
-    intent: str
+    config: str
     locked: str
 
     def __str__(self) -> str:
         """Return the line that people read."""
-        return f"{self.field} is {self.intent}, the lock says {self.locked}"
+        return f"{self.field} is {self.config}, the lock says {self.locked}"
 
 
-def model_drift(name: str, model: Model, locked: LockedModel | None) -> tuple[Drift, ...]:
+def model_drift(name: str, model: ModelConfig, locked: LockedModel | None) -> tuple[Drift, ...]:
     """Return the fields in which a model and its lock differ."""
     if locked is None:
-        return (Drift(field=name, intent="in models.toml", locked="nothing about it"),)
+        return (Drift(field=name, config="in models.toml", locked="nothing about it"),)
     if model.hub is not None:
         wanted = {"source": model.hub.repo}
         if COMMIT.fullmatch(
@@ -158,7 +158,7 @@ def model_drift(name: str, model: Model, locked: LockedModel | None) -> tuple[Dr
         wanted["requirements"] = ", ".join(model.packages.requirements)
     found = fields(locked)
     return tuple(
-        Drift(field=f"{name}.{field}", intent=value, locked=found.get(field, "nothing"))
+        Drift(field=f"{name}.{field}", config=value, locked=found.get(field, "nothing"))
         for field, value in wanted.items()
         if found.get(field) != value
     )
@@ -170,7 +170,7 @@ def lock_drift(name: str, new: LockedModel, old: LockedModel | None) -> tuple[Dr
     return tuple(
         Drift(
             field=f"{name}.{field}",
-            intent=now.get(field, "gone"),
+            config=now.get(field, "gone"),
             locked=then.get(field, "nothing"),
         )
         for field in {**now, **then}
@@ -193,7 +193,7 @@ def images_drift(current: ImagesLock, locked: ImagesLock) -> tuple[Drift, ...]:
     """Return the files of images whose content is not what the lock says."""
     names = sorted(set(current.images) | set(locked.images))
     return tuple(
-        Drift(field=f"containers/{name}/{file}", intent=now, locked=then)
+        Drift(field=f"containers/{name}/{file}", config=now, locked=then)
         for name in names
         for file in sorted({*current.images.get(name, {}), *locked.images.get(name, {})})
         if (now := current.images.get(name, {}).get(file, "nothing"))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from gemma3build.errors import DownloadError, HubError, OfflineError
 from gemma3build.gemma.checkpoint import CONFIG, INDEX, TEMPLATE_FILES, TOKENIZER
-from gemma3build.pins.config import HubSource, Model, PackageSource
-from gemma3build.pins.lockfile import PACKAGES, LockedModel, Part
+from gemma3build.pins.config import HubSource, ModelConfig, PackageSource
+from gemma3build.pins.lockfile import PACKAGES, LockedModel, WheelPart
 from gemma3build.schema.hub_errors import endpoint, moved, refusal
 from gemma3build.util.files import FileDigest, digest_tree, sha256_bytes
 
@@ -21,7 +21,7 @@ WANTED = (CONFIG, INDEX, TOKENIZER, *TEMPLATE_FILES)
 
 def resolve_model(
     name: str,
-    model: Model,
+    model: ModelConfig,
     download: Callable[[tuple[str, ...], Path], None],
 ) -> LockedModel:
     """Return the lock of a model.
@@ -61,7 +61,7 @@ def resolve_packages(
                 "Mend its requirements in models.toml.",
             )
         files.append(file)
-        parts.append(Part(wheel=file.path, member=members[0]))
+        parts.append(WheelPart(wheel=file.path, member=members[0]))
     return LockedModel(
         source=PACKAGES,
         revision=source.gguf_sha256,

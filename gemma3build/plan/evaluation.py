@@ -7,7 +7,7 @@ from gemma3build.gemma.architecture import FLOAT_MODEL, Shape
 from gemma3build.plan import resources
 from gemma3build.plan.build import model_sizes, plan_calibration, plan_quantization
 from gemma3build.plan.checkpoint import FETCH, IMPORT, without_tokenizer
-from gemma3build.plan.graph import Input, Material, Plan, Step, StepOutput
+from gemma3build.plan.graph import ExternalInput, Input, Plan, Step, StepOutput
 from gemma3build.schema.scheme import Scheme
 from gemma3build.util.files import FileDigest
 
@@ -21,9 +21,9 @@ def plan_evaluation(
     plan: Plan,
     *,
     schemes: tuple[Scheme, ...],
-    models: Mapping[str, Material],
-    bundles: Mapping[str, Material],
-    questions: Material,
+    models: Mapping[str, ExternalInput],
+    bundles: Mapping[str, ExternalInput],
+    questions: ExternalInput,
     own: bool,
     limit: int | None,
 ) -> tuple[Step, ...]:
@@ -69,9 +69,9 @@ def plan_evaluation(
 def expect_evaluation(plan: Plan) -> tuple[Step, ...]:
     """Return about the steps that will measure a release that is not there yet, for their estimates."""
 
-    def files(suffix: str) -> dict[str, Material]:
+    def files(suffix: str) -> dict[str, ExternalInput]:
         return {
-            artifact.scheme: Material(
+            artifact.scheme: ExternalInput(
                 name=artifact.file_name,
                 files=(
                     FileDigest(path=artifact.file_name, size=sizes[artifact.scheme], sha256=""),
@@ -87,7 +87,7 @@ def expect_evaluation(plan: Plan) -> tuple[Step, ...]:
         schemes=plan.schemes,
         models=files(".tflite"),
         bundles=files(".task"),
-        questions=Material(name="questions", files=()),
+        questions=ExternalInput(name="questions", files=()),
         own=False,
         limit=None,
     )
@@ -129,7 +129,7 @@ def plan_piqa(
     return [*steps, piqa]
 
 
-def plan_speed(scheme: Scheme, shape: Shape, bundle: Material) -> Step:
+def plan_speed(scheme: Scheme, shape: Shape, bundle: ExternalInput) -> Step:
     """Return the step that measures the speed of one bundle."""
     (file,) = bundle.files
     need = resources.speed_need(shape, scheme, file.size)

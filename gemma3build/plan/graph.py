@@ -33,14 +33,14 @@ class StepOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
+class ExternalInput:
     """Files from outside of the build, by digest; the engine knows where they lie."""
 
     name: str
     files: tuple[FileDigest, ...]
 
 
-Input: TypeAlias = StepOutput | Material
+Input: TypeAlias = StepOutput | ExternalInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class CheckpointSource:
     """Where the checkpoint comes from: a lock, or files of the user.
 
     Attributes:
@@ -123,7 +123,7 @@ class Source:
     """
 
     locked: LockedModel | None = None
-    checkpoint: Material | None = None
+    checkpoint: ExternalInput | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,7 @@ class Plan:
     model: str
     base_model: str
     shape: Shape
-    source: Source
+    source: CheckpointSource
     checkpoint: Input
     tokenizer: Input
     chat_template: Input | None

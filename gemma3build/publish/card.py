@@ -14,9 +14,9 @@ from gemma3build.report.report import Page
 from gemma3build.schema.evaluation import EVALUATION, Evaluation, flag
 from gemma3build.schema.manifest import MANIFEST, ArtifactRecord, Manifest
 from gemma3build.schema.scheme import NAME
-from gemma3build.util.files import read_small_text
-from gemma3build.util.git import Source
-from gemma3build.util.text import MEGABYTE, decimal, megabytes, significant, visible
+from gemma3build.util.files import read_bounded_text
+from gemma3build.util.git import GitRevision
+from gemma3build.util.text import MEGABYTE, decimal, escape_control_chars, megabytes, significant
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 RUNTIME = "litert-lm-api"
@@ -58,7 +58,7 @@ class Subject:
     tag: str = ""
     manifest: Manifest
     evaluation: Evaluation | None
-    source: Source | None = None
+    source: GitRevision | None = None
     skipped: tuple[Violation, ...] = ()
     prose: str = ""
 
@@ -158,7 +158,7 @@ def read_prose(path: Path) -> str:
     """
     what = f"{path} cannot be put into the card"
     try:
-        text = read_small_text(path).strip()
+        text = read_bounded_text(path).strip()
     except OSError as error:
         raise RefusedPublicationError(what, error.strerror or str(error), "Check it.") from error
     except ValueError as error:
@@ -171,7 +171,7 @@ def read_prose(path: Path) -> str:
 
 def cell(text: str) -> str:
     """Return a text as it can stand in a table or a line of Markdown, obeyed in nothing."""
-    line = " ".join(visible(text).split())
+    line = " ".join(escape_control_chars(text).split())
     return "".join(
         f"\\{character}" if character in "\\`*_[]<>|" else character for character in line
     )

@@ -94,7 +94,7 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class RepoDiff:
     """Names of files by what a commit does to them; ``kept`` are of no release."""
 
     added: tuple[str, ...]
@@ -136,7 +136,7 @@ def same(payload: Payload, there: RemoteFile | None) -> bool:
     return there.blob_id == payload.blob_id
 
 
-def compare(files: Iterable[Payload], remote: Remote | None) -> Difference:
+def compare(files: Iterable[Payload], remote: Remote | None) -> RepoDiff:
     """Return what a commit has to do.
 
     What an earlier release left goes: what its SHA256SUMS lists, and what none can list. Without a
@@ -147,7 +147,7 @@ def compare(files: Iterable[Payload], remote: Remote | None) -> Difference:
     left = UNLISTED | remote.listed if remote and remote.released else frozenset()
     removed = (left & there.keys()) - ours.keys()
     unchanged = {name for name, item in ours.items() if same(item, there.get(name))}
-    return Difference(
+    return RepoDiff(
         added=tuple(sorted(ours.keys() - there.keys())),
         changed=tuple(sorted((ours.keys() & there.keys()) - unchanged)),
         unchanged=tuple(sorted(unchanged)),

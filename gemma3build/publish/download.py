@@ -12,7 +12,7 @@ from gemma3build.publish.diff import BRANCH, Remote
 from gemma3build.release.checksums import UNLISTED
 from gemma3build.util.files import FileDigest, sha256_file
 from gemma3build.util.text import GIBIBYTE
-from gemma3build.verify.untrusted import LARGEST_TEXT, listed, short
+from gemma3build.verify.untrusted import LARGEST_TEXT, join_names, truncate
 
 ADDRESS = re.compile(r"hf://(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
 ARTIFACTS = (".litertlm", ".task", ".tflite")
@@ -21,31 +21,31 @@ WHAT = "The published release cannot be looked at"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Brought:
+class PartialDownload:
     """A published release that was brought here.
 
     Attributes:
         folder: the directory that it lies in, called as the repository is.
         remote: the repository at its commit.
-        stated: digests of the files that were left there.
+        remote_digests: digests of the files that were left there.
         beside: names of what is in the repository and of no release.
     """
 
     folder: Path
     remote: Remote
-    stated: tuple[FileDigest, ...]
+    remote_digests: tuple[FileDigest, ...]
     beside: tuple[str, ...]
 
     def __str__(self) -> str:
         """Return the line that people read."""
         text = f"{self.remote.repo} at {self.remote.commit}"
-        if self.stated:
-            text += f"; of {len(self.stated)} files the SHA-256 that the Hub states, not the bytes"
+        if self.remote_digests:
+            text += f"; of {len(self.remote_digests)} files the SHA-256 that the Hub states, not the bytes"
             text += " (--full downloads them)"
-        names = ", ".join(map(short, self.beside))
+        names = ", ".join(map(truncate, self.beside))
         return text + (f"; beside the release: {names}" if names else "")
 
-    def bring(self, name: str) -> None:
+    def fetch_file(self, name: str) -> None:
         """Download a file that was left there.
 
         Raises:
@@ -72,7 +72,7 @@ def parse(address: str) -> tuple[str, str]:
     return found["repo"], found["revision"] or BRANCH
 
 
-def bring(address: str, scratch: Path, *, full: bool) -> Brought:
+def download_release(address: str, scratch: Path, *, full: bool) -> PartialDownload:
     """Download the records of a published release, and with ``full`` every file of it.
 
     Args:
@@ -90,16 +90,16 @@ def bring(address: str, scratch: Path, *, full: bool) -> Brought:
     ours = {name for name in remote.files if is_ours(name, remote)}
     # While a file is downloaded, the Hub's client shows its name as it is.
     if odd := [name for name in ours if not name.isprintable()]:
-        why = f"{listed(odd)} no name of a release's file"
+        why = f"{join_names(odd)} no name of a release's file"
         raise VerificationError(Flaw.EXTRA, "There are files that do not belong there", why)
-    stated = tuple(
+    remote_digests = tuple(
         FileDigest(path=name, size=file.size, sha256=file.sha256)
         for name, file in remote.files.items()
         if name in ours and name.endswith(ARTIFACTS) and file.sha256 and not full
     )
     folder = scratch / repo.partition("/")[2]
     folder.mkdir()
-    wanted = sorted(ours - {file.path for file in stated})
+    wanted = sorted(ours - {file.path for file in remote_digests})
     refuse_large(remote, wanted, folder)
     large = [name for name in wanted if name.endswith(ARTIFACTS)]
     records = [name for name in wanted if not name.endswith(ARTIFACTS)]
@@ -111,7 +111,9 @@ def bring(address: str, scratch: Path, *, full: bool) -> Brought:
             hub.download(repo, remote.commit, name, folder)
     hub.remove_notes(folder)
     beside = tuple(sorted(remote.files.keys() - ours))
-    return Brought(folder=folder, remote=remote, stated=stated, beside=beside)
+    return PartialDownload(
+        folder=folder, remote=remote, remote_digests=remote_digests, beside=beside
+    )
 
 
 def is_ours(name: str, remote: Remote) -> bool:
@@ -124,7 +126,7 @@ def refuse_large(remote: Remote, names: list[str], folder: Path) -> None:
     """Refuse records that no release has, and files that do not fit."""
     texts = [name for name in names if not name.endswith(ARTIFACTS)]
     if large := [name for name in texts if remote.files[name].size > LARGEST_TEXT]:
-        why = f"{listed(large)} too large for what it should be"
+        why = f"{join_names(large)} too large for what it should be"
         raise VerificationError(Flaw.CHANGED, "A file is too large", why)
     needed = sum(remote.files[name].size for name in names)
     free = shutil.disk_usage(folder).free

@@ -42,26 +42,26 @@ from gemma3build.errors import (
 )
 from gemma3build.publish.diff import (
     BRANCH,
-    Difference,
     Payload,
     PullRequest,
     Remote,
     RemoteFile,
+    RepoDiff,
     not_read_back,
 )
 from gemma3build.release.checksums import CHECKSUMS, parse_checksums
 from gemma3build.schema.hub_errors import LOG_IN, endpoint, first_line, moved, refusal
 from gemma3build.schema.manifest import MANIFEST, MANIFEST_FORMAT
 from gemma3build.schema.step import Refusal, StepFailure
-from gemma3build.util.files import LARGEST, read_small
+from gemma3build.util.files import LARGEST, read_bounded
 from gemma3build.util.serialize import load_json
-from gemma3build.verify.untrusted import listed, short
+from gemma3build.verify.untrusted import join_names, truncate
 
 NOT_PUBLISHED = "The release was not published"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Committed:
+class HubCommit:
     """A commit on the Hub.
 
     Attributes:
@@ -111,7 +111,7 @@ def check_repo(repo: str, what: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise RequestError(what, short(first_line(str(error))), "Try owner/name.") from error
+        raise RequestError(what, truncate(first_line(str(error))), "Try owner/name.") from error
     if "/" not in repo:
         raise RequestError(what, f"{repo} names no owner", "Try owner/name.")
 
@@ -243,7 +243,7 @@ def remove_notes(folder: Path) -> None:
 def listed_names(path: Path) -> frozenset[str]:
     """Return the names that a SHA256SUMS lists; none for one that is not a release's."""
     try:
-        return frozenset(parse_checksums(read_small(path).decode("ascii")))
+        return frozenset(parse_checksums(read_bounded(path).decode("ascii")))
     except ValueError:
         return frozenset()
 
@@ -251,7 +251,7 @@ def listed_names(path: Path) -> frozenset[str]:
 def is_manifest(path: Path) -> bool:
     """Return whether a file is the manifest of a release, of our format."""
     try:
-        found = load_json(read_small(path))
+        found = load_json(read_bounded(path))
     except ValueError:
         return False
     return isinstance(found, dict) and found.get("format") == MANIFEST_FORMAT
@@ -270,13 +270,13 @@ def create(repo: str, *, private: bool) -> Remote:
 
 def commit(
     remote: Remote,
-    difference: Difference,
+    difference: RepoDiff,
     files: Sequence[Payload],
     *,
     title: str,
     create_pr: bool,
     say: Callable[[str], None],
-) -> Committed:
+) -> HubCommit:
     """Write everything in one commit on top of the one that was looked at, or nothing.
 
     Args:
@@ -320,12 +320,12 @@ def commit(
         except JSONDecodeError:  # a ValueError, too, of an answer that is not the Hub's
             raise
         except ValueError as error:  # the client's word for front matter that the Hub refuses
-            why = short(" ".join(str(error).split()))
+            why = truncate(" ".join(str(error).split()))
             raise RefusedPublicationError(NOT_PUBLISHED, why, "Mend the card.") from error
     for warning in noted:
-        say(short(" ".join(str(warning.message).split())))
+        say(truncate(" ".join(str(warning.message).split())))
     opened = remote.pull_request.url if remote.pull_request else done.pr_url or ""
-    return Committed(commit=done.oid, url=done.commit_url, pull_request=opened)
+    return HubCommit(commit=done.oid, url=done.commit_url, pull_request=opened)
 
 
 def lost_race(api: HfApi, remote: Remote) -> LostRaceError:
@@ -334,10 +334,10 @@ def lost_race(api: HfApi, remote: Remote) -> LostRaceError:
     who = ", ".join(last.authors) or "someone"
     why = f"{who} moved {remote.revision} meanwhile: {last.commit_id[:12]}, {last.title!r}"
     hint = "Look at that commit, then publish again; yours goes on top. Nothing was changed."
-    return LostRaceError(NOT_PUBLISHED, short(why), hint)
+    return LostRaceError(NOT_PUBLISHED, truncate(why), hint)
 
 
-def read_back(repo: str, done: Committed, files: Sequence[Payload]) -> None:
+def read_back(repo: str, done: HubCommit, files: Sequence[Payload]) -> None:
     """Require that the Hub states of every file what was uploaded.
 
     Raises:
@@ -349,16 +349,16 @@ def read_back(repo: str, done: Committed, files: Sequence[Payload]) -> None:
         there = remote_files(HfApi(endpoint()), repo, done.commit)
     if wrong := not_read_back(files, there):
         what = f"{repo} does not hold what was uploaded"
-        why = f"{listed(wrong)} not what was uploaded, says the Hub of {done.commit[:12]}"
+        why = f"{join_names(wrong)} not what was uploaded, says the Hub of {done.commit[:12]}"
         hint = f"Look at {done.url}, and revert it; do not tell anyone to use it."
         raise ReadBackError(what, why, hint)
 
 
-def committed(remote: Remote) -> Committed:
+def committed(remote: Remote) -> HubCommit:
     """Return the commit that was looked at, as one that has everything already."""
     url = f"{endpoint()}/{remote.repo}/commit/{remote.commit}"
     opened = remote.pull_request.url if remote.pull_request else ""
-    return Committed(commit=remote.commit, url=url, pull_request=opened)
+    return HubCommit(commit=remote.commit, url=url, pull_request=opened)
 
 
 def set_output(*, progress: bool) -> None:

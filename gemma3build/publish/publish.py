@@ -7,15 +7,15 @@ from pathlib import Path
 
 from gemma3build.errors import InterruptedBuildError, RequestError, StalePullRequestError
 from gemma3build.publish import Rule, card, hub
-from gemma3build.publish.diff import Difference, Payload, Remote, compare, payloads
+from gemma3build.publish.diff import Payload, Remote, RepoDiff, compare, payloads
 from gemma3build.publish.rules import AGREEMENT, NOTICE, Facts, Violation, refuse, violations
 from gemma3build.release.checksums import PROVENANCE
-from gemma3build.release.provenance import read_source
+from gemma3build.release.provenance import read_revision
 from gemma3build.schema.evaluation import EVALUATION
 from gemma3build.schema.manifest import Manifest
-from gemma3build.util.git import Source
+from gemma3build.util.git import GitRevision
 from gemma3build.verify.checks import check_evaluation, read_record
-from gemma3build.verify.untrusted import Folder
+from gemma3build.verify.untrusted import UntrustedFolder
 from gemma3build.verify.verify import GATE, Verified
 
 
@@ -58,10 +58,10 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class PublishResult:
     """What was published: the commit, and whether it and its tag had been there before."""
 
-    committed: hub.Committed
+    committed: hub.HubCommit
     idle: bool
 
 
@@ -108,7 +108,7 @@ def prepare(
     )
 
 
-def find_facts(folder: Folder, manifest: Manifest, verified: Verified) -> Facts:
+def find_facts(folder: UntrustedFolder, manifest: Manifest, verified: Verified) -> Facts:
     """Return what the rules look at."""
     there = folder.sizes
     return Facts(
@@ -117,7 +117,7 @@ def find_facts(folder: Folder, manifest: Manifest, verified: Verified) -> Facts:
             check_evaluation(folder, manifest, verified.digests) if EVALUATION in there else None
         ),
         provenance=PROVENANCE in there,
-        source=find_source(folder.path / PROVENANCE) if PROVENANCE in there else None,
+        source=released_source(folder.path / PROVENANCE) if PROVENANCE in there else None,
         texts={
             name: folder.read(name).decode(errors="replace")
             for name in (AGREEMENT, NOTICE)
@@ -126,15 +126,15 @@ def find_facts(folder: Folder, manifest: Manifest, verified: Verified) -> Facts:
     )
 
 
-def find_source(path: Path) -> Source | None:
+def released_source(path: Path) -> GitRevision | None:
     """Return which source a provenance names; None for none, and for a provenance by others."""
     try:
-        return read_source(path)
+        return read_revision(path)
     except ValueError:
         return None
 
 
-def look(publication: Publication) -> tuple[Remote | None, Difference]:
+def look(publication: Publication) -> tuple[Remote | None, RepoDiff]:
     """Return what is in the repository, and what publishing would change.
 
     Where the tag is there, that is what is in its commit, whatever came after that; with a pull request
@@ -222,7 +222,7 @@ def find_pull_request(publication: Publication, remote: Remote) -> Remote | None
 
 
 @contextmanager
-def left(what: str, done: hub.Committed) -> Iterator[None]:
+def left(what: str, done: hub.HubCommit) -> Iterator[None]:
     """Say, where a signal comes, that the commit is there, and what was left to do.
 
     Raises:
@@ -242,9 +242,9 @@ def left(what: str, done: hub.Committed) -> Iterator[None]:
 def publish(
     publication: Publication,
     remote: Remote | None,
-    difference: Difference,
+    difference: RepoDiff,
     say: Callable[[str], None],
-) -> Outcome:
+) -> PublishResult:
     """Commit, read back, tag; what is there already is left as it is.
 
     Args:
@@ -281,4 +281,4 @@ def publish(
         hub.require_login(target.repo)
         with left(f"it was tagged {target.tag}", done):
             hub.tag(target.repo, target.tag, done.commit)
-    return Outcome(committed=done, idle=difference.nothing and tagged)
+    return PublishResult(committed=done, idle=difference.nothing and tagged)

@@ -7,7 +7,7 @@ from gemma3build.errors import RefusedPublicationError
 from gemma3build.publish import Rule
 from gemma3build.schema.evaluation import Evaluation, flag
 from gemma3build.schema.manifest import Manifest
-from gemma3build.util.git import Source
+from gemma3build.util.git import GitRevision
 from gemma3build.verify.checks import passed
 
 AGREEMENT, NOTICE = "GEMMA_TERMS_OF_USE.md", "Notice"
@@ -33,7 +33,7 @@ class Facts:
     manifest: Manifest
     evaluation: Evaluation | None
     provenance: bool
-    source: Source | None
+    source: GitRevision | None
     texts: Mapping[str, str]
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gemma3build.errors import ArchiveError, from_os_error
-from gemma3build.util.files import FileDigest, digest_file, whole
+from gemma3build.util.files import FileDigest, atomic_file, digest_file
 from gemma3build.util.serialize import decode_json, encode, pretty_json
 from gemma3build.util.text import MEBIBYTE
-from gemma3build.verify.untrusted import Advance, ignore, short
+from gemma3build.verify.untrusted import Advance, ignore, truncate
 
 FORMAT = "gemma3build.archive/1"
 FIRST_MEMBER = "index.json"
@@ -81,7 +81,7 @@ def write_archive(
         if why := _flaw(index):
             raise ArchiveError(what, why, "Rename the file, or take it away.")
         text = pretty_json(encode(index))
-        with whole(target) as staged, staged.open("wb") as file:
+        with atomic_file(target) as staged, staged.open("wb") as file:
             file.write(header(FIRST_MEMBER, len(text)) + text + _padding(len(text)))
             for member in members:
                 file.write(header(member.path, member.size))
@@ -221,4 +221,4 @@ def _padding(size: int) -> bytes:
 
 
 def _refusal(why: str) -> ArchiveError:
-    return ArchiveError(WHAT, short(why), HINT)
+    return ArchiveError(WHAT, truncate(why), HINT)

@@ -20,7 +20,7 @@ from gemma3build.schema.manifest import MANIFEST
 from gemma3build.util.files import sha256_file
 from gemma3build.util.serialize import canonical_json, load_json
 from gemma3build.verify.checks import BUNDLES
-from gemma3build.verify.untrusted import BLOCK, Folder, missing, short
+from gemma3build.verify.untrusted import BLOCK, UntrustedFolder, missing, truncate
 
 ABSENT = "nothing"
 # What a part of each kind of file is called, and what finds the parts of one that is safe to read.
@@ -29,7 +29,7 @@ PARTS[".tflite"] = ("buffer", read_buffers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class PartDifference:
     """A part of a file that is not the same in both.
 
     Attributes:
@@ -43,7 +43,9 @@ class Difference:
     rebuilt: str
 
 
-def find_differences(released: Folder, rebuilt: Folder, name: str) -> tuple[Difference, ...]:
+def find_differences(
+    released: UntrustedFolder, rebuilt: UntrustedFolder, name: str
+) -> tuple[PartDifference, ...]:
     """Return in which parts a file of two releases differs.
 
     The released one is read as a file that nobody vouches for; where it has no parts that can be found,
@@ -53,7 +55,7 @@ def find_differences(released: Folder, rebuilt: Folder, name: str) -> tuple[Diff
         OSError: a file cannot be read.
         VerificationError: a record is too large to be one.
     """
-    readers: Mapping[str, Callable[[Folder, str], dict[str, str]]] = {
+    readers: Mapping[str, Callable[[UntrustedFolder, str], dict[str, str]]] = {
         MANIFEST: _values,
         SBOM: _values,
         CHECKSUMS: _lines,
@@ -62,10 +64,10 @@ def find_differences(released: Folder, rebuilt: Folder, name: str) -> tuple[Diff
     try:
         one, other = read(released, name), read(rebuilt, name)
     except (ValueError, RecursionError) as error:
-        return (_bytes(released, rebuilt, name, f"; {short(str(error))}"),)
+        return (_bytes(released, rebuilt, name, f"; {truncate(str(error))}"),)
     found = tuple(
-        Difference(
-            part=short(part), released=one.get(part, ABSENT), rebuilt=other.get(part, ABSENT)
+        PartDifference(
+            part=truncate(part), released=one.get(part, ABSENT), rebuilt=other.get(part, ABSENT)
         )
         for part in dict.fromkeys([*one, *other])
         if one.get(part) != other.get(part)
@@ -73,19 +75,19 @@ def find_differences(released: Folder, rebuilt: Folder, name: str) -> tuple[Diff
     return found or (_bytes(released, rebuilt, name),)
 
 
-def _parts(folder: Folder, name: str) -> dict[str, str]:
+def _parts(folder: UntrustedFolder, name: str) -> dict[str, str]:
     """Return the digest of each part of a file, by its name; none for a kind that has no parts."""
     kind, spans = PARTS.get(Path(name).suffix, ("", lambda _: {}))
     found = spans(folder.path / name)
     return {f"{kind} {part}": folder.digest_span(name, *span) for part, span in found.items()}
 
 
-def _lines(folder: Folder, name: str) -> dict[str, str]:
+def _lines(folder: UntrustedFolder, name: str) -> dict[str, str]:
     """Return what SHA256SUMS says."""
     return {f"line of {file}": sha for file, sha in parse_checksums(_text(folder, name)).items()}
 
 
-def _values(folder: Folder, name: str) -> dict[str, str]:
+def _values(folder: UntrustedFolder, name: str) -> dict[str, str]:
     """Return every value in a file of JSON, by where it stands."""
     return dict(_leaves(load_json(_text(folder, name)), ""))
 
@@ -99,14 +101,16 @@ def _leaves(value: object, where: str) -> Iterator[tuple[str, str]]:
             yield from _leaves(item, f"{where}[{number}]")
     else:
         text = value if isinstance(value, str) else canonical_json(value).decode()
-        yield where, short(text)
+        yield where, truncate(text)
 
 
-def _text(folder: Folder, name: str) -> str:
+def _text(folder: UntrustedFolder, name: str) -> str:
     return folder.read(name).decode()
 
 
-def _bytes(released: Folder, rebuilt: Folder, name: str, why: str = "") -> Difference:
+def _bytes(
+    released: UntrustedFolder, rebuilt: UntrustedFolder, name: str, why: str = ""
+) -> PartDifference:
     """Return the first and the last byte that differ, and the digests of both files."""
     differing: list[tuple[int, bytes, bytes]] = []
     place = 0
@@ -119,7 +123,7 @@ def _bytes(released: Folder, rebuilt: Folder, name: str, why: str = "") -> Diffe
     last = differing[-1][0] + _unequal(*differing[-1][1:])[-1]
     sizes = released.sizes[name], rebuilt.sizes[name]
     length = f"{sizes[0]} and {sizes[1]}" if sizes[0] != sizes[1] else f"{sizes[0]}"
-    return Difference(
+    return PartDifference(
         part=f"bytes {first} to {last} of {length}{why}",
         released=released.digest(name),
         rebuilt=rebuilt.digest(name),
@@ -160,7 +164,7 @@ class Comparison:
     released: str
     rebuilt: str
     stabilizer: str = ""
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[PartDifference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,21 +188,21 @@ STABILIZERS: Mapping[str, Stabilizer] = {
 }
 NAMES = "digests of stabilized files"  # what a record has that names such files
 
-Bring = Callable[[str], object]  # is told of a file that is to be looked into
+FetchFile = Callable[[str], object]  # is told of a file that is to be looked into
 
 
-def not_there(name: str) -> NoReturn:
+def cannot_fetch(name: str) -> NoReturn:
     """Raise the error of a file that nobody can bring."""
     raise missing([name])
 
 
 def compare(
-    released: Folder,
-    rebuilt: Folder,
+    released: UntrustedFolder,
+    rebuilt: UntrustedFolder,
     epoch: int,
     scratch: Path,
     said: Mapping[str, str] | None = None,
-    bring: Bring = not_there,
+    fetch_file: FetchFile = cannot_fetch,
 ) -> tuple[Comparison, ...]:
     """Compare a release with a rebuilt one: artifacts and terms, then the records that name them.
 
@@ -208,7 +212,7 @@ def compare(
         epoch: SOURCE_DATE_EPOCH of the images, in seconds.
         scratch: a directory for the copies that are stabilized.
         said: digests that stand for released files that are not at hand, by name.
-        bring: puts a released file of which only the digest is stated where it belongs.
+        fetch_file: puts a released file of which only the digest is stated where it belongs.
 
     Raises:
         OSError: a file cannot be read.
@@ -219,7 +223,7 @@ def compare(
     found = []
     for name in sorted(names - UNLISTED - set(RECORDS)):
         item = _compare_file(released, rebuilt, name, said)
-        found.append(_look_closer(item, released, rebuilt, epoch, scratch, bring))
+        found.append(_look_closer(item, released, rebuilt, epoch, scratch, fetch_file))
     for name in RECORDS:
         if name in names:
             item = _compare_file(released, rebuilt, name, said)
@@ -234,7 +238,7 @@ def worst(comparisons: Sequence[Comparison]) -> Verdict:
 
 
 def _compare_file(
-    released: Folder, rebuilt: Folder, name: str, said: Mapping[str, str]
+    released: UntrustedFolder, rebuilt: UntrustedFolder, name: str, said: Mapping[str, str]
 ) -> Comparison:
     """Compare the digests of a file."""
     one = released.digest(name) if name in released.sizes else said.get(name, "")
@@ -244,7 +248,12 @@ def _compare_file(
 
 
 def _look_closer(
-    item: Comparison, released: Folder, rebuilt: Folder, epoch: int, scratch: Path, bring: Bring
+    item: Comparison,
+    released: UntrustedFolder,
+    rebuilt: UntrustedFolder,
+    epoch: int,
+    scratch: Path,
+    fetch_file: FetchFile,
 ) -> Comparison:
     """Return what a comparison becomes where the digests differ."""
     name = item.path
@@ -252,22 +261,22 @@ def _look_closer(
         return item
     if name not in released.sizes or name not in rebuilt.sizes:
         return replace(item, differences=(whole(item),))
-    if name in released.stated:
-        bring(name)
+    if name in released.remote_digests:
+        fetch_file(name)
     if stable_digest(released, name, epoch, scratch) == item.rebuilt:
         stabilizer = STABILIZERS[Path(name).suffix].name
         return replace(item, verdict=Verdict.EQUIVALENT, stabilizer=stabilizer)
     return replace(item, differences=find_differences(released, rebuilt, name))
 
 
-def whole(item: Comparison) -> Difference:
+def whole(item: Comparison) -> PartDifference:
     """Return the difference of a file of which nothing can be looked into."""
-    return Difference(
+    return PartDifference(
         part="the file", released=item.released or ABSENT, rebuilt=item.rebuilt or ABSENT
     )
 
 
-def stable_digest(folder: Folder, name: str, epoch: int, scratch: Path) -> str:
+def stable_digest(folder: UntrustedFolder, name: str, epoch: int, scratch: Path) -> str:
     """Return the SHA-256 that a file has once it is stabilized; empty where it cannot be.
 
     What is changed is a copy in ``scratch``.
@@ -290,7 +299,10 @@ def stable_digest(folder: Folder, name: str, epoch: int, scratch: Path) -> str:
 
 
 def _compare_record(
-    item: Comparison, released: Folder, rebuilt: Folder, found: Sequence[Comparison]
+    item: Comparison,
+    released: UntrustedFolder,
+    rebuilt: UntrustedFolder,
+    found: Sequence[Comparison],
 ) -> Comparison:
     """Return what the comparison of a record becomes that names files by digest.
 

@@ -15,7 +15,7 @@ from gemma3build.release.manifest import LEGAL_DIR, artifact_digests
 from gemma3build.release.sbom import SBOM
 from gemma3build.schema.evaluation import Evaluation
 from gemma3build.schema.manifest import MANIFEST, MANIFEST_FORMAT, REFUSED, Manifest
-from gemma3build.util.files import FileDigest, existing, read_small, sha256_bytes, write_whole
+from gemma3build.util.files import FileDigest, atomic_write, existing, read_bounded, sha256_bytes
 from gemma3build.util.serialize import encode, load_json, pretty_json
 
 AT_FDCWD = -100  # linux/fcntl.h
@@ -133,7 +133,7 @@ def write_measured(measured: Mapping[str, bytes], folder: Path) -> None:
     try:
         (folder / SIGNATURE).unlink(missing_ok=True)
         for name, text in measured.items():
-            write_whole(folder / name, text, outside=True)
+            atomic_write(folder / name, text, outside=True)
     except OSError as error:
         raise from_os_error(f"{folder} cannot be written", error) from error
 
@@ -210,7 +210,7 @@ def check_replaceable(folder: Path) -> None:
 def is_release(folder: Path) -> bool:
     """Return whether a directory has the manifest of a release."""
     try:
-        found = load_json(read_small(folder / MANIFEST))
+        found = load_json(read_bounded(folder / MANIFEST))
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and found.get("format") == MANIFEST_FORMAT

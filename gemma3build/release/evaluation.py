@@ -11,7 +11,7 @@ from gemma3build.schema.evaluation import (
     is_quick_look,
 )
 from gemma3build.schema.manifest import Manifest
-from gemma3build.util.files import read_small, sha256_bytes
+from gemma3build.util.files import read_bounded, sha256_bytes
 from gemma3build.util.serialize import decode_json, encode, pretty_json
 
 
@@ -23,7 +23,7 @@ def manifest_digest(manifest: Manifest) -> str:
 def read_evaluation(folder: Path) -> Evaluation | None:
     """Return the evaluation in a release; None if there is none of this format that can be read."""
     try:
-        found = decode_json(Evaluation, read_small(folder / EVALUATION), EVALUATION)
+        found = decode_json(Evaluation, read_bounded(folder / EVALUATION), EVALUATION)
     except (OSError, ValueError):
         return None
     return found if found.format == EVALUATION_FORMAT else None

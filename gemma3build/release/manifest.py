@@ -9,7 +9,7 @@ from gemma3build.schema.manifest import (
     MANIFEST_FORMAT,
     Manifest,
 )
-from gemma3build.util.files import FileDigest, read_small
+from gemma3build.util.files import FileDigest, read_bounded
 from gemma3build.util.serialize import decode_json
 
 SCHEMA_FILE = Path(__file__).parents[1] / "schema" / "manifest.schema.json"
@@ -31,7 +31,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     hint = "Name the directory of a release, or make one: nox -s build"
     try:
-        manifest = decode_json(Manifest, read_small(path), str(path))
+        manifest = decode_json(Manifest, read_bounded(path), str(path))
     except OSError as error:
         why = f"{path} cannot be read: {error.strerror}"
         raise RequestError(f"{folder} is not a release", why, hint) from error

@@ -15,7 +15,7 @@ from gemma3build import __version__
 from gemma3build.schema.manifest import Manifest
 from gemma3build.schema.packages import Packages
 from gemma3build.util.files import sha256_bytes
-from gemma3build.util.git import Source
+from gemma3build.util.git import GitRevision
 from gemma3build.util.serialize import canonical_json
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -59,7 +59,7 @@ BUILDER = "urn:gemma3build:builder:v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class BuildRun:
     """When a build ran, in seconds since 1970; nothing else of a record may depend on it."""
 
     started: float
@@ -71,9 +71,9 @@ def make_provenance(
     sums: Mapping[str, str],
     packages: Mapping[str, Packages],
     *,
-    source: Source | None,
+    source: GitRevision | None,
     epoch: int,
-    run: Run,
+    run: BuildRun,
 ) -> bytes:
     """Return the statement as one line of JSON.
 
@@ -123,7 +123,7 @@ def external_parameters(manifest: Manifest) -> dict[str, Any]:
 
 
 def dependencies(
-    manifest: Manifest, packages: Mapping[str, Packages], source: Source | None
+    manifest: Manifest, packages: Mapping[str, Packages], source: GitRevision | None
 ) -> Iterator[dict[str, Any]]:
     """Yield a resource descriptor for everything that the release was made from."""
     if source is not None:
@@ -154,7 +154,7 @@ def clock(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), tz=UTC).isoformat().replace("+00:00", "Z")
 
 
-def read_source(path: Path) -> Source | None:
+def read_revision(path: Path) -> GitRevision | None:
     """Return which source a release's provenance names; None where it names none.
 
     Raises:
@@ -168,7 +168,7 @@ def read_source(path: Path) -> Source | None:
         (own,) = [item for item in found if item.get("name") == "gemma3build"] or [None]
         if own is None:
             return None
-        return Source(commit=own["digest"]["gitCommit"], dirty=own["annotations"]["dirty"])
+        return GitRevision(commit=own["digest"]["gitCommit"], dirty=own["annotations"]["dirty"])
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         message = f"{path.name} is not a provenance of this project"
         raise ValueError(message) from error

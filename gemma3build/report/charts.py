@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from gemma3build.schema.evaluation import SchemeEvaluation
-from gemma3build.util.text import MEGABYTE, power_of_ten, visible
+from gemma3build.util.text import MEGABYTE, escape_control_chars, power_of_ten
 
 DPI = 72  # one point is one pixel
 TEXT: Final = 11.0  # pixels
@@ -50,7 +50,7 @@ STYLE: Any = {
 
 def svg(draw: Callable[[int], Figure], width: int, label: str) -> str:
     """Return what ``draw`` makes of ``width`` in pixels; ``label`` says the same in words."""
-    label = visible(label)
+    label = escape_control_chars(label)
     target = io.StringIO()
     # Whatever a person has set for their own drawings must not show here, nor the other way round.
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -203,7 +203,7 @@ def _marker(rank: int) -> str:
 
 
 def _short(text: str, length: int) -> str:
-    line = " ".join(visible(text).split())
+    line = " ".join(escape_control_chars(text).split())
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 

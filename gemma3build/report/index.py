@@ -14,8 +14,8 @@ from gemma3build.report.page import environment, notice
 from gemma3build.report.report import Page
 from gemma3build.schema.evaluation import REPORT, Evaluation, Piqa, SchemeEvaluation, Speed
 from gemma3build.schema.manifest import MANIFEST, Manifest
-from gemma3build.util.files import FileDigest, read_small, write_whole
-from gemma3build.util.git import Source
+from gemma3build.util.files import FileDigest, atomic_write, read_bounded
+from gemma3build.util.git import GitRevision
 from gemma3build.util.serialize import decode_json, encode, pretty_json
 from gemma3build.verify.untrusted import Advance, ignore
 from gemma3build.verify.verify import Verified, verify
@@ -68,7 +68,7 @@ class SchemeEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class IndexEntry:
     """A release.
 
     Attributes:
@@ -110,14 +110,14 @@ class Index:
     format: str = FORMAT
     version: str
     commit: str
-    releases: tuple[Entry, ...]
+    releases: tuple[IndexEntry, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class IndexedRelease:
     """A release as the page shows it: the entry, and what its records say in full."""
 
-    entry: Entry
+    entry: IndexEntry
     page: Page
 
     def record(self, name: str) -> FileDigest | None:
@@ -125,13 +125,13 @@ class Listed:
         return next((file for file in self.entry.records if file.path == name), None)
 
 
-def list_release(
+def index_release(
     verified: Verified,
     manifest: Manifest,
     evaluation: Evaluation,
     signed: Signed | None,
     published: Published | None = None,
-) -> Listed:
+) -> IndexedRelease:
     """Return a release for the index.
 
     Args:
@@ -160,7 +160,7 @@ def list_release(
         for name, digest in sorted(verified.digests.items())
         if name not in artifacts
     )
-    entry = Entry(
+    entry = IndexEntry(
         name=verified.folder.path.name,
         base_model=manifest.checkpoint.base_model,
         source=manifest.checkpoint.source,
@@ -172,10 +172,10 @@ def list_release(
         signed=signed,
         published=published,
     )
-    return Listed(entry=entry, page=Page(manifest, evaluation))
+    return IndexedRelease(entry=entry, page=Page(manifest, evaluation))
 
 
-def list_again(entry: Entry, folder: Path, advance: Advance = ignore) -> Listed:
+def reindex_release(entry: IndexEntry, folder: Path, advance: Advance = ignore) -> IndexedRelease:
     """Return a release that an index has, if what lies there is still the same.
 
     Args:
@@ -192,7 +192,7 @@ def list_again(entry: Entry, folder: Path, advance: Advance = ignore) -> Listed:
         raise verified.error
     evaluation = read_evaluation(folder)
     if evaluation is not None:
-        listed = list_release(
+        listed = index_release(
             verified, read_manifest(folder), evaluation, entry.signed, entry.published
         )
         if listed.entry == entry:
@@ -204,13 +204,13 @@ def list_again(entry: Entry, folder: Path, advance: Advance = ignore) -> Listed:
 def read_index(folder: Path) -> Index | None:
     """Return the index in a directory; None if there is none of this format that can be read."""
     try:
-        found = decode_json(Index, read_small(folder / INDEX), INDEX)
+        found = decode_json(Index, read_bounded(folder / INDEX), INDEX)
     except (OSError, ValueError):
         return None
     return found if found.format == FORMAT else None
 
 
-def known_publication(found: Index | None, entry: Entry) -> Published | None:
+def known_publication(found: Index | None, entry: IndexEntry) -> Published | None:
     """Return where the same files were published before, as an index says."""
     for known in found.releases if found else ():
         if dataclasses.replace(known, published=None) == dataclasses.replace(entry, published=None):
@@ -218,7 +218,9 @@ def known_publication(found: Index | None, entry: Entry) -> Published | None:
     return None
 
 
-def write_index(folder: Path, version: str, source: Source, releases: Sequence[Listed]) -> bool:
+def write_index(
+    folder: Path, version: str, source: GitRevision, releases: Sequence[IndexedRelease]
+) -> bool:
     """Write both files, each whole or not at all; return whether anything had to be written.
 
     Raises:
@@ -236,13 +238,13 @@ def write_index(folder: Path, version: str, source: Source, releases: Sequence[L
         folder.mkdir(parents=True, exist_ok=True)
         # Last what a later run compares.
         for target, content in ((page, render(index, releases)), (path, text)):
-            write_whole(target, content)
+            atomic_write(target, content)
     except OSError as error:
         raise from_os_error(f"The index cannot be written to {folder}", error) from error
     return True
 
 
-def render(index: Index, releases: Sequence[Listed]) -> bytes:
+def render(index: Index, releases: Sequence[IndexedRelease]) -> bytes:
     """Return ``index.html`` in UTF-8: the same bytes for the same arguments."""
     template = environment().get_template(TEMPLATE)
     text = template.render(
@@ -255,7 +257,7 @@ def render(index: Index, releases: Sequence[Listed]) -> bytes:
     return text.encode()
 
 
-def together(releases: Sequence[Listed]) -> Page:
+def together(releases: Sequence[IndexedRelease]) -> Page:
     """Return all schemes of all releases as one page has them, under names that tell them apart."""
     several = len(releases) > 1
     schemes: list[SchemeEvaluation] = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gemma3build.release.manifest import LEGAL_DIR
 from gemma3build.schema.evaluation import flag
-from gemma3build.util.text import decimal, megabytes, visible
+from gemma3build.util.text import decimal, escape_control_chars, megabytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -25,7 +25,7 @@ def environment(**filters: Callable[..., object]) -> "Environment":
 
     def clean(value: object) -> object:
         plain = isinstance(value, str) and not isinstance(value, Markup)
-        return visible(str(value)) if plain else value
+        return escape_control_chars(str(value)) if plain else value
 
     found = Environment(
         autoescape=True,

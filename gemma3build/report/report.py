@@ -55,7 +55,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class SharedMeasurement:
     """A measurement and the schemes that it goes for; none named where it goes for all."""
 
     measurement: Measurement
@@ -109,7 +109,7 @@ class Page:
         return "; ".join(f"{why} ({', '.join(names)})" for why, names in found.items())
 
     @cached_property
-    def measured(self) -> tuple[Measured, ...]:
+    def measured(self) -> tuple[SharedMeasurement, ...]:
         """How everything was measured, each way once, in the order of the page."""
         schemes: dict[Measurement, list[str]] = {}
         for what in MEASUREMENTS:
@@ -119,7 +119,7 @@ class Page:
                     schemes.setdefault(found, []).append(item.scheme)
         ways = [measurement.what for measurement in schemes]
         return tuple(
-            Measured(key, tuple(names) if ways.count(key.what) > 1 else ())
+            SharedMeasurement(key, tuple(names) if ways.count(key.what) > 1 else ())
             for key, names in schemes.items()
         )
 
@@ -256,7 +256,7 @@ def stored(weights: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Unlike:
+class DifferingCondition:
     """Figures that both releases have, and that were measured differently.
 
     Attributes:
@@ -270,7 +270,7 @@ class Unlike:
     schemes: tuple[str, ...]
 
 
-def unlike(first: Evaluation, second: Evaluation) -> tuple[Unlike, ...]:
+def differing_conditions(first: Evaluation, second: Evaluation) -> tuple[DifferingCondition, ...]:
     """Return what was measured differently: on another machine, by another runtime, or otherwise."""
     found: dict[tuple[Measurement, Measurement], list[str]] = {}
     others = {item.scheme: conditions(item, second.reference) for item in second.schemes}
@@ -280,7 +280,7 @@ def unlike(first: Evaluation, second: Evaluation) -> tuple[Unlike, ...]:
             theirs = others.get(item.scheme, {}).get(what)
             if ours and theirs and ours != theirs:
                 found.setdefault((ours, theirs), []).append(item.scheme)
-    return tuple(Unlike(*pair, tuple(schemes)) for pair, schemes in found.items())
+    return tuple(DifferingCondition(*pair, tuple(schemes)) for pair, schemes in found.items())
 
 
 def conditions(item: SchemeEvaluation, reference: str) -> dict[str, Measurement]:

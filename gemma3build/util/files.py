@@ -73,7 +73,7 @@ class TooLargeError(ValueError):
     """A file that is larger than any of its kind."""
 
 
-def read_small(path: Path) -> bytes:
+def read_bounded(path: Path) -> bytes:
     """Return the content of a file; no more than ``LARGEST`` bytes are read, whatever it has.
 
     Raises:
@@ -84,7 +84,7 @@ def read_small(path: Path) -> bytes:
         return _bounded(path, file.read(LARGEST + 1))
 
 
-def read_small_text(path: Path) -> str:
+def read_bounded_text(path: Path) -> str:
     """Return the text of a file in UTF-8, its lines ended as Python ends them.
 
     Raises:
@@ -106,7 +106,7 @@ PARTIAL = ".partial"
 
 
 @contextmanager
-def whole(path: Path, *, outside: bool = False) -> Iterator[Path]:
+def atomic_file(path: Path, *, outside: bool = False) -> Iterator[Path]:
     """Give the place where a file is written that then appears whole.
 
     Each file has one such place, and a lock on it: a second writer waits. The lock ends with its process,
@@ -132,9 +132,9 @@ def whole(path: Path, *, outside: bool = False) -> Iterator[Path]:
             raise
 
 
-def write_whole(path: Path, content: bytes, *, outside: bool = False) -> None:
-    """Write a file as ``whole`` does; raises OSError."""
-    with whole(path, outside=outside) as staged:
+def atomic_write(path: Path, content: bytes, *, outside: bool = False) -> None:
+    """Write a file as ``atomic_file`` does; raises OSError."""
+    with atomic_file(path, outside=outside) as staged:
         staged.write_bytes(content)
 
 

@@ -9,7 +9,7 @@ PACKAGE_DIR = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class GitRevision:
     """The checkout that the package lies in.
 
     Attributes:
@@ -21,7 +21,7 @@ class Source:
     dirty: bool
 
 
-def find_source(package: Path = PACKAGE_DIR) -> Source | None:
+def find_revision(package: Path = PACKAGE_DIR) -> GitRevision | None:
     """Return the revision of the checkout; None without git, or for an installed package."""
     root = package.parent
     if _git(root, "ls-files", "--error-unmatch", "--", package.name) is None:
@@ -32,7 +32,7 @@ def find_source(package: Path = PACKAGE_DIR) -> Source | None:
     changes = _git(root, "status", "--porcelain", *everything)
     if commit is None or changes is None:
         return None
-    return Source(commit=commit.decode("ascii").strip(), dirty=bool(changes))
+    return GitRevision(commit=commit.decode("ascii").strip(), dirty=bool(changes))
 
 
 def would_change(path: Path, package: Path = PACKAGE_DIR) -> bool:

@@ -43,12 +43,12 @@ def pieces(text: str) -> tuple[Piece, ...]:
     return (*found, *_by_character(text[end:]))
 
 
-def visible(text: str) -> str:
+def escape_control_chars(text: str) -> str:
     """Return ``text`` with every character that cannot be seen, or turns the line, shown by name."""
-    return "".join(named(character) for character in text)
+    return "".join(escape_char(character) for character in text)
 
 
-def named(character: str) -> str:
+def escape_char(character: str) -> str:
     """Return a character, or what stands for it: ``␀`` for U+0000, ``U+202E`` for an override."""
     if character in KEPT or unicodedata.category(character) not in UNSEEN:
         return character
@@ -92,7 +92,7 @@ def _by_character(text: str) -> list[Piece]:
     found: list[Piece] = []
     plain = ""
     for character in text:
-        name = named(character)
+        name = escape_char(character)
         if name == character:
             plain += character
             continue

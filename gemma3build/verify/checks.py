@@ -26,12 +26,12 @@ from gemma3build.release.sbom import ARTIFACT, SBOM
 from gemma3build.schema.evaluation import EVALUATION, EVALUATION_FORMAT, Evaluation, Gate
 from gemma3build.schema.manifest import MANIFEST, ArtifactRecord, Manifest
 from gemma3build.util.serialize import DecodeError, decode_json, pretty_json
-from gemma3build.verify.untrusted import Advance, Folder, listed, missing, short
+from gemma3build.verify.untrusted import Advance, UntrustedFolder, join_names, missing, truncate
 
 TOKENIZER = "tokenizer.model"
 
 Spans = Callable[[Path], dict[str, tuple[int, int]]]
-Trust = Callable[[Folder, Mapping[str, str]], str]
+Trust = Callable[[UntrustedFolder, Mapping[str, str]], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,16 +67,16 @@ BUNDLES: Mapping[str, Bundle] = {
 }
 
 
-def check_plain(folder: Folder) -> str:
+def check_plain(folder: UntrustedFolder) -> str:
     """Require that the folder holds plain files alone: nothing that leads elsewhere."""
     if folder.others:
-        why = f"{listed(folder.others)} no plain file"
+        why = f"{join_names(folder.others)} no plain file"
         hint = "A release has no directories, links or devices."
         raise VerificationError(Flaw.EXTRA, "The release holds other things than files", why, hint)
     return f"{len(folder.sizes)} plain files"
 
 
-def read_sums(folder: Folder) -> dict[str, str]:
+def read_sums(folder: UntrustedFolder) -> dict[str, str]:
     """Return what SHA256SUMS says: name to SHA-256."""
     try:
         return parse_checksums(folder.read(CHECKSUMS).decode("ascii"))
@@ -84,7 +84,7 @@ def read_sums(folder: Folder) -> dict[str, str]:
         raise _unusable(Flaw.CHECKSUMS, CHECKSUMS, str(error)) from error
 
 
-def read_record(folder: Folder) -> Manifest:
+def read_record(folder: UntrustedFolder) -> Manifest:
     """Return the manifest, by the strict decoder and by its schema."""
     import jsonschema
 
@@ -104,12 +104,12 @@ def read_record(folder: Folder) -> Manifest:
     return manifest
 
 
-def check_names(folder: Folder, sums: Mapping[str, str]) -> str:
+def check_names(folder: UntrustedFolder, sums: Mapping[str, str]) -> str:
     """Require every file that SHA256SUMS lists, and no other but the known ones that it cannot."""
     if lacking := sums.keys() - folder.sizes.keys():
         raise missing(lacking)
     if extra := folder.sizes.keys() - sums.keys() - UNLISTED:
-        why = f"{listed(extra)} in no line of {CHECKSUMS}"
+        why = f"{join_names(extra)} in no line of {CHECKSUMS}"
         raise VerificationError(Flaw.EXTRA, "There are files that do not belong there", why)
     unlisted = len(UNLISTED & folder.sizes.keys())
     return f"all {len(sums)} are there, and {unlisted} that no checksum covers"
@@ -122,12 +122,12 @@ def check_digests(sums: Mapping[str, str], digests: Mapping[str, str]) -> str:
         why = f"it is not the one that {CHECKSUMS} lists"
         raise VerificationError(Flaw.SWAPPED, f"{MANIFEST} was swapped or edited", why)
     if changed:
-        why = f"{listed(changed)} not what {CHECKSUMS} says"
+        why = f"{join_names(changed)} not what {CHECKSUMS} says"
         raise VerificationError(Flaw.CHANGED, "The bytes of a file have changed", why)
     return f"SHA-256 of {len(digests.keys() & sums.keys())} files"
 
 
-def check_contents(folder: Folder, sums: Mapping[str, str], manifest: Manifest) -> str:
+def check_contents(folder: UntrustedFolder, sums: Mapping[str, str], manifest: Manifest) -> str:
     """Require that SHA256SUMS lists the manifest, its artifacts and its terms, and that they agree.
 
     It lists the bill of materials, too, which the manifest does not name.
@@ -138,7 +138,7 @@ def check_contents(folder: Folder, sums: Mapping[str, str], manifest: Manifest) 
     named = {MANIFEST, SBOM, *manifest.terms, *artifacts}
     what = f"{MANIFEST} is of another release"
     if apart := named ^ sums.keys():
-        why = f"{listed(apart)} not in both {MANIFEST} and {CHECKSUMS}"
+        why = f"{join_names(apart)} not in both {MANIFEST} and {CHECKSUMS}"
         raise VerificationError(Flaw.SWAPPED, what, why)
     for name, item in artifacts.items():
         if item.sha256 != sums[name]:
@@ -151,7 +151,11 @@ def check_contents(folder: Folder, sums: Mapping[str, str], manifest: Manifest) 
 
 
 def check_bundle(
-    folder: Folder, manifest: Manifest, artifact: ArtifactRecord, kind: Bundle, advance: Advance
+    folder: UntrustedFolder,
+    manifest: Manifest,
+    artifact: ArtifactRecord,
+    kind: Bundle,
+    advance: Advance,
 ) -> str:
     """Require that a bundle is safe to open, and holds what the manifest says.
 
@@ -164,7 +168,7 @@ def check_bundle(
     try:
         spans = kind.spans(folder.path / name)
     except (ValueError, OSError) as error:
-        why = short(str(error))
+        why = truncate(str(error))
         raise VerificationError(Flaw.UNSAFE, f"{name} is not safe to open", why) from error
     found = {part: folder.digest_span(name, *span, advance) for part, span in spans.items()}
     models = {
@@ -182,11 +186,13 @@ def check_bundle(
         wrong = "its tokenizer is not the checkpoint's"
     if wrong:
         what = f"{name} holds other things than it should"
-        raise VerificationError(Flaw.BUNDLE, what, short(wrong))
+        raise VerificationError(Flaw.BUNDLE, what, truncate(wrong))
     return f"{len(found)} {kind.fact}, the model and the tokenizer of the release"
 
 
-def check_evaluation(folder: Folder, manifest: Manifest, digests: Mapping[str, str]) -> Evaluation:
+def check_evaluation(
+    folder: UntrustedFolder, manifest: Manifest, digests: Mapping[str, str]
+) -> Evaluation:
     """Return the evaluation, which must go with the manifest."""
     try:
         found = decode_json(Evaluation, folder.read(EVALUATION), EVALUATION)
@@ -206,7 +212,7 @@ def check_evaluation(folder: Folder, manifest: Manifest, digests: Mapping[str, s
     if why:
         what = f"{EVALUATION} does not speak for this release"
         hint = "Build it again: nox -s build"
-        raise VerificationError(Flaw.EVALUATION, what, short(why), hint)
+        raise VerificationError(Flaw.EVALUATION, what, truncate(why), hint)
     return found
 
 
@@ -214,14 +220,14 @@ def check_gate(evaluation: Evaluation) -> str:
     """Require that the gate let every scheme pass."""
     refused = [item.scheme for item in evaluation.schemes if not passed(item.gate)]
     if refused:
-        why = short(f"the gate refused {', '.join(refused)}")
+        why = truncate(f"the gate refused {', '.join(refused)}")
         hint = "Look at its report, and build it of another scheme."
         what = "The release is not faithful to its checkpoint"
         raise VerificationError(Flaw.EVALUATION, what, why, hint)
     return f"it passed {len(evaluation.schemes)} schemes"
 
 
-def check_bill(folder: Folder, manifest: Manifest) -> str:
+def check_bill(folder: UntrustedFolder, manifest: Manifest) -> str:
     """Require a CycloneDX bill of materials that has the artifacts of the manifest, with its digests."""
     try:
         bill = json.loads(folder.read(SBOM))
@@ -238,10 +244,10 @@ def check_bill(folder: Folder, manifest: Manifest) -> str:
     if kind != "CycloneDX":
         why = f"its format is {kind!r}"
     elif apart := dict_differences({a.path: a.sha256 for a in manifest.artifacts}, found):
-        why = f"{listed(apart)} not as the manifest says"
+        why = f"{join_names(apart)} not as the manifest says"
     if why:
         what = f"{SBOM} does not speak for this release"
-        raise VerificationError(Flaw.BILL, what, short(why))
+        raise VerificationError(Flaw.BILL, what, truncate(why))
     return f"{len(components)} components"
 
 
@@ -255,7 +261,9 @@ def passed(gate: Gate) -> bool:
     return bool(gate.checks) and gate.passed
 
 
-def check_provenance(folder: Folder, sums: Mapping[str, str], digests: Mapping[str, str]) -> str:
+def check_provenance(
+    folder: UntrustedFolder, sums: Mapping[str, str], digests: Mapping[str, str]
+) -> str:
     """Require an in-toto statement with SLSA provenance about the files of SHA256SUMS."""
     try:
         statement = json.loads(folder.read(PROVENANCE))
@@ -273,16 +281,16 @@ def check_provenance(folder: Folder, sums: Mapping[str, str], digests: Mapping[s
     elif len(named) < len(subjects):
         why = "it names a file twice"
     elif apart := (named.keys() ^ sums.keys()) - {CHECKSUMS}:
-        why = f"{listed(apart)} not in both {PROVENANCE} and {CHECKSUMS}"
+        why = f"{join_names(apart)} not in both {PROVENANCE} and {CHECKSUMS}"
     elif wrong := {name for name in named if digests.get(name) != named[name]}:
-        why = f"{listed(wrong)} not what it says"
+        why = f"{join_names(wrong)} not what it says"
     if why:
         what = f"{PROVENANCE} does not speak for this release"
-        raise VerificationError(Flaw.PROVENANCE, what, short(why))
+        raise VerificationError(Flaw.PROVENANCE, what, truncate(why))
     return f"{len(named)} subjects"
 
 
-def check_signature(folder: Folder, digests: Mapping[str, str], trust: Trust) -> str:
+def check_signature(folder: UntrustedFolder, digests: Mapping[str, str], trust: Trust) -> str:
     """Require a signature of every file, by whom the caller trusts."""
     if SIGNATURE not in folder.sizes:
         hint = "Leave --key away, or sign it: gemma3build sign --key PRIVATE_KEY"
@@ -300,9 +308,9 @@ def compare_pins(manifest: Manifest) -> str:
         if image.requirements != locked.get(image.name, {}).get("requirements.txt", "")
     ]
     if other:
-        return f"{listed(other)} not from this checkout's pins, which may be older or newer"
+        return f"{join_names(other)} not from this checkout's pins, which may be older or newer"
     return f"its {len(manifest.images)} images are from this checkout's pins"
 
 
 def _unusable(flaw: Flaw, name: str, why: str) -> VerificationError:
-    return VerificationError(flaw, f"{name} cannot be used", short(why))
+    return VerificationError(flaw, f"{name} cannot be used", truncate(why))

@@ -30,9 +30,9 @@ from gemma3build.errors import (
 )
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.schema.manifest import MANIFEST
-from gemma3build.util.files import whole
+from gemma3build.util.files import atomic_file
 from gemma3build.verify.checks import Trust
-from gemma3build.verify.untrusted import Folder, listed, short
+from gemma3build.verify.untrusted import UntrustedFolder, join_names, truncate
 from gemma3build.verify.verify import Verified
 
 CURVES = ("secp256r1", "secp384r1", "secp521r1")  # those that model-signing takes
@@ -105,7 +105,7 @@ def token_signer(uri: str) -> Signer:
         token: Any = config._signer  # noqa: SLF001 - the library gives its public half out nowhere else
         return Signer(config=config, trust=by_public_half(token.public_key()))
     except Exception as error:  # noqa: BLE001 - of the library, of PyKCS11, of Python
-        why = short(without_pin(f"{type(error).__name__}: {error}", uri))
+        why = truncate(without_pin(f"{type(error).__name__}: {error}", uri))
         raise SigningError(what, why, "Check the URI and what it names.") from None
 
 
@@ -140,7 +140,7 @@ def sign(verified: Verified, signer: Signer) -> None:
     """
     folder = verified.folder.path
     try:
-        with whole(folder / SIGNATURE, outside=True) as staged:
+        with atomic_file(folder / SIGNATURE, outside=True) as staged:
             _write(signer.config, folder, staged)
             if signed_digests(staged.read_bytes()) != covered(verified.digests):
                 hint = "Let whatever writes to it end, and sign again."
@@ -155,7 +155,7 @@ def _write(config: signing.Config, folder: Path, staged: Path) -> None:
     except OSError:
         raise
     except Exception as error:  # of a token, of the network, of Sigstore
-        why = short(f"{type(error).__name__}: {error}")
+        why = truncate(f"{type(error).__name__}: {error}")
         hint = "Check the token or the network."
         raise SigningError("The release could not be signed", why, hint) from error
 
@@ -187,7 +187,7 @@ def by_public_half(key: ec.EllipticCurvePublicKey) -> Trust:
         config = verifying.Config().use_elliptic_key_verifier(public_key=file.name)
     own = key_id(key)
 
-    def check(folder: Folder, digests: Mapping[str, str]) -> str:
+    def check(folder: UntrustedFolder, digests: Mapping[str, str]) -> str:
         named = named_key(folder.read(SIGNATURE))
         if named != own:
             why = f"it names the key {named}, and the one that was given is {own}"
@@ -214,14 +214,16 @@ def by_identity(identity: str, provider: str) -> Trust:
     except Exception as error:  # of the network, of TUF, of Sigstore
         raise _unreachable(error) from error
 
-    def check(folder: Folder, digests: Mapping[str, str]) -> str:
+    def check(folder: UntrustedFolder, digests: Mapping[str, str]) -> str:
         check_signed(config, folder, digests)
         return f"of {len(covered(digests))} files, by {identity}"
 
     return check
 
 
-def check_signed(config: verifying.Config, folder: Folder, digests: Mapping[str, str]) -> None:
+def check_signed(
+    config: verifying.Config, folder: UntrustedFolder, digests: Mapping[str, str]
+) -> None:
     """Require a signature that holds, of the files that are there.
 
     Raises:
@@ -237,7 +239,7 @@ def check_signed(config: verifying.Config, folder: Folder, digests: Mapping[str,
     if hashed.asked:
         compare(signed_digests(folder.read(SIGNATURE)), covered(digests))
     if failure is not None:
-        why = short(f"{type(failure).__name__}: {failure}")
+        why = truncate(f"{type(failure).__name__}: {failure}")
         raise VerificationError(Flaw.SIGNATURE, f"{SIGNATURE} does not hold", why) from failure
 
 
@@ -257,13 +259,16 @@ def compare(signed: Mapping[str, str], found: Mapping[str, str]) -> None:
         what, why = f"{MANIFEST} was swapped after signing", "another one was signed"
         raise VerificationError(Flaw.SWAPPED, what, why)
     if removed:
-        what, why = "A file was removed after signing", f"{listed(removed)} signed and not there"
+        what, why = (
+            "A file was removed after signing",
+            f"{join_names(removed)} signed and not there",
+        )
         raise VerificationError(Flaw.MISSING, what, why)
     if changed:
-        what, why = "A file was changed after signing", f"{listed(changed)} not what was signed"
+        what, why = "A file was changed after signing", f"{join_names(changed)} not what was signed"
         raise VerificationError(Flaw.CHANGED, what, why)
     if added:
-        what, why = "A file was added after signing", f"{listed(added)} not signed"
+        what, why = "A file was added after signing", f"{join_names(added)} not signed"
         raise VerificationError(Flaw.EXTRA, what, why)
 
 
@@ -279,7 +284,7 @@ def signed_digests(bundle: bytes) -> dict[str, str]:
         # A digest of another kind equals none of SHA-256.
         return {item["name"]: item["digest"] for item in resources}
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        why = short(f"{type(error).__name__}: {error}")
+        why = truncate(f"{type(error).__name__}: {error}")
         raise VerificationError(Flaw.SIGNATURE, f"{SIGNATURE} cannot be read", why) from error
 
 
@@ -290,7 +295,7 @@ def named_key(bundle: bytes) -> str:
         VerificationError: it names none.
     """
     try:
-        return short(str(json.loads(bundle)["verificationMaterial"]["publicKey"]["hint"]))
+        return truncate(str(json.loads(bundle)["verificationMaterial"]["publicKey"]["hint"]))
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         why = "it names no key"
         hint = "One by Sigstore is checked with --identity and --identity-provider."
@@ -324,5 +329,5 @@ def covered(digests: Mapping[str, str]) -> dict[str, str]:
 
 
 def _unreachable(error: Exception) -> SigningError:
-    why = short(f"{type(error).__name__}: {error}")
+    why = truncate(f"{type(error).__name__}: {error}")
     return SigningError("Sigstore cannot be reached", why, "Check the network, or use --key.")

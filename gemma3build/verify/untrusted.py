@@ -27,20 +27,20 @@ def ignore(size: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Folder:
+class UntrustedFolder:
     """What lies in a directory.
 
     Attributes:
         path: the directory.
         sizes: of its plain files, in bytes, by name.
         others: names of what is no plain file: directories, links, devices.
-        stated: digests, by name, of files that lie elsewhere, by whoever has them; they are in ``sizes``.
+        remote_digests: digests, by name, of files that lie elsewhere, by whoever has them; they are in ``sizes``.
     """
 
     path: Path
     sizes: Mapping[str, int]
     others: tuple[str, ...]
-    stated: Mapping[str, FileDigest] = field(default_factory=dict)
+    remote_digests: Mapping[str, FileDigest] = field(default_factory=dict)
 
     def open(self, name: str) -> BinaryIO:
         """Open a plain file.
@@ -70,8 +70,8 @@ class Folder:
 
     def digest(self, name: str, advance: Advance = ignore) -> str:
         """Return the SHA-256 of a file: as it was stated, or as it is read."""
-        if name in self.stated:
-            return self.stated[name].sha256
+        if name in self.remote_digests:
+            return self.remote_digests[name].sha256
         with self.open(name) as file:
             return _sha256(iter(lambda: file.read(BLOCK), b""), advance)
 
@@ -97,12 +97,12 @@ def _sha256(blocks: Iterable[bytes], advance: Advance) -> str:
     return digest.hexdigest()
 
 
-def list_folder(path: Path, stated: Iterable[FileDigest] = ()) -> Folder:
+def list_folder(path: Path, remote_digests: Iterable[FileDigest] = ()) -> UntrustedFolder:
     """Return what lies in a directory; nothing is opened.
 
     Args:
         path: the directory.
-        stated: digests of files that lie elsewhere.
+        remote_digests: digests of files that lie elsewhere.
 
     Raises:
         RequestError: it is no directory that can be read.
@@ -120,24 +120,26 @@ def list_folder(path: Path, stated: Iterable[FileDigest] = ()) -> Folder:
         why = f"{path}: {error.strerror}"
         hint = "Name the directory of a release, or make one: nox -s build"
         raise RequestError("The release cannot be verified", why, hint) from error
-    elsewhere = {file.path: file for file in stated}
+    elsewhere = {file.path: file for file in remote_digests}
     sizes |= {name: file.size for name, file in elsewhere.items()}
-    return Folder(path=path, sizes=sizes, others=tuple(sorted(others)), stated=elsewhere)
+    return UntrustedFolder(
+        path=path, sizes=sizes, others=tuple(sorted(others)), remote_digests=elsewhere
+    )
 
 
 def unreadable(error: OSError) -> VerificationError:
     """Return the error of a file that cannot be read."""
     why = ": ".join(filter(None, (error.filename and str(error.filename), error.strerror)))
-    return VerificationError(Flaw.MISSING, "A file cannot be read", short(why))
+    return VerificationError(Flaw.MISSING, "A file cannot be read", truncate(why))
 
 
 def missing(names: Iterable[str]) -> VerificationError:
     """Return the error of files that are not there."""
-    why = f"{listed(names)} not there"
+    why = f"{join_names(names)} not there"
     return VerificationError(Flaw.MISSING, "The release is not whole", why)
 
 
-def listed(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Return names as a message has them, the first few alone, with their verb."""
     ordered = sorted(names)
     shown = [name if name.isprintable() else ascii(name) for name in ordered[:SHOWN]]
@@ -146,7 +148,7 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(shown)} {'is' if len(ordered) == 1 else 'are'}"
 
 
-def short(text: str) -> str:
+def truncate(text: str) -> str:
     """Return a message about a file's content, short and without what a terminal would obey."""
     shown = text if text.isprintable() else ascii(text)
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

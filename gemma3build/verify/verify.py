@@ -14,7 +14,7 @@ from gemma3build.schema.manifest import MANIFEST
 from gemma3build.util.files import FileDigest
 from gemma3build.verify import checks
 from gemma3build.verify.checks import Trust
-from gemma3build.verify.untrusted import Advance, Folder, ignore, list_folder, unreadable
+from gemma3build.verify.untrusted import Advance, UntrustedFolder, ignore, list_folder, unreadable
 
 GATE = "gate"  # a check
 
@@ -57,7 +57,7 @@ class Verified:
         findings: in the order of the checks.
     """
 
-    folder: Folder
+    folder: UntrustedFolder
     digests: Mapping[str, str]
     findings: tuple[Finding, ...]
 
@@ -101,7 +101,7 @@ def verify(
     path: Path,
     trust: Trust | None = None,
     advance: Advance = ignore,
-    stated: Iterable[FileDigest] = (),
+    remote_digests: Iterable[FileDigest] = (),
 ) -> Verified:
     """Look at everything in a release.
 
@@ -110,12 +110,12 @@ def verify(
         trust: checks its signature: takes the folder and the digests of its files, says who signed,
             raises VerificationError.
         advance: is told of bytes that were read.
-        stated: digests of files that lie elsewhere, by whoever has them.
+        remote_digests: digests of files that lie elsewhere, by whoever has them.
 
     Raises:
         RequestError: ``path`` is no directory that can be read.
     """
-    folder, sheet = list_folder(path, stated), _Sheet()
+    folder, sheet = list_folder(path, remote_digests), _Sheet()
     sheet.look("files", checks.check_plain, folder)
     digests = sheet.look("bytes", folder.digests, advance, say=lambda _: bytes_detail(folder))
     sums = sheet.look(CHECKSUMS, checks.read_sums, folder, say=lambda found: f"{len(found)} files")
@@ -127,7 +127,7 @@ def verify(
         sheet.look(SBOM, checks.check_bill, folder, manifest)
     for artifact in manifest.artifacts if manifest else ():
         kind = checks.BUNDLES.get(Path(artifact.path).suffix)
-        if artifact.path in folder.stated:
+        if artifact.path in folder.remote_digests:
             sheet.note(artifact.path, "not opened: it is not here, its digest is")
         elif (
             kind is not None and sums and artifact.path in sums
@@ -161,13 +161,11 @@ def verify(
     return Verified(folder=folder, digests=digests or {}, findings=tuple(sheet.findings))
 
 
-def bytes_detail(folder: Folder) -> str:
+def bytes_detail(folder: UntrustedFolder) -> str:
     """Return which digests are of bytes that were read."""
-    if not folder.stated:
+    if not folder.remote_digests:
         return "all can be read"
-    return (
-        f"{len(folder.sizes) - len(folder.stated)} files were read, {len(folder.stated)} were not"
-    )
+    return f"{len(folder.sizes) - len(folder.remote_digests)} files were read, {len(folder.remote_digests)} were not"
 
 
 def total_bytes(path: Path) -> int:

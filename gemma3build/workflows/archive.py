@@ -25,7 +25,7 @@ from gemma3build.rebuild.archive import (
 from gemma3build.release.checksums import CHECKSUMS
 from gemma3build.release.manifest import LOCAL
 from gemma3build.schema.manifest import MANIFEST, Manifest
-from gemma3build.workflows.rebuild import unlike
+from gemma3build.workflows.rebuild import environment_differences
 from gemma3build.workflows.request import OwnCheckpoint, prepare_again
 
 ROOT = CONTAINERS_DIR.parent
@@ -56,12 +56,12 @@ def make_archive(
     names = sorted(image.name for image in manifest.images)
     known = {path.parent.name for path in CONTAINERS_DIR.glob("*/Dockerfile")}
     images = {name: runner.image(name) for name in names if name in known}
-    if apart := unlike(manifest, images, runner.sources):
+    if apart := environment_differences(manifest, images, runner.sources):
         why = "; ".join(apart)
         hint = "Archive it by the version that built it, or build it again: nox -s build"
         raise RequestError(REFUSAL, why, hint)
     try:
-        with runner.store.scratch("archive") as scratch:
+        with runner.cache.scratch("archive") as scratch:
             runner.export_base(scratch)
             files = {f"{BASE}/{path.name}": path for path in scratch.iterdir()}
             files |= dict(source_files())
@@ -83,7 +83,7 @@ def make_archive(
 def requirements_wheels(name: str, runner: Runner) -> Path:
     """Return the directory with the wheels of an image; raises DownloadError."""
     text = (CONTAINERS_DIR / name / "requirements.txt").read_text(encoding="utf-8")
-    return locked_wheels(runner.downloads, text, runner.intent, runner.say)
+    return locked_wheels(runner.downloads, text, runner.config, runner.say)
 
 
 def wheel_files(folder: Path) -> dict[str, Path]:
@@ -118,14 +118,14 @@ def find_checkpoint(manifest: Manifest, runner: Runner) -> dict[str, Path]:
     if locked.requirements:
         return wheel_files(
             package_files(
-                runner.downloads, locked.requirements, locked.files, runner.intent, runner.say
+                runner.downloads, locked.requirements, locked.files, runner.config, runner.say
             )
         )
     found = runner.found(tuple(step for step in prepared.plan.steps if step.name == FETCH))
     if FETCH not in found:
         why = "its checkpoint is not in the cache"
         raise RequestError(REFUSAL, why, "Build it again: nox -s build")
-    folder = runner.store.output(found[FETCH].key)
+    folder = runner.cache.output(found[FETCH].key)
     return {f"{CHECKPOINT}/{file.path}": folder / file.path for file in found[FETCH].entry.digests}
 
 

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from gemma3build.engine.cache import Store
-from gemma3build.engine.executor import Done, files
+from gemma3build.engine.cache import Cache
+from gemma3build.engine.executor import FinishedStep, files
 from gemma3build.engine.images import Image
 from gemma3build.errors import VerificationError
 from gemma3build.pins.config import CONTAINERS_DIR
@@ -66,7 +66,10 @@ def _same(path: Path, source: Path) -> bool:
 
 
 def make_manifest(
-    plan: Plan, done: Mapping[str, Done], images: Mapping[str, Image], sources: Mapping[str, str]
+    plan: Plan,
+    done: Mapping[str, FinishedStep],
+    images: Mapping[str, Image],
+    sources: Mapping[str, str],
 ) -> Manifest:
     """Return the manifest of a finished plan.
 
@@ -113,7 +116,7 @@ def image_record(image: Image) -> ImageRecord:
     )
 
 
-def artifact_records(plan: Plan, done: Mapping[str, Done]) -> tuple[ArtifactRecord, ...]:
+def artifact_records(plan: Plan, done: Mapping[str, FinishedStep]) -> tuple[ArtifactRecord, ...]:
     """Return the records of the artifacts, ordered by name."""
     records = []
     for artifact in plan.artifacts:
@@ -131,14 +134,14 @@ def artifact_records(plan: Plan, done: Mapping[str, Done]) -> tuple[ArtifactReco
 
 
 def make_evaluation(
-    plan: Plan, done: Mapping[str, Done], store: Store, manifest: Manifest
+    plan: Plan, done: Mapping[str, FinishedStep], cache: Cache, manifest: Manifest
 ) -> Evaluation:
     """Return what the gates of a finished plan measured.
 
     Args:
         plan: what was run.
         done: its results by name of step.
-        store: where they are.
+        cache: where they are.
         manifest: of the release.
     """
     return Evaluation(
@@ -151,14 +154,14 @@ def make_evaluation(
                 scheme=scheme.name,
                 model=_digest(plan, done, scheme.name, ".tflite"),
                 bundle=_digest(plan, done, scheme.name, ".task"),
-                gate=_gate(store.output(done[gate_step(scheme.name)].key)),
+                gate=_gate(cache.output(done[gate_step(scheme.name)].key)),
             )
             for scheme in plan.schemes
         ),
     )
 
 
-def _digest(plan: Plan, done: Mapping[str, Done], scheme: str, suffix: str) -> FileDigest:
+def _digest(plan: Plan, done: Mapping[str, FinishedStep], scheme: str, suffix: str) -> FileDigest:
     """Return the digest of a scheme's file of this kind, under its name in the release."""
     (artifact,) = (
         item for item in plan.artifacts if item.scheme == scheme and item.file_name.endswith(suffix)

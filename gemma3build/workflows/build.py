@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma3build.engine.executor import Done, Materials, Reporter, intact_output
+from gemma3build.engine.executor import FinishedStep, InputProvider, Reporter, intact_output
 from gemma3build.engine.inputs import LocalCheckpoint, PackagedModel
 from gemma3build.engine.runner import Runner
 from gemma3build.errors import DirtyError, GateError
@@ -24,13 +24,13 @@ from gemma3build.release.directory import (
     write,
 )
 from gemma3build.release.evaluation import carry_over, read_evaluation
-from gemma3build.release.provenance import Run, make_provenance, read_source
+from gemma3build.release.provenance import BuildRun, make_provenance, read_revision
 from gemma3build.release.sbom import make_sbom
 from gemma3build.report.report import measured_files
 from gemma3build.schema.evaluation import Check, Evaluation
 from gemma3build.schema.manifest import REFUSED, Manifest
 from gemma3build.util.files import sha256_bytes
-from gemma3build.util.git import Source, find_source
+from gemma3build.util.git import GitRevision, find_revision
 from gemma3build.workflows.assemble import is_written, make_evaluation, make_manifest
 from gemma3build.workflows.request import Prepared
 
@@ -42,7 +42,7 @@ UNWRITTEN = "The release cannot be written"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class BuildResult:
     """What a build did.
 
     Attributes:
@@ -56,21 +56,21 @@ class Outcome:
     manifest: Manifest
     evaluation: Evaluation
     folder: Path
-    done: Mapping[str, Done]
+    done: Mapping[str, FinishedStep]
     idle: bool
 
 
 class Builder:
     """Builds prepared plans."""
 
-    def __init__(self, runner: Runner, source: Source | None = None) -> None:
+    def __init__(self, runner: Runner, source: GitRevision | None = None) -> None:
         """Take what runs the steps, and the source that releases must be from, if it matters."""
         self._runner, self._source = runner, source
 
-    def find(self, prepared: Prepared, folder: Path) -> Outcome | None:
+    def find(self, prepared: Prepared, folder: Path) -> BuildResult | None:
         """Return the release if it is there already, whole; starts nothing."""
         plan = prepared.plan
-        if self._source is not None and released_source(folder) != self._source:
+        if self._source is not None and released_revision(folder) != self._source:
             return None
         done = self._runner.found(plan.steps)
         if len(done) < len(plan.steps):
@@ -78,18 +78,20 @@ class Builder:
         release = carried(self._release(plan, done), folder)
         if failed_checks(release.evaluation) or not is_written(release, folder):
             return None
-        return outcome(release, folder, done, idle=True)
+        return build_result(release, folder, done, idle=True)
 
-    def ensure(self, prepared: Prepared, folder: Path, jobs: int, reporter: Reporter) -> Outcome:
+    def ensure(
+        self, prepared: Prepared, folder: Path, jobs: int, reporter: Reporter
+    ) -> BuildResult:
         """Return the release, built unless it is there already; raises what ``build`` raises."""
         found = self.find(prepared, folder)
         if found is not None:
             return found
-        if self._runner.store.once("terms-shown"):
+        if self._runner.cache.once("terms-shown"):
             self._runner.say(TERMS)
         return self.build(prepared, folder, jobs, reporter)
 
-    def build(self, prepared: Prepared, folder: Path, jobs: int, reporter: Reporter) -> Outcome:
+    def build(self, prepared: Prepared, folder: Path, jobs: int, reporter: Reporter) -> BuildResult:
         """Run what has to run and write the release.
 
         Raises:
@@ -98,12 +100,12 @@ class Builder:
         """
         plan = prepared.plan
         # Now: whoever waits for a build may edit the source meanwhile.
-        started, source = time.time(), self._source or find_source()
+        started, source = time.time(), self._source or find_revision()
         check_output(folder)
         done = self._runner.run(plan.steps, origin(self._runner, prepared), jobs, reporter)
         for artifact in plan.artifacts:
             # What no later step read was not read since it was written, maybe weeks ago.
-            intact_output(self._runner.store, artifact.source.step, done, UNWRITTEN)
+            intact_output(self._runner.cache, artifact.source.step, done, UNWRITTEN)
         release = self._recorded(self._release(plan, done), plan, source, started)
         failed = failed_checks(release.evaluation)
         refused = folder.with_name(folder.name + REFUSED)
@@ -114,7 +116,7 @@ class Builder:
         with release_lock(self._runner, refused):
             if is_release(refused):  # of this name, by a build before
                 remove(refused)
-        return outcome(release, folder, done, idle=False)
+        return build_result(release, folder, done, idle=False)
 
     def _write(self, release: Release, folder: Path) -> Release:
         """Write a release with the figures that are known of its files; return it with them."""
@@ -125,7 +127,7 @@ class Builder:
         return release
 
     def _recorded(
-        self, release: Release, plan: Plan, source: Source | None, started: float
+        self, release: Release, plan: Plan, source: GitRevision | None, started: float
     ) -> Release:
         """Return a release with its bill of materials and its provenance."""
         packages = self._runner.packages(self._runner.images(plan.steps))
@@ -135,32 +137,32 @@ class Builder:
             release.digests,
             packages,
             source=source,
-            epoch=self._runner.intent.source_date_epoch,
-            run=Run(started=started, finished=time.time()),
+            epoch=self._runner.config.source_date_epoch,
+            run=BuildRun(started=started, finished=time.time()),
         )
         return dataclasses.replace(release, provenance=provenance)
 
-    def _release(self, plan: Plan, done: Mapping[str, Done]) -> Release:
-        store = self._runner.store
+    def _release(self, plan: Plan, done: Mapping[str, FinishedStep]) -> Release:
+        cache = self._runner.cache
         for scheme in plan.schemes:
-            intact_output(store, gate_step(scheme.name), done, UNWRITTEN)
+            intact_output(cache, gate_step(scheme.name), done, UNWRITTEN)
         images = self._runner.images(plan.steps)
         manifest = make_manifest(plan, done, images, self._runner.sources)
         artifacts = {
-            artifact.file_name: store.output(done[artifact.source.step].key) / artifact.source.path
+            artifact.file_name: cache.output(done[artifact.source.step].key) / artifact.source.path
             for artifact in plan.artifacts
         }
-        evaluation = make_evaluation(plan, done, store, manifest)
+        evaluation = make_evaluation(plan, done, cache, manifest)
         return Release(manifest=manifest, evaluation=evaluation, artifacts=artifacts)
 
 
-def clean_source() -> Source:
+def clean_revision() -> GitRevision:
     """Return the source that runs; refuse one that nobody else could build from.
 
     Raises:
         DirtyError: the source has changes that no commit has, or no commit is known.
     """
-    source = find_source()
+    source = find_revision()
     if source is None:
         why = "the package does not lie in a checkout that git can read"
         hint = "Clone the project as the user who builds."
@@ -172,10 +174,10 @@ def clean_source() -> Source:
     return source
 
 
-def released_source(folder: Path) -> Source | None:
+def released_revision(folder: Path) -> GitRevision | None:
     """Return which source the provenance of a release names; None without one that says it."""
     try:
-        return read_source(folder / PROVENANCE)
+        return read_revision(folder / PROVENANCE)
     except (OSError, ValueError):
         return None
 
@@ -186,21 +188,23 @@ def carried(release: Release, folder: Path) -> Release:
     return dataclasses.replace(release, evaluation=evaluation)
 
 
-def origin(runner: Runner, prepared: Prepared) -> Materials:
+def origin(runner: Runner, prepared: Prepared) -> InputProvider:
     """Return where the checkpoint of a plan comes from."""
     if isinstance(prepared.origin, LocalCheckpoint):
         return prepared.origin
-    return PackagedModel(runner.downloads, prepared.origin, runner.intent, runner.say)
+    return PackagedModel(runner.downloads, prepared.origin, runner.config, runner.say)
 
 
 def release_lock(runner: Runner, folder: Path) -> AbstractContextManager[None]:
     """Return the lock that whoever writes to a release holds."""
-    return runner.store.lock(sha256_bytes(os.fsencode(folder.resolve())))
+    return runner.cache.lock(sha256_bytes(os.fsencode(folder.resolve())))
 
 
-def outcome(release: Release, folder: Path, done: Mapping[str, Done], *, idle: bool) -> Outcome:
+def build_result(
+    release: Release, folder: Path, done: Mapping[str, FinishedStep], *, idle: bool
+) -> BuildResult:
     """Return what a build did."""
-    return Outcome(
+    return BuildResult(
         manifest=release.manifest,
         evaluation=release.evaluation,
         folder=folder,

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from gemma3build.engine import preflight
 from gemma3build.engine.downloads import dataset_files
-from gemma3build.engine.executor import Done, Reporter, intact_output
-from gemma3build.engine.inputs import LocalFiles, Several
+from gemma3build.engine.executor import FinishedStep, Reporter, intact_output
+from gemma3build.engine.inputs import ChainedInputs, LocalFiles
 from gemma3build.engine.runner import Runner
 from gemma3build.errors import DamagedError, RequestError
 from gemma3build.gemma.piqa import make_questions, read_data
@@ -44,7 +44,7 @@ REBUILD = "Build it again: nox -s build"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class EvaluatedRelease:
     """A release and what is known about it."""
 
     folder: Path
@@ -74,10 +74,10 @@ class PreparedEvaluation:
     """What an evaluation will run, and where its files come from."""
 
     steps: tuple[Step, ...]
-    materials: Several
+    materials: ChainedInputs
 
 
-def read_release(folder: Path) -> Measured:
+def read_release(folder: Path) -> EvaluatedRelease:
     """Return a release with its evaluation.
 
     Raises:
@@ -89,7 +89,7 @@ def read_release(folder: Path) -> Measured:
         why = f"{folder} has no evaluation.json that goes with its manifest"
         raise RequestError(REFUSAL, why, REBUILD)
     check_files(manifest, evaluation)
-    return Measured(folder=folder, manifest=manifest, evaluation=evaluation)
+    return EvaluatedRelease(folder=folder, manifest=manifest, evaluation=evaluation)
 
 
 def check_files(manifest: Manifest, evaluation: Evaluation) -> None:
@@ -113,7 +113,7 @@ def check_files(manifest: Manifest, evaluation: Evaluation) -> None:
 
 
 def prepare_evaluation(
-    release: Measured, request: EvaluationRequest, runner: Runner
+    release: EvaluatedRelease, request: EvaluationRequest, runner: Runner
 ) -> PreparedEvaluation:
     """Return the steps that measure a release.
 
@@ -140,13 +140,13 @@ def prepare_evaluation(
     local = (asked, *models.values(), *bundles.values())
     places = {files.material.name: files for files in local}
     return PreparedEvaluation(
-        steps=steps, materials=Several(places, otherwise=origin(runner, prepared))
+        steps=steps, materials=ChainedInputs(places, fallback=origin(runner, prepared))
     )
 
 
 def evaluate(
-    release: Measured, prepared: PreparedEvaluation, runner: Runner, reporter: Reporter
-) -> Measured:
+    release: EvaluatedRelease, prepared: PreparedEvaluation, runner: Runner, reporter: Reporter
+) -> EvaluatedRelease:
     """Run the steps, one at a time, and write what they measured into the release.
 
     Returns:
@@ -217,11 +217,11 @@ def data_digest(data: Data, asked: int) -> str:
 
 
 def measured_scheme(
-    item: SchemeEvaluation, done: Mapping[str, Done], runner: Runner
+    item: SchemeEvaluation, done: Mapping[str, FinishedStep], runner: Runner
 ) -> SchemeEvaluation:
     """Return a scheme's evaluation with the new figures."""
-    piqa = intact_output(runner.store, piqa_step(item.scheme), done, REFUSAL) / PIQA_FILE
-    speed = intact_output(runner.store, speed_step(item.scheme), done, REFUSAL) / SPEED_FILE
+    piqa = intact_output(runner.cache, piqa_step(item.scheme), done, REFUSAL) / PIQA_FILE
+    speed = intact_output(runner.cache, speed_step(item.scheme), done, REFUSAL) / SPEED_FILE
     return dataclasses.replace(
         item,
         piqa=decode_json(Piqa, piqa.read_bytes(), PIQA_FILE),
@@ -238,7 +238,7 @@ def find_questions(folder: Path | None, runner: Runner) -> tuple[LocalFiles, boo
     """
     dataset = load_datasets()[PIQA]
     if folder is None:
-        return local_files(PIQA, dataset_files(runner.store, PIQA, dataset, runner.say)), False
+        return local_files(PIQA, dataset_files(runner.cache, PIQA, dataset, runner.say)), False
     found = local_files(PIQA, {name: folder / name for name in dataset.sha256})
     try:
         make_questions(*read_data(folder))

@@ -16,7 +16,7 @@ from gemma3build.report.index import INDEX
 from gemma3build.schema.manifest import MANIFEST
 from gemma3build.util.files import same_disk
 from gemma3build.util.git import would_change
-from gemma3build.workflows.release_file import Planned
+from gemma3build.workflows.release_file import PlannedRelease
 
 if TYPE_CHECKING:
     from gemma3build.publish.publish import Target
@@ -25,7 +25,7 @@ PLACE = "{name}"  # in --repo, for the name of each release
 
 
 @contextmanager
-def noted(name: str, part: str = "") -> Iterator[None]:
+def error_context(name: str, part: str = "") -> Iterator[None]:
     """Note on an error which release it stopped, and at which part; Ctrl-C becomes an error, too."""
     where = f"Where: {name}, {part}" if part else f"Where: {name}"
     try:
@@ -40,7 +40,7 @@ def noted(name: str, part: str = "") -> Iterator[None]:
         raise
 
 
-def check_places(folder: Path, releases: Sequence[Planned]) -> None:
+def check_output_paths(folder: Path, releases: Sequence[PlannedRelease]) -> None:
     """Refuse places that releases or their index cannot be written to; raises OutputError."""
     if is_release(folder):
         why = "it is a release itself"
@@ -51,12 +51,12 @@ def check_places(folder: Path, releases: Sequence[Planned]) -> None:
         hint = "Give an --output outside of the checkout, or below artifacts."
         raise OutputError(f"{folder} is no place for releases", why, hint)
     for release in releases:
-        with noted(release.name):
+        with error_context(release.name):
             check_output(folder / release.name)
 
 
-def check_room(
-    runner: Runner, folder: Path, releases: Sequence[Planned], measured: Sequence[bool]
+def check_capacity(
+    runner: Runner, folder: Path, releases: Sequence[PlannedRelease], measured: Sequence[bool]
 ) -> None:
     """Refuse releases that do not fit, one by one or all of them together.
 
@@ -74,7 +74,7 @@ def check_room(
     for release, is_done in zip(releases, measured, strict=True):
         plan = release.prepared.plan
         measuring = () if is_done else expect_evaluation(plan)
-        with noted(release.name):
+        with error_context(release.name):
             building = runner.fitting(plan.steps)
             missing = (*building, *runner.fitting(measuring))
         shared = identities(plan.steps) | identities(measuring)
@@ -83,13 +83,13 @@ def check_room(
         passing = max(passing, sum(step.disk for step in missing if step.fresh))
         if building or not is_release(folder / release.name):
             copies += artifacts_size(plan)
-    store = runner.store.root
-    preflight.check_disk(sum(kept.values()) + passing, store)
-    if not same_disk(folder, store):  # else a release is links
+    cache = runner.cache.root
+    preflight.check_disk(sum(kept.values()) + passing, cache)
+    if not same_disk(folder, cache):  # else a release is links
         preflight.check_disk(copies, folder)
 
 
-def find_repos(releases: Sequence[Planned], pattern: str | None) -> tuple[str, ...]:
+def find_repos(releases: Sequence[PlannedRelease], pattern: str | None) -> tuple[str, ...]:
     """Return the repository of each release; empty where nobody named one.
 
     Args:
@@ -111,7 +111,7 @@ def find_repos(releases: Sequence[Planned], pattern: str | None) -> tuple[str, .
     return found
 
 
-def check_targets(releases: Sequence[Planned], targets: Sequence["Target"]) -> None:
+def check_targets(releases: Sequence[PlannedRelease], targets: Sequence["Target"]) -> None:
     """Refuse what can be known of the Hub before there is anything to publish.
 
     Raises:
@@ -123,14 +123,14 @@ def check_targets(releases: Sequence[Planned], targets: Sequence["Target"]) -> N
     from gemma3build.publish import publish as publication
 
     for release, target in zip(releases, targets, strict=True):
-        with noted(release.name):
+        with error_context(release.name):
             if not target.repo:
                 hint = f"Name it in a release file, or give --repo OWNER/NAME or 'OWNER/{PLACE}'."
                 raise RequestError(hub.NOT_PUBLISHED, "it has no repository", hint)
             hub.check_repo(target.repo, hub.NOT_PUBLISHED)
     refuse_offline(hub.NOT_PUBLISHED)
     for release, target in zip(releases, targets, strict=True):
-        with noted(release.name):
+        with error_context(release.name):
             hub.require_login(target.repo)
             remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
             publication.look_at_tag(target, remote)

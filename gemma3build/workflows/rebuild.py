@@ -12,8 +12,8 @@ import docker
 
 from gemma3build import __version__
 from gemma3build.engine import preflight
-from gemma3build.engine.cache import Store
-from gemma3build.engine.executor import Done, Reporter, intact_output
+from gemma3build.engine.cache import Cache
+from gemma3build.engine.executor import FinishedStep, Reporter, intact_output
 from gemma3build.engine.images import Image
 from gemma3build.engine.inputs import LocalCheckpoint
 from gemma3build.engine.runner import Runner
@@ -23,15 +23,15 @@ from gemma3build.plan.checkpoint import FETCH, IMPORT
 from gemma3build.plan.graph import Plan, Step
 from gemma3build.rebuild.archive import BASE, CHECKPOINT, RELEASE
 from gemma3build.rebuild.attestation import RebuilderRecord, attestation, attestation_path
-from gemma3build.rebuild.compare import Bring, Comparison, Verdict, compare, not_there
+from gemma3build.rebuild.compare import Comparison, FetchFile, Verdict, cannot_fetch, compare
 from gemma3build.release.directory import place, release_texts
 from gemma3build.release.manifest import LOCAL
 from gemma3build.release.sbom import make_sbom
 from gemma3build.schema.manifest import Manifest
-from gemma3build.util.files import FileDigest, write_whole
+from gemma3build.util.files import FileDigest, atomic_write
 from gemma3build.util.machine import here
 from gemma3build.verify.checks import dict_differences, read_record, read_sums
-from gemma3build.verify.untrusted import Folder, list_folder, listed
+from gemma3build.verify.untrusted import UntrustedFolder, join_names, list_folder
 from gemma3build.workflows.assemble import make_manifest
 from gemma3build.workflows.build import origin
 from gemma3build.workflows.request import (
@@ -61,7 +61,7 @@ class PreparedRebuild:
         archived: the unpacked archive that wheels and the base image come from, if any.
     """
 
-    folder: Folder
+    folder: UntrustedFolder
     manifest: Manifest
     prepared: Prepared
     steps: tuple[Step, ...]
@@ -99,7 +99,7 @@ def prepare_rebuild(
     own: OwnCheckpoint,
     attestation: Path | None = None,
     archived: Path | None = None,
-    stated: Iterable[FileDigest] = (),
+    remote_digests: Iterable[FileDigest] = (),
 ) -> PreparedRebuild:
     """Return what will be run to build a release again; nothing in it is trusted.
 
@@ -108,13 +108,13 @@ def prepare_rebuild(
         own: where the user has its checkpoint.
         attestation: where the statement about it is written; None for beside the release.
         archived: an unpacked archive, if wheels and the base image come from one.
-        stated: digests of its files that lie elsewhere.
+        remote_digests: digests of its files that lie elsewhere.
 
     Raises:
         RequestError: it is no release, or its request cannot be made again.
         VerificationError: its manifest cannot be used.
     """
-    folder = list_folder(path, stated)
+    folder = list_folder(path, remote_digests)
     manifest = read_record(folder)
     if archived is not None and own.folder is None and (archived / CHECKPOINT).is_dir():
         own = OwnCheckpoint(folder=archived / CHECKPOINT)
@@ -148,13 +148,13 @@ def artifact_steps(plan: Plan) -> tuple[Step, ...]:
 def rebuild(
     rebuilding: PreparedRebuild,
     client: docker.DockerClient,
-    home: Store,
+    home: Cache,
     reporter: Reporter,
     say: Callable[[str], None],
     *,
     memory: int | None = None,
     diffoscope: bool = False,
-    bring: Bring = not_there,
+    fetch_file: FetchFile = cannot_fetch,
 ) -> Rebuilt:
     """Build a release again, compare, and write an attestation beside it.
 
@@ -166,7 +166,7 @@ def rebuild(
         say: is told what takes long, and what is unlike the release.
         memory: limit of each container, in bytes.
         diffoscope: whether to run diffoscope on files that differ.
-        bring: downloads a released file of which only the digest is stated; asked for those that differ.
+        fetch_file: downloads a released file of which only the digest is stated; asked for those that differ.
 
     Raises:
         BuildError: something failed; nothing is kept.
@@ -175,12 +175,12 @@ def rebuild(
     base = rebuilding.archived and rebuilding.archived / BASE
     with ExitStack() as stack:
         scratch = stack.enter_context(home.scratch("rebuild"))
-        store = Store(scratch / "store")
-        runner = Runner(client, store, say, memory, downloads=home, archived=base)
+        cache = Cache(scratch / "store")
+        runner = Runner(client, cache, say, memory, downloads=home, archived=base)
         if base is not None:
             stack.callback(runner.forget_images)
         images = runner.images(plan.steps)
-        apart = unlike(rebuilding.manifest, images, runner.sources)
+        apart = environment_differences(rebuilding.manifest, images, runner.sources)
         for sentence in apart:
             say(f"{sentence}: a difference may come from that")
         if rebuilding.given is not None:
@@ -191,8 +191,8 @@ def rebuild(
             texts = release_texts(manifest, make_sbom(manifest, runner.packages(images)))
             rebuilt = lay_out(scratch / "rebuilt", plan, texts, runner, done)
             say("Comparing")
-            epoch = runner.intent.source_date_epoch
-            comparisons = compare(released, rebuilt, epoch, scratch, rebuilding.said, bring)
+            epoch = runner.config.source_date_epoch
+            comparisons = compare(released, rebuilt, epoch, scratch, rebuilding.said, fetch_file)
             path = rebuilding.attestation
             reports = run_diffoscope(released, rebuilt, comparisons, path) if diffoscope else ()
             text = attestation(
@@ -202,13 +202,13 @@ def rebuild(
                 images=manifest.images,
                 unlike=apart,
             )
-            write_whole(path, text)
+            atomic_write(path, text)
         except OSError as error:
             raise from_os_error(REFUSAL, error) from error
     return Rebuilt(comparisons=comparisons, unlike=apart, attestation=path, reports=reports)
 
 
-def unlike(
+def environment_differences(
     manifest: Manifest, images: Mapping[str, Image], sources: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Say in which images and sources of steps a rebuild is unlike the release, in sentences."""
@@ -221,7 +221,7 @@ def unlike(
         ("sources of the steps", dict(manifest.sources), used),
     ):
         if names := dict_differences(one, other):
-            found.append(f"Of the {what}, {listed(names)} not those of the release")
+            found.append(f"Of the {what}, {join_names(names)} not those of the release")
     return tuple(found)
 
 
@@ -235,12 +235,16 @@ def keep_checkpoint(runner: Runner, plan: Plan, given: LocalCheckpoint) -> None:
 
 
 def lay_out(
-    path: Path, plan: Plan, texts: Mapping[str, bytes], runner: Runner, done: Mapping[str, Done]
-) -> Folder:
+    path: Path,
+    plan: Plan,
+    texts: Mapping[str, bytes],
+    runner: Runner,
+    done: Mapping[str, FinishedStep],
+) -> UntrustedFolder:
     """Lay out a rebuilt release as a directory, its artifacts as links; raises OSError."""
     path.mkdir()
     for artifact in plan.artifacts:
-        folder = intact_output(runner.store, artifact.source.step, done, REFUSAL)
+        folder = intact_output(runner.cache, artifact.source.step, done, REFUSAL)
         place(folder / artifact.source.path, path / artifact.file_name)
     for name, text in texts.items():
         (path / name).write_bytes(text)
@@ -265,7 +269,10 @@ def require_diffoscope() -> None:
 
 
 def run_diffoscope(
-    released: Folder, rebuilt: Folder, comparisons: Sequence[Comparison], beside: Path
+    released: UntrustedFolder,
+    rebuilt: UntrustedFolder,
+    comparisons: Sequence[Comparison],
+    beside: Path,
 ) -> tuple[Path, ...]:
     """Write what diffoscope says about each file that differs, beside another file; return where.
 

@@ -16,43 +16,43 @@ from gemma3build.release.checksums import SIGNATURE
 from gemma3build.release.evaluation import read_evaluation
 from gemma3build.report.index import (
     INDEX,
-    Entry,
     Index,
-    Listed,
+    IndexedRelease,
+    IndexEntry,
     Published,
     Signed,
+    index_release,
     known_publication,
-    list_again,
-    list_release,
     read_index,
+    reindex_release,
     write_index,
 )
 from gemma3build.schema.evaluation import Evaluation
 from gemma3build.schema.manifest import Manifest
-from gemma3build.util.git import Source
-from gemma3build.util.text import visible
+from gemma3build.util.git import GitRevision
+from gemma3build.util.text import escape_control_chars
 from gemma3build.verify.checks import Trust
 from gemma3build.verify.untrusted import Advance
 from gemma3build.verify.verify import Verified, total_bytes, verify
-from gemma3build.workflows.build import Builder, clean_source, release_lock
+from gemma3build.workflows.build import Builder, clean_revision, release_lock
 from gemma3build.workflows.evaluate import (
+    EvaluatedRelease,
     EvaluationRequest,
-    Measured,
     evaluate,
     find_questions,
     is_measured,
     prepare_evaluation,
     read_release,
 )
-from gemma3build.workflows.preflight import check_room, noted
-from gemma3build.workflows.release_file import Planned
+from gemma3build.workflows.preflight import check_capacity, error_context
+from gemma3build.workflows.release_file import PlannedRelease
 
 if TYPE_CHECKING:
     from gemma3build.publish.publish import Publication, Target
     from gemma3build.verify.signature import Signer
 
 
-class Part(enum.StrEnum):
+class Stage(enum.StrEnum):
     """A part of the line, in their order."""
 
     BUILD = "build"
@@ -62,10 +62,10 @@ class Part(enum.StrEnum):
     PUBLISH = "publish"
 
 
-class Reports(Protocol):
+class PipelineReporter(Protocol):
     """Shows what the line does."""
 
-    def begin(self, part: Part, name: str, number: int, total: int) -> None:
+    def begin(self, part: Stage, name: str, number: int, total: int) -> None:
         """Show that a part of a release begins."""
 
     def steps(self, number: int) -> AbstractContextManager[Reporter]:
@@ -79,7 +79,7 @@ class Reports(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class PipelineConfig:
     """What is asked of every release.
 
     Attributes:
@@ -95,7 +95,7 @@ class Order:
 
     version: str
     folder: Path
-    source: Source
+    source: GitRevision
     measuring: EvaluationRequest
     signer: "Signer | None"
     trust: Trust | None
@@ -104,7 +104,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class PipelineResult:
     """A release that went through the line.
 
     Attributes:
@@ -117,12 +117,12 @@ class Made:
         published: where it is on the Hub, as far as is known.
     """
 
-    planned: Planned
+    planned: PlannedRelease
     folder: Path
-    measured: Measured
+    measured: EvaluatedRelease
     verified: Verified
     signed: Signed | None
-    ran: tuple[Part, ...]
+    ran: tuple[Stage, ...]
     published: Published | None = None
 
     @property
@@ -136,23 +136,23 @@ class Made:
         return self.measured.manifest
 
     @property
-    def listed(self) -> Listed:
+    def listed(self) -> IndexedRelease:
         """What the index says."""
-        return list_release(
+        return index_release(
             self.verified, self.manifest, self.measured.evaluation, self.signed, self.published
         )
 
 
-class Line:
+class Pipeline:
     """Takes releases through all parts; what is done already is left as it is."""
 
-    def __init__(self, order: Order, runner: Runner, reports: Reports) -> None:
+    def __init__(self, order: PipelineConfig, runner: Runner, reports: PipelineReporter) -> None:
         """Take what is asked, what runs the steps, and what shows them."""
         self._order, self._runner, self._reports = order, runner, reports
         self._builder = Builder(runner, order.source)
-        self._kept: dict[str, Listed] = {}  # of other runs, looked at once
+        self._kept: dict[str, IndexedRelease] = {}  # of other runs, looked at once
 
-    def refuse_first(self, releases: Sequence[Planned], *, full: bool) -> None:
+    def preflight_checks(self, releases: Sequence[PlannedRelease], *, full: bool) -> None:
         """Refuse what can be known to fail before anything is run.
 
         Args:
@@ -165,7 +165,7 @@ class Line:
         wanted = self._order.measuring
         known = [read_evaluation(self._order.folder / release.name) for release in releases]
         measured = [self._is_measured(item, wanted) for item in known]
-        check_room(self._runner, self._order.folder, releases, measured)
+        check_capacity(self._runner, self._order.folder, releases, measured)
         if all(measured):
             return
         _, own = find_questions(wanted.piqa, self._runner)
@@ -179,7 +179,7 @@ class Line:
     def _is_measured(self, known: Evaluation | None, wanted: EvaluationRequest) -> bool:
         return known is not None and is_measured(known, wanted, self._runner)
 
-    def make(self, releases: Sequence[Planned]) -> tuple[tuple[Made, ...], bool]:
+    def make(self, releases: Sequence[PlannedRelease]) -> tuple[tuple[PipelineResult, ...], bool]:
         """Make releases and their index; return them, and whether the index was written.
 
         Raises:
@@ -191,8 +191,8 @@ class Line:
         return self._write_index(made)
 
     def publish(
-        self, made: Sequence[Made], targets: Sequence["Target"], skip: tuple[Rule, ...]
-    ) -> tuple[Made, ...]:
+        self, made: Sequence[PipelineResult], targets: Sequence["Target"], skip: tuple[Rule, ...]
+    ) -> tuple[PipelineResult, ...]:
         """Publish releases, each to its repository; all are looked at before the first is.
 
         Raises:
@@ -202,45 +202,45 @@ class Line:
 
         ready = []
         for number, (item, target) in enumerate(zip(made, targets, strict=True), 1):
-            with self._part(Part.PUBLISH, item.name, number, len(made), shown=False):
+            with self._part(Stage.PUBLISH, item.name, number, len(made), shown=False):
                 found = publication.prepare(item.verified, target, skip)
                 publication.look(found)
                 ready.append(found)
         done = list(made)
         for place, found in enumerate(ready):
-            with self._part(Part.PUBLISH, made[place].name, place + 1, len(made)):
+            with self._part(Stage.PUBLISH, made[place].name, place + 1, len(made)):
                 done[place] = self._publish(made[place], found)
             known, _ = self._write_index(done)
             done = list(known)
         return tuple(done)
 
-    def _make(self, release: Planned, number: int, total: int) -> Made:
+    def _make(self, release: PlannedRelease, number: int, total: int) -> PipelineResult:
         order, folder, ran = self._order, self._order.folder / release.name, []
-        with self._part(Part.BUILD, release.name, number, total):
-            if clean_source() != order.source:
+        with self._part(Stage.BUILD, release.name, number, total):
+            if clean_revision() != order.source:
                 why = f"it is not at commit {order.source.commit[:12]} any more"
                 hint = "Run the same command again; then all releases come from one source."
                 raise DirtyError("The source changed while the line ran", why, hint)
             with self._reports.steps(len(release.prepared.plan.steps)) as reporter:
                 built = self._builder.ensure(release.prepared, folder, order.jobs, reporter)
             if not built.idle:
-                ran.append(Part.BUILD)
-        with self._part(Part.EVALUATE, release.name, number, total):
+                ran.append(Stage.BUILD)
+        with self._part(Stage.EVALUATE, release.name, number, total):
             if self._measure(release, folder):
-                ran.append(Part.EVALUATE)
+                ran.append(Stage.EVALUATE)
         verified = None
         if order.signer is not None:
-            with self._part(Part.SIGN, release.name, number, total):
+            with self._part(Stage.SIGN, release.name, number, total):
                 verified = self._look(folder)
                 if self._to_sign(verified):
                     self._sign(verified, order.signer)
                     verified = None
-                    ran.append(Part.SIGN)
-        with self._part(Part.VERIFY, release.name, number, total):
+                    ran.append(Stage.SIGN)
+        with self._part(Stage.VERIFY, release.name, number, total):
             verified = verified or self._look(folder)
             if verified.error is not None:
                 raise verified.error
-        return Made(
+        return PipelineResult(
             planned=release,
             folder=folder,
             measured=read_release(folder),
@@ -249,7 +249,7 @@ class Line:
             ran=tuple(ran),
         )
 
-    def _measure(self, release: Planned, folder: Path) -> bool:
+    def _measure(self, release: PlannedRelease, folder: Path) -> bool:
         """Measure a release unless it is; return whether it had to be."""
         request = dataclasses.replace(
             self._order.measuring,
@@ -289,7 +289,7 @@ class Line:
         key = signature.find_key(verified.folder.read(SIGNATURE))
         return Signed(key=key, checked=self._order.trust is not None)
 
-    def _publish(self, item: Made, found: "Publication") -> Made:
+    def _publish(self, item: PipelineResult, found: "Publication") -> PipelineResult:
         from gemma3build.publish import publish as publication
 
         remote, difference = publication.look(found)
@@ -300,10 +300,12 @@ class Line:
             commit=outcome.committed.commit,
             url=outcome.committed.url,
         )
-        ran = item.ran if outcome.idle else (*item.ran, Part.PUBLISH)
+        ran = item.ran if outcome.idle else (*item.ran, Stage.PUBLISH)
         return dataclasses.replace(item, published=published, ran=ran)
 
-    def _write_index(self, made: Sequence[Made]) -> tuple[tuple[Made, ...], bool]:
+    def _write_index(
+        self, made: Sequence[PipelineResult]
+    ) -> tuple[tuple[PipelineResult, ...], bool]:
         """Write releases into the index, beside those that it has.
 
         Returns:
@@ -323,18 +325,18 @@ class Line:
                 for item in made
             )
             ours = {item.name: item.listed for item in made}
-            there: dict[str, Listed] = {}
+            there: dict[str, IndexedRelease] = {}
             for entry in before.releases:
                 found = ours.get(entry.name) or self._keep(entry, before)
                 if found is not None:
                     there[entry.name] = found
                 if entry.published and not (found and found.entry.published):
                     text = f"What {entry.name} was before is published: {entry.published.url}"
-                    self._reports.say(visible(text))
+                    self._reports.say(escape_control_chars(text))
             listed = tuple((there | ours).values())
             return made, write_index(order.folder, order.version, order.source, listed)
 
-    def _keep(self, entry: Entry, before: Index) -> Listed | None:
+    def _keep(self, entry: IndexEntry, before: Index) -> IndexedRelease | None:
         """Return a release of another run for the index, or say why it is none for it any more."""
         order = self._order
         why = f"it is {before.version} of commit {before.commit[:12]}"
@@ -345,20 +347,20 @@ class Line:
             folder = order.folder / entry.name
             try:
                 with self._reports.reading(total_bytes(folder)) as advance:
-                    self._kept[entry.name] = list_again(entry, folder, advance)
+                    self._kept[entry.name] = reindex_release(entry, folder, advance)
             except BuildError as error:
                 why = error.why
             else:
                 return self._kept[entry.name]
-        self._reports.say(visible(f"{entry.name} is not in {INDEX} any more: {why}"))
+        self._reports.say(escape_control_chars(f"{entry.name} is not in {INDEX} any more: {why}"))
         return None
 
     @contextmanager
     def _part(
-        self, part: Part, name: str, number: int, total: int, *, shown: bool = True
+        self, part: Stage, name: str, number: int, total: int, *, shown: bool = True
     ) -> Iterator[None]:
         """Say that a part begins, and note on what stops it where that was."""
         if shown:
             self._reports.begin(part, name, number, total)
-        with noted(name, part):
+        with error_context(name, part):
             yield

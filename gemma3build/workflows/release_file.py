@@ -8,14 +8,14 @@ from pathlib import Path
 from gemma3build.errors import BuildError, RequestError
 from gemma3build.pins.config import parse, toml
 from gemma3build.report.index import INDEX, INDEX_PAGE
-from gemma3build.workflows.request import Prepared, Request, prepare
+from gemma3build.workflows.request import BuildRequest, Prepared, prepare
 
 SUFFIX = ".toml"  # of a release file, and of a scheme file
 WHAT = "The releases make no sense together"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ReleaseSpec:
     """A ``[[release]]`` of a release file; None stands for the default.
 
     Attributes:
@@ -53,9 +53,9 @@ class Entry:
                 message = f"{key} is empty; leave it out for the default"
                 raise ValueError(message)
 
-    def request(self, folder: Path) -> Request:
+    def request(self, folder: Path) -> BuildRequest:
         """Return what ``build`` would be asked for; paths begin in ``folder``."""
-        return Request(
+        return BuildRequest(
             model=self.model or "",
             schemes=tuple(
                 str(folder / scheme) if scheme.endswith(SUFFIX) else scheme
@@ -74,7 +74,7 @@ class Entry:
 class ReleaseFile:
     """The content of a release file."""
 
-    release: tuple[Entry, ...]
+    release: tuple[ReleaseSpec, ...]
 
     def __post_init__(self) -> None:
         """Refuse a file that asks for nothing."""
@@ -84,7 +84,7 @@ class ReleaseFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
+class PlannedRelease:
     """A release that can be made.
 
     Attributes:
@@ -93,7 +93,7 @@ class Planned:
         repo: ``owner/name`` where it is published; empty if nobody said.
     """
 
-    request: Request
+    request: BuildRequest
     prepared: Prepared
     repo: str = ""
 
@@ -108,7 +108,7 @@ def load_releases(path: Path) -> ReleaseFile:
     return parse(ReleaseFile, toml(path), path.name)
 
 
-def plan_releases(words: Iterable[str]) -> tuple[Planned, ...]:
+def plan_releases(words: Iterable[str]) -> tuple[PlannedRelease, ...]:
     """Return the plans of models by name, and of the releases that files list, in their order.
 
     Args:
@@ -117,10 +117,10 @@ def plan_releases(words: Iterable[str]) -> tuple[Planned, ...]:
     Raises:
         BuildError: one cannot be made, or two would have one name.
     """
-    found: list[Planned] = []
+    found: list[PlannedRelease] = []
     for word in words:
         if not word.endswith(SUFFIX):
-            found.append(plan_release(Request(model=word)))
+            found.append(plan_release(BuildRequest(model=word)))
             continue
         path = Path(word)
         for number, entry in enumerate(load_releases(path).release, 1):
@@ -129,16 +129,16 @@ def plan_releases(words: Iterable[str]) -> tuple[Planned, ...]:
             except BuildError as error:
                 error.add_note(f"Where: release {number} of {path}")
                 raise
-    refuse_names(item.name for item in found)
+    check_release_names(item.name for item in found)
     return tuple(found)
 
 
-def plan_release(request: Request, repo: str = "") -> Planned:
+def plan_release(request: BuildRequest, repo: str = "") -> PlannedRelease:
     """Return the plan of one release; raises BuildError."""
-    return Planned(request=request, prepared=prepare(request), repo=repo)
+    return PlannedRelease(request=request, prepared=prepare(request), repo=repo)
 
 
-def refuse_names(names: Iterable[str]) -> None:
+def check_release_names(names: Iterable[str]) -> None:
     """Refuse names that would be one directory, or that of the index.
 
     Raises:

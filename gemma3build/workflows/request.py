@@ -13,7 +13,7 @@ from gemma3build.gemma.checkpoint import TOKENIZER, checkpoint_architecture
 from gemma3build.pins.config import find_model, find_schemes, load_models
 from gemma3build.pins.lockfile import LockedModel, model_drift, read_models_lock, refuse_drift
 from gemma3build.plan.build import CHECK, plan_build
-from gemma3build.plan.graph import Parameters, Plan, Source
+from gemma3build.plan.graph import CheckpointSource, Parameters, Plan
 from gemma3build.release.manifest import LOCAL
 from gemma3build.schema.manifest import Manifest
 from gemma3build.schema.scheme import Scheme
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class BuildRequest:
     """What a person asks for; None stands for the model's default.
 
     Attributes:
@@ -66,7 +66,7 @@ class Prepared:
     origin: LocalCheckpoint | LockedModel
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: BuildRequest) -> Prepared:
     """Return the plan of a request; reads pins and the user's checkpoint, writes nothing.
 
     Raises:
@@ -85,15 +85,15 @@ def prepare(request: Request) -> Prepared:
     refuse_drift(model_drift(request.model, model, locked), f"gemma3build lock {request.model}")
     assert locked is not None  # noqa: S101 - else it had drifted
     plan = plan_build(
-        model=otherwise(request.name, request.model),
+        model=value_or(request.name, request.model),
         base_model=model.base_model,
         shape=model.shape,
         context=model.context,
         pinned=True,
-        source=Source(locked=locked),
+        source=CheckpointSource(locked=locked),
         parameters=Parameters(
             prefill_seq_lens=request.prefill_seq_lens or model.prefill_seq_lens,
-            kv_cache_max_len=otherwise(request.kv_cache_max_len, model.kv_cache_max_len),
+            kv_cache_max_len=value_or(request.kv_cache_max_len, model.kv_cache_max_len),
             mask_as_input=request.mask_as_input,
         ),
         schemes=find_schemes(request.schemes or model.schemes),
@@ -101,27 +101,27 @@ def prepare(request: Request) -> Prepared:
     return Prepared(plan=plan, origin=locked)
 
 
-def otherwise(asked: T | None, default: T) -> T:
+def value_or(asked: T | None, default: T) -> T:
     """Return what was asked for, be it zero or empty, else the default."""
     return default if asked is None else asked
 
 
-def prepare_local(request: Request, folder: Path) -> Prepared:
+def prepare_local(request: BuildRequest, folder: Path) -> Prepared:
     """Return the plan of a user's own checkpoint."""
     schemes = find_schemes(request.schemes or DEFAULT_SCHEMES)
     parameters = Parameters(
         prefill_seq_lens=request.prefill_seq_lens or DEFAULT_PREFILL_SEQ_LENS,
-        kv_cache_max_len=otherwise(request.kv_cache_max_len, DEFAULT_KV_CACHE_MAX_LEN),
+        kv_cache_max_len=value_or(request.kv_cache_max_len, DEFAULT_KV_CACHE_MAX_LEN),
         mask_as_input=request.mask_as_input,
     )
     architecture, local = read_checkpoint(folder, request.tokenizer)
     plan = plan_build(
-        model=otherwise(request.name, folder.resolve().name),
+        model=value_or(request.name, folder.resolve().name),
         base_model="",
         shape=architecture.shape,
         context=architecture.context,
         pinned=False,
-        source=Source(checkpoint=local.material),
+        source=CheckpointSource(checkpoint=local.material),
         parameters=parameters,
         schemes=schemes,
     )
@@ -179,8 +179,8 @@ def prepare_again(
         DriftError: it is that of a pinned model which has to be locked first.
     """
     record = manifest.checkpoint
-    parameters = of_manifest(Parameters, manifest.parameters, "parameters", what)
-    wanted = Request(
+    parameters = decode_manifest_part(Parameters, manifest.parameters, "parameters", what)
+    wanted = BuildRequest(
         name=record.model,
         schemes=schemes,
         prefill_seq_lens=parameters.prefill_seq_lens,
@@ -218,14 +218,14 @@ def released_schemes(manifest: Manifest, what: str) -> tuple[Scheme, ...]:
 
 def find_scheme(manifest: Manifest, name: str, what: str) -> Scheme:
     """Return a scheme of a release; raises RequestError where its manifest has none of this name."""
-    scheme = of_manifest(Scheme, manifest.schemes.get(name), f"schemes.{name}", what)
+    scheme = decode_manifest_part(Scheme, manifest.schemes.get(name), f"schemes.{name}", what)
     if scheme.name != name:
         why = f"its manifest has {scheme.name!r} under the name {name!r}"
         raise RequestError(what, why, REBUILD)
     return scheme
 
 
-def of_manifest(kind: type[T], value: object, where: str, what: str) -> T:
+def decode_manifest_part(kind: type[T], value: object, where: str, what: str) -> T:
     """Return a part of a manifest; raises RequestError for one of another form."""
     try:
         return decode(kind, value, f"manifest.json: {where}")

@@ -39,9 +39,9 @@ def by_transformers(checkpoint: str, requests: str) -> Iterator[float]:
 
 def by_decode(path: str, requests: str) -> Iterator[float]:
     """Yield the log-likelihood of each request by a model's prefill and decode signatures."""
-    from gemma3build.steps.evaluate.interpreter import Model, log_softmax
+    from gemma3build.steps.evaluate.interpreter import TfliteModel, log_softmax
 
-    model = Model(Path(path))
+    model = TfliteModel(Path(path))
     length = model.prefill_lengths[0]
     for tokens, scored in read_requests(requests):
         rows = log_softmax(model.score(tokens[:-1], scored, length))

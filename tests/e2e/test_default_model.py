@@ -11,18 +11,18 @@ import docker
 import pytest
 
 from benchmarks.bench import CASES, upstream
-from gemma3build.engine.cache import Store
-from gemma3build.engine.executor import Done
+from gemma3build.engine.cache import Cache
+from gemma3build.engine.executor import FinishedStep
 from gemma3build.engine.images import Images
 from gemma3build.engine.inputs import LocalCheckpoint
 from gemma3build.engine.runner import Runner, cache_dir
 from gemma3build.pins.config import find_model, load_images, load_schemes
 from gemma3build.plan.build import plan_build
-from gemma3build.plan.graph import Parameters, Source
+from gemma3build.plan.graph import CheckpointSource, Parameters
 from gemma3build.util.files import sha256_file
 from gemma3build.util.git import PACKAGE_DIR
 from gemma3build.workflows.build import Builder
-from gemma3build.workflows.request import Request, prepare
+from gemma3build.workflows.request import BuildRequest, prepare
 from tests.conftest import Command, run_steps
 
 pytestmark = pytest.mark.e2e
@@ -48,16 +48,16 @@ def release(command: Command) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(release: Path, client: docker.DockerClient) -> Path:
     """Where the store has the imported checkpoint; the release shows that it is there."""
-    store = Store(cache_dir())
-    prepared = prepare(Request(model=NAME))
-    outcome = Builder(Runner(client, store, print)).find(prepared, release)
+    cache = Cache(cache_dir())
+    prepared = prepare(BuildRequest(model=NAME))
+    outcome = Builder(Runner(client, cache, print)).find(prepared, release)
     assert outcome is not None
-    return store.output(outcome.done["import"].key)
+    return cache.output(outcome.done["import"].key)
 
 
 @pytest.fixture(scope="module")
 def image(images: None, client: docker.DockerClient) -> str:
-    return Images(client, Store(cache_dir()), load_images(), print).ensure("convert").image_id
+    return Images(client, Cache(cache_dir()), load_images(), print).ensure("convert").image_id
 
 
 def in_container(
@@ -131,28 +131,28 @@ def test_bundle_and_package_answer_as_transformers_does_on_the_source(
 @pytest.fixture(scope="module")
 def normal(
     client: docker.DockerClient, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Store, Mapping[str, Done]]:
+) -> tuple[Cache, Mapping[str, FinishedStep]]:
     """The same checkpoint exported the normal way and quantized by upstream's recipes and ours."""
     local = LocalCheckpoint(checkpoint)
-    store = Store(tmp_path_factory.mktemp("normal"))
+    cache = Cache(tmp_path_factory.mktemp("normal"))
     plan = plan_build(
         model=NAME,
         base_model="",
         shape=find_model(NAME).shape,
         context=32768,
         pinned=True,
-        source=Source(checkpoint=local.material),
+        source=CheckpointSource(checkpoint=local.material),
         parameters=Parameters(prefill_seq_lens=(128,), kv_cache_max_len=1024, lean=False),
         schemes=tuple(load_schemes()[name] for name in (*UPSTREAM, "dynamic_int8")),
     )
     modules = ("check", "calibrate", "export", "quantize")
     steps = tuple(step for step in plan.steps if step.module in modules)
-    return store, run_steps(client, steps, store.root, local)
+    return cache, run_steps(client, steps, cache.root, local)
 
 
 @pytest.mark.parametrize("ours", UPSTREAM)
 def test_a_normal_export_quantizes_to_the_bytes_of_the_upstream_script(
-    normal: tuple[Store, Mapping[str, Done]],
+    normal: tuple[Cache, Mapping[str, FinishedStep]],
     client: docker.DockerClient,
     image: str,
     checkpoint: Path,
@@ -163,20 +163,20 @@ def test_a_normal_export_quantizes_to_the_bytes_of_the_upstream_script(
     shutil.copytree(checkpoint, tmp_path / "checkpoint", copy_function=os.link)
     upstream(client, image, CASES["270m"], theirs, tmp_path / "checkpoint", tmp_path, keep=True)
     (expected,) = (tmp_path / f"upstream-{theirs}").glob("*.tflite")
-    store, done = normal
-    (found,) = store.output(done[f"quantize-{ours}"].key).iterdir()
+    cache, done = normal
+    (found,) = cache.output(done[f"quantize-{ours}"].key).iterdir()
     assert found.name.replace("_upstream", "") == expected.name
     assert sha256_file(expected) == sha256_file(found)
 
 
 def test_the_lean_export_has_the_logits_of_the_normal_one_to_the_bit(
-    normal: tuple[Store, Mapping[str, Done]],
+    normal: tuple[Cache, Mapping[str, FinishedStep]],
     client: docker.DockerClient,
     image: str,
     release: Path,
 ) -> None:
-    store, done = normal
-    folder = store.output(done["quantize-dynamic_int8"].key)
+    cache, done = normal
+    folder = cache.output(done["quantize-dynamic_int8"].key)
     name = f"{NAME}_q8_ekv1024.tflite"
     folders = {folder: "/normal", release: "/lean"}
     found = in_container(client, image, folders, "logits", f"/normal/{name}", f"/lean/{name}")
@@ -184,7 +184,7 @@ def test_the_lean_export_has_the_logits_of_the_normal_one_to_the_bit(
 
 
 def test_images_made_twice_have_equal_ids(client: docker.DockerClient, images: None) -> None:
-    made = Images(client, Store(cache_dir()), load_images(), print)
+    made = Images(client, Cache(cache_dir()), load_images(), print)
     first = made.ensure("bundle")
     client.images.remove(first.tag, force=True)
     assert made.find("bundle") is None

@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from gemma3build.gemma.architecture import DOWN, GATE_UP, OUTPUT, QKV
 from gemma3build.steps.convert.equalize import equalize, own_buffers
-from gemma3build.steps.evaluate.interpreter import Model
+from gemma3build.steps.evaluate.interpreter import TfliteModel
 
 HEAD_DIM = 64
 TOKENS = (2, 17, 5, 99, 3, 41, 77, 12, 8, 64)
@@ -51,7 +51,7 @@ def main(source: Path, target: Path) -> None:
     }
     equalized = Path(tempfile.mkdtemp(), "equalized.tflite")
     left = equalize(source, equalized, strengths, HEAD_DIM)
-    rows = [Model(path).score(TOKENS, 4, 8) for path in (source, equalized)]
+    rows = [TfliteModel(path).score(TOKENS, 4, 8) for path in (source, equalized)]
     report = {
         "changed": source.read_bytes() != equalized.read_bytes(),
         "spread": {kind: [spread(strengths[kind]), spread(left[kind])] for kind in left},

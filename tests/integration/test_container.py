@@ -9,7 +9,7 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.inputs import LocalCheckpoint, PackagedModel
 from gemma3build.engine.runner import cache_dir
 from gemma3build.errors import NoMemoryError, StepFailedError
@@ -17,7 +17,7 @@ from gemma3build.pins.config import find_model, load_images, load_schemes
 from gemma3build.pins.lockfile import LockedModel, read_models_lock
 from gemma3build.plan.build import plan_build
 from gemma3build.plan.checkpoint import plan_fetch, plan_import
-from gemma3build.plan.graph import Parameters, Plan, Source, Step
+from gemma3build.plan.graph import CheckpointSource, Parameters, Plan, Step
 from gemma3build.util.files import FileDigest, sha256_bytes
 from tests.conftest import run_plan
 from tests.support.hub import MAIN, Hub, User
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 PARAMETERS = Parameters(prefill_seq_lens=(8,), kv_cache_max_len=64)
 
 
-def plan_of(source: Source, *steps: Step) -> Plan:
+def plan_of(source: CheckpointSource, *steps: Step) -> Plan:
     plan = plan_build(
         model="m",
         base_model="",
@@ -46,7 +46,7 @@ def test_a_step_that_outgrows_its_limit_is_ended_with_a_clear_message(
     client: docker.DockerClient, images: None, tiny: Path, tmp_path: Path
 ) -> None:
     local = LocalCheckpoint(tiny)
-    plan = plan_of(Source(checkpoint=local.material))
+    plan = plan_of(CheckpointSource(checkpoint=local.material))
     with pytest.raises(NoMemoryError, match=r"its limit of 0\.1 GiB"):
         run_plan(client, plan, tmp_path / "cache", local, memory_limit=150 << 20)
     assert [path.name for path in (tmp_path / "cache" / "staging").iterdir()] == []
@@ -73,7 +73,7 @@ def hub_plan(hub: Hub, content: Mapping[str, bytes], repo: str = "org/name") -> 
         for name, data in content.items()
     )
     locked = LockedModel(source=repo, revision=hub.repos[repo].refs[MAIN], files=files)
-    return plan_of(Source(locked=locked), plan_fetch(locked))
+    return plan_of(CheckpointSource(locked=locked), plan_fetch(locked))
 
 
 def test_the_hub_is_asked_for_the_pinned_revision_with_the_token(
@@ -82,9 +82,9 @@ def test_the_hub_is_asked_for_the_pinned_revision_with_the_token(
     with serving() as hub:
         environment = {"HF_TOKEN": TOKEN, "HF_ENDPOINT": hub.address}
         done = run_plan(client, hub_plan(hub, CONTENT), tmp_path / "cache", environment=environment)
-    store = Store(tmp_path / "cache")
+    cache = Cache(tmp_path / "cache")
     for name, data in CONTENT.items():
-        assert (store.output(done["fetch"].key) / name).read_bytes() == data
+        assert (cache.output(done["fetch"].key) / name).read_bytes() == data
     names = {file.path for file in done["fetch"].entry.digests}
     assert names == set(CONTENT)
     for path in (tmp_path / "cache").rglob("*"):
@@ -156,9 +156,11 @@ def test_a_model_with_another_digest_than_the_locked_one_is_refused(
 ) -> None:
     locked = read_models_lock().models["gemma3-270m"]
     wrong = dataclasses.replace(locked, revision="0" * 64)
-    plan = plan_of(Source(locked=wrong), plan_import(wrong, find_model("gemma3-270m").shape))
+    plan = plan_of(
+        CheckpointSource(locked=wrong), plan_import(wrong, find_model("gemma3-270m").shape)
+    )
     # The wheels are those of the lock, from the user's own cache.
-    packaged = PackagedModel(Store(cache_dir()), locked, load_images(), print)
+    packaged = PackagedModel(Cache(cache_dir()), locked, load_images(), print)
     with pytest.raises(StepFailedError, match="The GGUF file is not the pinned one") as caught:
         run_plan(client, plan, tmp_path / "cache", packaged)
     assert caught.value.exit_code == 30

@@ -6,7 +6,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import cache_dir
 from gemma3build.gemma.architecture import DOWN, GATE_UP, OUTPUT, QKV
@@ -21,11 +21,11 @@ HERE = Path(__file__).parent
 def test_an_equalized_export_computes_what_the_export_computes(
     images: None, client: docker.DockerClient, warm_cache: Path, tmp_path: Path
 ) -> None:
-    store = Store(warm_cache)
+    cache = Cache(warm_cache)
     (export,) = (
-        store.output(key) for key, entry in store.entries().items() if entry.step == "export"
+        cache.output(key) for key, entry in cache.entries().items() if entry.step == "export"
     )
-    image = Images(client, Store(cache_dir()), load_images(), print).ensure("convert")
+    image = Images(client, Cache(cache_dir()), load_images(), print).ensure("convert")
     client.containers.run(
         image.image_id,
         ["python", "/tests/equalize_model.py", "/source/model_f32.tflite", "/target/report.json"],

@@ -10,9 +10,9 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.images import Images
-from gemma3build.engine.inputs import LocalFiles, Several
+from gemma3build.engine.inputs import ChainedInputs, LocalFiles
 from gemma3build.engine.runner import cache_dir
 from gemma3build.pins.config import load_images, load_schemes
 from gemma3build.plan.graph import Step
@@ -30,10 +30,10 @@ WAYS = ("zero-scales", "swapped-tensors", "swapped-rotary-bases", "no-window", "
 FIGURES = {"top-1 agreement", "KL divergence", "NLL increase"}
 
 
-def outputs(cache: Path) -> dict[str, Path]:
+def outputs(folder: Path) -> dict[str, Path]:
     """Where the files of each step lie, by its name."""
-    store = Store(cache)
-    return {entry.step: store.output(key) for key, entry in store.entries().items()}
+    cache = Cache(folder)
+    return {entry.step: cache.output(key) for key, entry in cache.entries().items()}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def broken(
     """The int8 model of the tiny checkpoint, whole and broken in each way."""
     folder = tmp_path_factory.mktemp("broken")
     source = outputs(warm_cache)[f"quantize-{SCHEME.name}"]
-    image = Images(client, Store(cache_dir()), load_images(), print).ensure("evaluate")
+    image = Images(client, Cache(cache_dir()), load_images(), print).ensure("evaluate")
     commands = [
         f"python /tests/break_model.py {way} /source/*.tflite /target/{way}.tflite" for way in WAYS
     ]
@@ -101,11 +101,11 @@ def gates(
         for way, model in models.items()
     )
     places = {files.material.name: files for files in (*shared, *models.values())}
-    cache = tmp_path_factory.mktemp("gates")
-    done = run_steps(client, steps, cache, Several(places, otherwise=shared[0]))
-    store = Store(cache)
+    folder = tmp_path_factory.mktemp("gates")
+    done = run_steps(client, steps, folder, ChainedInputs(places, fallback=shared[0]))
+    cache = Cache(folder)
     return {
-        way: decode_json(Gate, (store.output(done[f"gate-{way}"].key) / GATE_FILE).read_bytes(), "")
+        way: decode_json(Gate, (cache.output(done[f"gate-{way}"].key) / GATE_FILE).read_bytes(), "")
         for way in models
     }
 

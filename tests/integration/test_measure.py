@@ -10,7 +10,7 @@ from typing import Any
 import docker
 import pytest
 
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.container import Containers, Mount
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import cache_dir
@@ -50,7 +50,7 @@ class Lab:
     folder: Path
 
     def image(self, name: str) -> Any:
-        return Images(self.client, Store(cache_dir()), load_images(), print).ensure(name)
+        return Images(self.client, Cache(cache_dir()), load_images(), print).ensure(name)
 
     def run(
         self, module: str, parameters: Mapping[str, Any], **inputs: Path

@@ -7,12 +7,12 @@ import huggingface_hub.constants
 import pytest
 
 from benchmarks.bench import Quiet
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.runner import Runner, cache_dir
 from gemma3build.errors import OfflineError
 from gemma3build.release.checksums import CHECKSUMS
-from gemma3build.workflows.build import Builder, Outcome
-from gemma3build.workflows.request import Request, prepare
+from gemma3build.workflows.build import Builder, BuildResult
+from gemma3build.workflows.request import BuildRequest, prepare
 from tests.support.hub import Hub
 from tests.support.pinned import TINY, TOKEN, pin_tiny
 
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.integration
 
 def builder(client: docker.DockerClient, cache: Path) -> Builder:
     """A builder with a cache of its own; wheels are those of whoever runs the tests."""
-    return Builder(Runner(client, Store(cache), print, downloads=Store(cache_dir())))
+    return Builder(Runner(client, Cache(cache), print, downloads=Cache(cache_dir())))
 
 
-def build(client: docker.DockerClient, cache: Path, folder: Path, *schemes: str) -> Outcome:
-    prepared = prepare(Request(model=TINY, schemes=schemes))
+def build(client: docker.DockerClient, cache: Path, folder: Path, *schemes: str) -> BuildResult:
+    prepared = prepare(BuildRequest(model=TINY, schemes=schemes))
     return builder(client, cache).build(prepared, folder, 1, Quiet())
 
 
@@ -41,7 +41,7 @@ def test_a_model_that_was_fetched_once_is_built_when_the_hub_is_gone(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.delenv("HF_TOKEN")
 
-    idle = builder(client, cache).find(prepare(Request(model=TINY)), tmp_path / "one")
+    idle = builder(client, cache).find(prepare(BuildRequest(model=TINY)), tmp_path / "one")
     assert idle is not None
     assert idle.idle
     second = build(client, cache, tmp_path / "two")

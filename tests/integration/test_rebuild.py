@@ -8,7 +8,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import CACHE_VARIABLE
 from gemma3build.pins.config import load_images
@@ -123,10 +123,10 @@ def test_an_archive_has_all_that_an_image_and_a_rebuild_need(
     for name, value in CLOSED.items():
         monkeypatch.setenv(name, value)
     containers = unpacked / "source" / "containers"
-    images = Images(client, Store(unpacked), load_images(), print, containers, unpacked / "base")
+    images = Images(client, Cache(unpacked), load_images(), print, containers, unpacked / "base")
     try:
         found = images.ensure("fetch")
-        engines = Images(client, Store(user_cache), load_images(), print).find("fetch")
+        engines = Images(client, Cache(user_cache), load_images(), print).find("fetch")
         assert engines is not None
         assert found.digest == engines.digest
         assert found.tag != engines.tag

@@ -27,7 +27,7 @@ from docker.types import Mount
 
 from gemma3build.cli import app as cli
 from gemma3build.engine import images
-from gemma3build.pins.config import ImagesIntent
+from gemma3build.pins.config import ImagesConfig
 
 
 def change_containers(changes: Mapping[str, Any]) -> None:
@@ -82,10 +82,10 @@ def date_images(epoch: int) -> None:
     make = images.Images.__init__
 
     def dated(
-        self: images.Images, client: Any, store: Any, intent: ImagesIntent, say: Any, **options: Any
+        self: images.Images, client: Any, cache: Any, config: ImagesConfig, say: Any, **options: Any
     ) -> None:
-        intent = dataclasses.replace(intent, source_date_epoch=epoch)
-        make(self, client, store, intent, say, **options)
+        config = dataclasses.replace(config, source_date_epoch=epoch)
+        make(self, client, cache, config, say, **options)
 
     mock.patch.object(images.Images, "__init__", dated).start()
 

@@ -383,7 +383,7 @@ class Handler(BaseHTTPRequestHandler):
             objects.append({**item} if known else {**item, "actions": actions})
         self.json({"transfer": "basic", "objects": objects})
 
-    def store(self, oid: str) -> None:
+    def cache(self, oid: str) -> None:
         self.hub.objects[oid] = self.payload
         self.send(200, b"")
 
@@ -522,7 +522,7 @@ ROUTES: tuple[tuple[str, tuple[str, ...], Callable[..., None]], ...] = (
     (rf"/api/models/{NAME}/tag/{REVISION}", ("POST",), Handler.tag),
     (rf"/{NAME}\.git/info/lfs/objects/batch", ("POST",), Handler.batch),
     (rf"/{NAME}/verify/(\w+)", ("POST",), Handler.verify),
-    (r"/lfs/(\w+)", ("PUT",), Handler.store),
+    (r"/lfs/(\w+)", ("PUT",), Handler.cache),
     (r"/lfs/(\w+)", ("GET", "HEAD"), Handler.serve),
     (rf"/api/models/{NAME}/xet-(read|write)-token/{REVISION}", ("GET",), Handler.xet_token),
     (r"/v1/reconstructions/(\w+)", ("GET",), Handler.reconstruct),

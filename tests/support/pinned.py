@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from gemma3build.gemma.architecture import read_architecture
-from gemma3build.pins.config import HubSource, Model
+from gemma3build.pins.config import HubSource, ModelConfig
 from gemma3build.pins.resolver import resolve_model
 from gemma3build.workflows import request
 from tests.support.checkpoint import CONFIG, write_checkpoint
@@ -28,7 +28,7 @@ def pin_tiny(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {path.name: path.read_bytes() for path in write_checkpoint(folder).iterdir()}
     hub.add(REPO, files, gated=True)
     hub.users[TOKEN] = User("user", access=frozenset({REPO}))
-    model = Model(
+    model = ModelConfig(
         summary="",
         base_model=REPO,
         prefill_seq_lens=(8,),

@@ -47,7 +47,7 @@ from gemma3build.schema.evaluation import (
 )
 from gemma3build.schema.scheme import Limits, decode_groups
 from gemma3build.schema.step import StepError, StepRequest
-from gemma3build.steps.evaluate.interpreter import Model, log_softmax
+from gemma3build.steps.evaluate.interpreter import TfliteModel, log_softmax
 from gemma3build.steps.evaluate.runtime import continuation, open_engine, stop_tokens, turn
 from gemma3build.steps.shared.weights import check_weights
 from gemma3build.util.machine import here, versions
@@ -163,14 +163,16 @@ def run_model(
     The interpreter is gone afterwards: with weights that it expands to float it can hold gigabytes,
     and the other runtime is about to.
     """
-    model = Model(path)
+    model = TfliteModel(path)
     measured = dict(measure(model, reference, logits))
     return measured, {
         item.name: greedy(model, item.prompt, new, stop_ids) for item in reference.continuations
     }
 
 
-def measure(model: Model, reference: Reference, path: Path) -> Iterator[tuple[str, Distances]]:
+def measure(
+    model: TfliteModel, reference: Reference, path: Path
+) -> Iterator[tuple[str, Distances]]:
     """Yield the name and the distances of each prompt.
 
     Each prompt goes through one of the prefill signatures, in turn, so that all are run.
@@ -316,7 +318,9 @@ def same_package(package: Path, sample: Sample, new: int, stop_ids: frozenset[in
     return check("1 continuation", "equal to the bundle's", passed=True)
 
 
-def greedy(model: Model, prompt: tuple[int, ...], new: int, stop_ids: frozenset[int]) -> Greedy:
+def greedy(
+    model: TfliteModel, prompt: tuple[int, ...], new: int, stop_ids: frozenset[int]
+) -> Greedy:
     """Continue a prompt by the likeliest token each time."""
     tokens: list[int] = []
     margins = []

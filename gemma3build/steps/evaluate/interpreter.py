@@ -13,7 +13,7 @@ DECODE = "decode"
 PREFILL = "prefill"
 
 
-class Model:
+class TfliteModel:
     """A model with a key-value cache, which starts empty.
 
     Attributes:

@@ -64,7 +64,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class SpeedRun:
     """What one process measured: tokens per second."""
 
     prefill: float
@@ -148,7 +148,7 @@ def lengths(cache: int) -> tuple[int, int]:
     return min(PREFILL_TOKENS, (cache - decode) // 2), decode
 
 
-def measure(job: Job, scratch: Path) -> tuple[Run, int]:
+def measure(job: Job, scratch: Path) -> tuple[SpeedRun, int]:
     """Run a job in a process of its own; return what it measured and its peak memory in bytes.
 
     Raises:
@@ -163,11 +163,11 @@ def measure(job: Job, scratch: Path) -> tuple[Run, int]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command[:3])
-    found = decode_json(Run, answer.read_bytes(), RUN)
+    found = decode_json(SpeedRun, answer.read_bytes(), RUN)
     return found, usage.ru_maxrss * 1024
 
 
-def benchmark(job: Job) -> Run:
+def benchmark(job: Job) -> SpeedRun:
     """Run a job in this process.
 
     Raises:
@@ -185,7 +185,7 @@ def benchmark(job: Job) -> Run:
     if done != (job.prefill_tokens, job.decode_tokens):
         message = f"the runtime did {done[0]} tokens of prompt and {done[1]} more, not {job}"
         raise ValueError(message)
-    return Run(
+    return SpeedRun(
         prefill=found.last_prefill_tokens_per_second, decode=found.last_decode_tokens_per_second
     )
 

@@ -29,7 +29,7 @@ from gemma3build.gemma.checkpoint import (
     weight_files,
 )
 from gemma3build.schema.step import Refusal, StepRequest
-from gemma3build.util.files import read_small
+from gemma3build.util.files import read_bounded
 from gemma3build.util.serialize import encode
 
 WEIGHT_TYPES = ("BF16", "F16", "F32")
@@ -154,7 +154,7 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
         refuse(Refusal.TOKENIZER, "it has no tokenizer.model", hint)
     processor = sentencepiece.SentencePieceProcessor()
     try:
-        processor.LoadFromSerializedProto(read_small(path))
+        processor.LoadFromSerializedProto(read_bounded(path))
         size = processor.GetPieceSize()
         # Pieces are bytes to SentencePiece: those that are no UTF-8 show when they are asked for.
         found = {

@@ -66,12 +66,16 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     check_repository(repo, revision)
     for file in files:
         try:
-            stated = locate(repo, revision, file.path).etag
+            remote_digests = locate(repo, revision, file.path).etag
         except (HTTPError, OSError) as error:
             raise cannot_fetch(repo, file.path, error) from error
         # The etag of a large file is its SHA-256; that of a small one is git's, which says less.
-        if stated is not None and len(stated) == len(file.sha256) and stated != file.sha256:
-            raise not_pinned(repo, file, stated)
+        if (
+            remote_digests is not None
+            and len(remote_digests) == len(file.sha256)
+            and remote_digests != file.sha256
+        ):
+            raise not_pinned(repo, file, remote_digests)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         list(pool.map(lambda file: fetch(repo, revision, file, output), files))
     return {"revision": revision}

@@ -28,7 +28,7 @@ LANES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ScoreRequest:
     """A sequence whose last tokens are to be scored.
 
     Attributes:
@@ -104,16 +104,16 @@ class Call:
     branches: tuple[Branch, ...]
 
 
-def cut(tokens: Sequence[int], scored: int, length: int, group: int) -> Request:
+def cut(tokens: Sequence[int], scored: int, length: int, group: int) -> ScoreRequest:
     """Return a request of at most ``length`` inputs; what is too long loses its beginning.
 
     The last token is scored and never an input, so ``length + 1`` tokens fit.
     """
     kept = tuple(tokens[-(length + 1) :])
-    return Request(tokens=kept, scored=min(scored, len(kept) - 1), group=group)
+    return ScoreRequest(tokens=kept, scored=min(scored, len(kept) - 1), group=group)
 
 
-def plant(requests: Sequence[Request], length: int) -> list[Tree]:
+def plant(requests: Sequence[ScoreRequest], length: int) -> list[Tree]:
     """Return trees that hold all requests and each fit into a call.
 
     Requests of one group share a tree where it fits, else each has its own.
@@ -127,7 +127,7 @@ def plant(requests: Sequence[Request], length: int) -> list[Tree]:
     return trees
 
 
-def grow(requests: Iterable[tuple[int, Request]]) -> Tree:
+def grow(requests: Iterable[tuple[int, ScoreRequest]]) -> Tree:
     """Return the tree of some requests, each given with its index."""
     tokens: list[int] = []
     parents: list[int] = []
@@ -235,7 +235,7 @@ def lay_out(settled: Sequence[Settled], length: int) -> Call:
     return Call(tokens=tokens, positions=positions, mask=mask, branches=tuple(branches))
 
 
-def plan_calls(requests: Sequence[Request], length: int) -> Iterator[Call]:
+def plan_calls(requests: Sequence[ScoreRequest], length: int) -> Iterator[Call]:
     """Yield the calls that score all requests, none of more than ``length`` inputs."""
     for settled in pack(plant(requests, length), length):
         yield lay_out(settled, length)

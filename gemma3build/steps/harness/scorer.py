@@ -43,7 +43,7 @@ class Scorer:
                 empty = np.zeros(detail["shape"], detail["dtype"])
                 self._interpreter.set_tensor(self._inputs[name], empty)
 
-    def score(self, requests: Sequence[packing.Request]) -> list[packing.Score]:
+    def score(self, requests: Sequence[packing.ScoreRequest]) -> list[packing.Score]:
         """Return the score of each request, in their order."""
         scores: dict[int, packing.Score] = {}
         pending: Future[dict[int, packing.Score]] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from docker.errors import DockerException
 
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.container import (
     STAGED_LABEL,
     Containers,
@@ -44,15 +44,15 @@ class Engine:
 
 
 def test_containers_of_killed_builds_and_rebuilds_are_removed_and_no_others(tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache")
+    cache = Cache(tmp_path / "cache")
     gone = Path("staging", "rebuild-0", "store", "staging", KEY)
-    left, killed = store.staged(KEY), store.root / gone
+    left, killed = cache.staged(KEY), cache.root / gone
     other = tmp_path / "other" / gone  # of another store on the same engine
-    with store.scratch("rebuild") as scratch, store.lock("l" * 64):
+    with cache.scratch("rebuild") as scratch, cache.lock("l" * 64):
         running = scratch / "store" / "staging" / KEY
-        building = store.staged("l" * 64)
+        building = cache.staged("l" * 64)
         engine: Any = Engine(left, killed, other, running, building)
-        remove_orphans(engine, Store(store.root))
+        remove_orphans(engine, Cache(cache.root))
     assert engine.removed == [left, killed]
 
 
@@ -62,15 +62,15 @@ def test_an_engine_that_fails_meanwhile_is_an_error(tmp_path: Path) -> None:
 
     engine: Any = SimpleNamespace(containers=SimpleNamespace(list=fail))
     with pytest.raises(EngineError, match="Containers of killed builds cannot be removed: gone"):
-        remove_orphans(engine, Store(tmp_path))
+        remove_orphans(engine, Cache(tmp_path))
 
 
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_prune_removes_containers_where_an_engine_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, answers: bool
 ) -> None:
-    store = Store(tmp_path)
-    half = store.stage("rebuild-0")
+    cache = Cache(tmp_path)
+    half = cache.stage("rebuild-0")
     engine = Engine(half)
 
     def connect() -> Engine:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gemma3build.cli.evaluate import evaluate as evaluate_command
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.downloads import dataset_files
 from gemma3build.errors import (
     DownloadError,
@@ -65,13 +65,13 @@ def dataset(address: str, **digests: str) -> Dataset:
 def test_files_are_fetched_once_and_again_when_they_are_damaged(
     tmp_path: Path, address: str, asked: list[str]
 ) -> None:
-    store, said = Store(tmp_path), list[str]()
-    found = dataset_files(store, "piqa", dataset(address), said.append)
+    cache, said = Cache(tmp_path), list[str]()
+    found = dataset_files(cache, "piqa", dataset(address), said.append)
     assert {f"/{name}": path.read_bytes() for name, path in found.items()} == FILES
-    assert dataset_files(store, "piqa", dataset(address), said.append) == found
+    assert dataset_files(cache, "piqa", dataset(address), said.append) == found
     assert len(asked) == len(said) == 2
     found["valid.jsonl"].write_bytes(b"damaged")
-    dataset_files(store, "piqa", dataset(address), said.append)
+    dataset_files(cache, "piqa", dataset(address), said.append)
     assert found["valid.jsonl"].read_bytes() == FILES["/valid.jsonl"]
 
 
@@ -83,7 +83,7 @@ def test_what_is_not_the_pinned_file_is_refused_and_not_kept(
     tmp_path: Path, address: str, digests: dict[str, str], why: str
 ) -> None:
     with pytest.raises(DownloadError, match=why) as caught:
-        dataset_files(Store(tmp_path), "piqa", dataset(address, **digests), print)
+        dataset_files(Cache(tmp_path), "piqa", dataset(address, **digests), print)
     assert "--piqa DIR" in caught.value.hint
     left = {path.name for path in tmp_path.glob("datasets/*/*")}
     assert not left & set(digests)
@@ -96,15 +96,15 @@ def test_a_line_that_is_cut_in_mid_download_leaves_nothing_and_the_next_try_goes
     with monkeypatch.context() as patch:
         patch.setattr(Handler, "cut", 1000)
         with pytest.raises(DownloadError, match="cannot be fetched"):
-            dataset_files(Store(tmp_path), "piqa", dataset(address), print)
+            dataset_files(Cache(tmp_path), "piqa", dataset(address), print)
     assert not list(tmp_path.glob("datasets/*/*"))
-    found = dataset_files(Store(tmp_path), "piqa", dataset(address), print)
+    found = dataset_files(Cache(tmp_path), "piqa", dataset(address), print)
     assert {f"/{name}": path.read_bytes() for name, path in found.items()} == FILES
 
 
 def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="cannot be fetched"):
-        dataset_files(Store(tmp_path), "piqa", dataset("http://127.0.0.1:1/"), print)
+        dataset_files(Cache(tmp_path), "piqa", dataset("http://127.0.0.1:1/"), print)
 
 
 class FullDisk(io.BytesIO):
@@ -120,7 +120,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(
         Path, "open", lambda path, mode: FullDisk() if mode == "wb" else real(path, mode)
     )
     with pytest.raises(NoSpaceError, match="piqa cannot be kept: No space left on device"):
-        dataset_files(Store(tmp_path), "piqa", dataset(address), print)
+        dataset_files(Cache(tmp_path), "piqa", dataset(address), print)
     assert not list(tmp_path.glob("datasets/*/*"))
 
 
@@ -132,7 +132,7 @@ def test_a_stopped_download_leaves_nothing(
 
     monkeypatch.setattr("httpx2.Response.iter_bytes", stop)
     with pytest.raises(KeyboardInterrupt):
-        dataset_files(Store(tmp_path), "piqa", dataset(address), print)
+        dataset_files(Cache(tmp_path), "piqa", dataset(address), print)
     assert not list(tmp_path.glob("datasets/*/*"))
 
 

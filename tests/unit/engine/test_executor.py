@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.bench import Quiet
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.executor import Executor
 from gemma3build.engine.inputs import LocalFiles
 from gemma3build.engine.runner import Runner
@@ -48,7 +48,7 @@ def run(root: Path, questions: LocalFiles, containers: Any) -> None:
     )
     images: Any = SimpleNamespace(ensure=lambda _: SimpleNamespace(digest="0"))
     Executor(
-        store=Store(root),
+        cache=Cache(root),
         images=images,
         containers=containers,
         materials=questions,
@@ -121,7 +121,7 @@ def test_steps_run_together_only_where_their_memory_is_there(tmp_path: Path) -> 
     images: Any = SimpleNamespace(ensure=lambda _: SimpleNamespace(digest="0"))
     containers: Any = Watched()
     done = Executor(
-        store=Store(tmp_path),
+        cache=Cache(tmp_path),
         images=images,
         containers=containers,
         materials=LocalFiles("none", {}),
@@ -141,5 +141,5 @@ def test_what_stops_steps_is_not_called_a_build(
 
     monkeypatch.setattr(Executor, "run", fail)
     with pytest.raises(OutputError) as caught:
-        Runner(Any, Store(tmp_path), print).run((), Any, 1, Quiet())  # type: ignore[arg-type]
+        Runner(Any, Cache(tmp_path), print).run((), Any, 1, Quiet())  # type: ignore[arg-type]
     assert "build" not in f"{caught.value.what} {caught.value.hint}"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from requests import ConnectionError as EngineGoneError
 
 from gemma3build.engine import packages
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.images import Image
 from gemma3build.engine.packages import image_packages, read_status
 from gemma3build.errors import EngineError, OutputError
@@ -94,7 +94,7 @@ def archive(text: str | None) -> bytes:
 
 def ask(engine: Engine, root: Path) -> Packages:
     client: Any = engine
-    return image_packages(client, Store(root), IMAGE)
+    return image_packages(client, Cache(root), IMAGE)
 
 
 def test_an_image_is_asked_once(tmp_path: Path) -> None:

@@ -244,12 +244,12 @@ def test_a_lock_is_written_whole_and_read_back(tmp_path: Path) -> None:
 
 
 def test_images_are_for_a_parent_with_a_digest() -> None:
-    intent = load_images()
-    assert re.fullmatch(r"python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", intent.parent.registry)
+    config = load_images()
+    assert re.fullmatch(r"python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", config.parent.registry)
 
 
 def test_an_error_names_a_few_of_many_drifts() -> None:
-    drifts = tuple(Drift(field=f"f{i}", intent="a", locked="b") for i in range(7))
+    drifts = tuple(Drift(field=f"f{i}", config="a", locked="b") for i in range(7))
     with pytest.raises(DriftError, match="f4 is a, the lock says b; and 2 more") as caught:
         refuse_drift(drifts, "mend")
     assert "f5" not in caught.value.why

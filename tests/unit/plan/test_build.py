@@ -10,17 +10,17 @@ from gemma3build.pins.lockfile import LockedModel, read_models_lock
 from gemma3build.plan import resources
 from gemma3build.plan.build import plan_build
 from gemma3build.plan.evaluation import plan_evaluation
-from gemma3build.plan.graph import Material, Parameters, Plan, Source, StepOutput
+from gemma3build.plan.graph import CheckpointSource, ExternalInput, Parameters, Plan, StepOutput
 from gemma3build.plan.sources import imports, step_sources
 from gemma3build.util.files import FileDigest
-from gemma3build.workflows.request import Request, prepare
+from gemma3build.workflows.request import BuildRequest, prepare
 
 SCHEMES = load_schemes()
 SHAPE = find_model("gemma3-270m").shape
 PARAMETERS = Parameters(prefill_seq_lens=(128,), kv_cache_max_len=1024)
 
 
-def plan(source: Source, *names: str, parameters: Parameters = PARAMETERS) -> Plan:
+def plan(source: CheckpointSource, *names: str, parameters: Parameters = PARAMETERS) -> Plan:
     return plan_build(
         model="m",
         base_model="",
@@ -34,11 +34,11 @@ def plan(source: Source, *names: str, parameters: Parameters = PARAMETERS) -> Pl
 
 
 MEASURING = {"convert.export_score", "harness.piqa", "evaluate.speed"}
-PACKAGES = Source(locked=read_models_lock().models["gemma3-270m"])
+PACKAGES = CheckpointSource(locked=read_models_lock().models["gemma3-270m"])
 
 
 def test_the_default_plan_exports_once_and_quantizes_three_times() -> None:
-    found = prepare(Request(model="gemma3-270m")).plan
+    found = prepare(BuildRequest(model="gemma3-270m")).plan
     assert [(step.name, step.image, step.network) for step in found.steps] == [
         ("import", "fetch", False),
         ("check", "fetch", False),
@@ -92,7 +92,7 @@ def test_steps_come_after_what_they_need() -> None:
 def test_a_checkpoint_of_the_hub_is_fetched_by_the_one_step_with_a_network() -> None:
     files = (FileDigest(path="config.json", size=9, sha256="0" * 64),)
     locked = LockedModel(source="google/gemma-3-1b-it", revision="a" * 40, files=files)
-    first, *others = plan(Source(locked=locked), "dynamic_int8").steps
+    first, *others = plan(CheckpointSource(locked=locked), "dynamic_int8").steps
     assert (first.name, first.network) == ("fetch", True)
     assert first.parameters["files"] == [{"path": "config.json", "size": 9, "sha256": "0" * 64}]
     assert not any(step.network for step in others)
@@ -103,18 +103,18 @@ def test_a_checkpoint_of_the_user_is_read_where_it_lies() -> None:
         FileDigest(path=name, size=1, sha256="0" * 64)
         for name in ("config.json", "tokenizer.model")
     )
-    material = Material(name="checkpoint", files=files)
-    found = plan(Source(checkpoint=material), "dynamic_int8")
+    material = ExternalInput(name="checkpoint", files=files)
+    found = plan(CheckpointSource(checkpoint=material), "dynamic_int8")
     assert [step.name for step in found.steps][:2] == ["check", "export"]
-    assert found.tokenizer == Material(name="checkpoint", files=files[1:])
+    assert found.tokenizer == ExternalInput(name="checkpoint", files=files[1:])
 
 
 def test_only_the_packages_read_a_chat_template() -> None:
     names = ("chat_template.jinja", "config.json", "tokenizer.model", "tokenizer_config.json")
     files = tuple(FileDigest(path=name, size=1, sha256="0" * 64) for name in names)
     locked = LockedModel(source="google/gemma-3-1b-it", revision="a" * 40, files=files)
-    local = Material(name="checkpoint", files=files)
-    for source in (Source(locked=locked), Source(checkpoint=local)):
+    local = ExternalInput(name="checkpoint", files=files)
+    for source in (CheckpointSource(locked=locked), CheckpointSource(checkpoint=local)):
         for step in plan(source, "none", "dynamic_int8").steps:
             for name, item in step.inputs.items():
                 if isinstance(item, StepOutput):
@@ -151,7 +151,7 @@ def test_a_request_needs_a_scheme_and_a_tokenizer_needs_a_checkpoint() -> None:
     with pytest.raises(RequestError, match="names no scheme"):
         plan(PACKAGES)
     with pytest.raises(RequestError, match="--tokenizer goes with --checkpoint"):
-        prepare(Request(model="gemma3-270m", tokenizer=Path("x")))
+        prepare(BuildRequest(model="gemma3-270m", tokenizer=Path("x")))
 
 
 def test_a_larger_model_needs_more_of_everything() -> None:
@@ -232,8 +232,8 @@ def test_every_step_of_a_plan_has_a_source_digest() -> None:
     assert len(set(digests.values())) == len(digests)
 
 
-def material(path: str) -> Material:
-    return Material(name=path, files=(FileDigest(path=path, size=9, sha256="0" * 64),))
+def material(path: str) -> ExternalInput:
+    return ExternalInput(name=path, files=(FileDigest(path=path, size=9, sha256="0" * 64),))
 
 
 def test_an_evaluation_asks_every_scheme_and_measures_each_bundle_anew() -> None:
@@ -242,7 +242,7 @@ def test_an_evaluation_asks_every_scheme_and_measures_each_bundle_anew() -> None
         {scheme.name: material(f"{scheme.name}.{kind}") for scheme in schemes}
         for kind in ("tflite", "task")
     )
-    questions = Material(name="piqa", files=())
+    questions = ExternalInput(name="piqa", files=())
     steps = plan_evaluation(
         plan(PACKAGES, "none"),
         schemes=schemes,

@@ -13,7 +13,7 @@ from gemma3build.publish.card import Subject, cell, read_prose, render
 from gemma3build.publish.rules import Violation
 from gemma3build.schema.evaluation import EVALUATION, Evaluation, Piqa, Speed
 from gemma3build.schema.manifest import MANIFEST, Manifest
-from gemma3build.util.git import Source
+from gemma3build.util.git import GitRevision
 from gemma3build.util.serialize import decode, decode_json, encode
 from tests.support.release import TASK, TFLITE, figures, write_release
 
@@ -37,7 +37,7 @@ def subject(tmp_path: Path) -> Subject:
         repo="org/gemma",
         manifest=dataclasses.replace(manifest, checkpoint=checkpoint),
         evaluation=dataclasses.replace(evaluation, schemes=schemes),
-        source=Source(commit="c" * 40, dirty=False),
+        source=GitRevision(commit="c" * 40, dirty=False),
     )
 
 

@@ -16,10 +16,10 @@ from gemma3build.util.files import sha256_bytes
 from gemma3build.workflows.assemble import is_written
 
 
-def release(store: Path, **contents: bytes) -> Release:
-    store.mkdir(exist_ok=True)
+def release(cache: Path, **contents: bytes) -> Release:
+    cache.mkdir(exist_ok=True)
     for name, content in contents.items():
-        (store / name).write_bytes(content)
+        (cache / name).write_bytes(content)
     artifacts = tuple(
         ArtifactRecord(path=name, scheme="s", size=len(data), sha256=sha256_bytes(data), facts={})
         for name, data in contents.items()
@@ -46,7 +46,7 @@ def release(store: Path, **contents: bytes) -> Release:
             reference="transformers",
             schemes=(),
         ),
-        artifacts={name: store / name for name in contents},
+        artifacts={name: cache / name for name in contents},
         sbom=b"{}\n",
     )
     provenance = statement(found.digests, PREDICATE_TYPE, {"buildDefinition": {}})

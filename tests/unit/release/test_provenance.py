@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gemma3build.release.provenance import Run, make_provenance, read_source
+from gemma3build.release.provenance import BuildRun, make_provenance, read_revision
 from gemma3build.schema.packages import Packages
 from gemma3build.util.files import FileDigest
-from gemma3build.util.git import Source, find_source, would_change
+from gemma3build.util.git import GitRevision, find_revision, would_change
 from tests.support.release import make_manifest
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "build-type.md"
@@ -21,10 +21,10 @@ PACKAGES = {
     "convert": Packages(wheels=(WHEEL,), debian=()),
 }
 SUMS = {"SHA256SUMS": "1" * 64, "m.task": "2" * 64}
-SOURCE = Source(commit="c" * 40, dirty=False)
+SOURCE = GitRevision(commit="c" * 40, dirty=False)
 
 
-def statement(*, source: Source | None = SOURCE, started: float = 1.5) -> bytes:
+def statement(*, source: GitRevision | None = SOURCE, started: float = 1.5) -> bytes:
     manifest = make_manifest({"m_fp16.tflite": b"model"}, {})
     fetched = dataclasses.replace(manifest.checkpoint, fetched=(GGUF,))
     return make_provenance(
@@ -33,7 +33,7 @@ def statement(*, source: Source | None = SOURCE, started: float = 1.5) -> bytes:
         PACKAGES,
         source=source,
         epoch=1_700_000_000,
-        run=Run(started=started, finished=started + 60),
+        run=BuildRun(started=started, finished=started + 60),
     )
 
 
@@ -107,11 +107,11 @@ def test_the_document_has_the_fields_that_are_written_and_no_others() -> None:
     assert definition["buildType"] in DOCUMENT.read_text()
 
 
-@pytest.mark.parametrize("source", [SOURCE, Source(commit="d" * 40, dirty=True), None])
-def test_the_source_is_read_back(tmp_path: Path, source: Source | None) -> None:
+@pytest.mark.parametrize("source", [SOURCE, GitRevision(commit="d" * 40, dirty=True), None])
+def test_the_source_is_read_back(tmp_path: Path, source: GitRevision | None) -> None:
     path = tmp_path / "provenance.intoto.jsonl"
     path.write_bytes(statement(source=source))
-    assert read_source(path) == source
+    assert read_revision(path) == source
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"predicate": 3}', b"\xff", b"[" * 100_000])
@@ -119,7 +119,7 @@ def test_another_file_is_no_provenance(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "provenance.intoto.jsonl"
     path.write_bytes(text)
     with pytest.raises(ValueError, match=r".+"):
-        read_source(path)
+        read_revision(path)
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -134,21 +134,21 @@ def test_a_checkout_says_which_commit_it_is_of_and_whether_it_was_changed(
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    assert find_source(package) is None
+    assert find_revision(package) is None
     git(tmp_path, "init", "--quiet")
-    assert find_source(package) is None
+    assert find_revision(package) is None
     git(tmp_path, "add", "package")
     git(tmp_path, "commit", "--quiet", "--message=one")
     commit = git(tmp_path, "rev-parse", "HEAD").strip()
-    assert find_source(package) == Source(commit=commit, dirty=False)
+    assert find_revision(package) == GitRevision(commit=commit, dirty=False)
     (tmp_path / os.fsdecode(b"untracked\xff")).write_text("")
     git(tmp_path, "config", "status.showUntrackedFiles", "no")
     git(tmp_path, "config", "core.quotePath", "false")
-    assert find_source(package) == Source(commit=commit, dirty=True)
+    assert find_revision(package) == GitRevision(commit=commit, dirty=True)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "of-a-hook"))
-    assert find_source(package) == Source(commit=commit, dirty=True)
+    assert find_revision(package) == GitRevision(commit=commit, dirty=True)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert find_source(package) is None
+    assert find_revision(package) is None
 
 
 def test_a_package_that_is_not_of_the_checkout_around_it_has_no_source(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_package_that_is_not_of_the_checkout_around_it_has_no_source(tmp_path:
     git(tmp_path, "commit", "--quiet", "--allow-empty", "--message=one")
     installed = tmp_path / "site-packages"
     installed.mkdir()
-    assert find_source(installed) is None
+    assert find_revision(installed) is None
 
 
 def test_a_new_file_changes_a_checkout_unless_git_ignores_it(tmp_path: Path) -> None:

@@ -13,20 +13,20 @@ from gemma3build.report.index import (
     INDEX,
     INDEX_PAGE,
     Index,
-    Listed,
+    IndexedRelease,
     Published,
     Signed,
+    index_release,
     known_publication,
-    list_release,
     read_index,
     render,
     write_index,
 )
 from gemma3build.schema.evaluation import Evaluation
 from gemma3build.schema.manifest import MANIFEST, Manifest
-from gemma3build.util.git import Source
+from gemma3build.util.git import GitRevision
 from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
-from gemma3build.verify.untrusted import Folder
+from gemma3build.verify.untrusted import UntrustedFolder
 from gemma3build.verify.verify import Verified
 from tests.support.pages import Reader, check_loads_nothing, check_sound
 from tests.unit.report.test_report import (
@@ -39,7 +39,7 @@ from tests.unit.report.test_report import (
     speed,
 )
 
-SOURCE = Source(commit="c" * 40, dirty=False)
+SOURCE = GitRevision(commit="c" * 40, dirty=False)
 KEY = "a" * 64
 PUBLISHED = Published(
     repo="you/m", tag="v1", commit="d" * 40, url="https://hub.test/you/m/commit/d"
@@ -51,18 +51,18 @@ def listed(
     name: str = "gemma3-270m",
     signed: Signed | None = None,
     published: Published | None = None,
-) -> Listed:
+) -> IndexedRelease:
     manifest, evaluation = found
     records = (MANIFEST, CHECKSUMS)
     digests = {item.path: item.sha256 for item in manifest.artifacts}
     digests |= {record: f"{number}" * 64 for number, record in enumerate(records)}
     sizes = dict.fromkeys(digests, 9)
-    folder = Folder(path=Path("/r") / name, sizes=sizes, others=())
+    folder = UntrustedFolder(path=Path("/r") / name, sizes=sizes, others=())
     verified = Verified(folder=folder, digests=digests, findings=())
-    return list_release(verified, manifest, evaluation, signed, published)
+    return index_release(verified, manifest, evaluation, signed, published)
 
 
-def two() -> tuple[Listed, ...]:
+def two() -> tuple[IndexedRelease, ...]:
     other = sample(scheme("dynamic_int8", 9, gate(kl=0.1, text="t"), piqa(0.5), speed(7.0, 8.0, 9)))
     return (
         listed(measured(), signed=Signed(key=KEY, checked=True), published=PUBLISHED),
@@ -70,12 +70,12 @@ def two() -> tuple[Listed, ...]:
     )
 
 
-def index(releases: tuple[Listed, ...], version: str = "v1.2.0") -> Index:
+def index(releases: tuple[IndexedRelease, ...], version: str = "v1.2.0") -> Index:
     entries = tuple(item.entry for item in releases)
     return Index(version=version, commit=SOURCE.commit, releases=entries)
 
 
-def page(releases: tuple[Listed, ...], version: str = "v1.2.0") -> str:
+def page(releases: tuple[IndexedRelease, ...], version: str = "v1.2.0") -> str:
     return render(index(releases, version), releases).decode()
 
 
@@ -125,7 +125,7 @@ def test_a_quick_look_is_never_shown_as_a_result() -> None:
     assert Reader(page(two())).text.count("first 100 of 1,838") == 3
 
 
-def hostile() -> tuple[Listed, ...]:
+def hostile() -> tuple[IndexedRelease, ...]:
     found, evaluation = sample(
         scheme(HOSTILE, 1, gate(kl=1e-3, text=HOSTILE), piqa(0.5), speed(1, 1, 1)), model=HOSTILE
     )
@@ -151,7 +151,7 @@ def test_names_from_anywhere_stay_text() -> None:
 
 
 @pytest.mark.parametrize("releases", [two(), two()[:1], hostile()], ids=["two", "one", "hostile"])
-def test_the_page_is_sound_and_loads_nothing(releases: tuple[Listed, ...]) -> None:
+def test_the_page_is_sound_and_loads_nothing(releases: tuple[IndexedRelease, ...]) -> None:
     text = page(releases)
     check_sound(text)
     check_loads_nothing(text)

@@ -34,11 +34,11 @@ from gemma3build.util.files import FileDigest, sha256_bytes
 from gemma3build.util.machine import Machine
 from gemma3build.util.text import (
     Piece,
+    escape_control_chars,
     megabytes,
     pieces,
     shared_start,
     significant,
-    visible,
 )
 from tests.support.pages import Reader, check_loads_nothing, check_sound
 
@@ -391,8 +391,8 @@ def test_tokens_and_unseen_characters_are_named() -> None:
         Piece("b\n", special=False),
     )
     assert pieces("<b>") == (Piece("<b>", special=False),)
-    assert visible("क्\u200dष") == "क्\u200dष"
-    assert visible("\u202e\ufeff") == "U+202EU+FEFF"
+    assert escape_control_chars("क्\u200dष") == "क्\u200dष"
+    assert escape_control_chars("\u202e\ufeff") == "U+202EU+FEFF"
 
 
 def test_the_first_difference_is_found() -> None:

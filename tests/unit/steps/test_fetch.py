@@ -10,11 +10,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.preflight import check_offline
 from gemma3build.engine.runner import hub_token
 from gemma3build.errors import REFUSAL_EXIT_CODES, BuildError, HubError, OfflineError
-from gemma3build.pins.config import HubSource, Model, find_model
+from gemma3build.pins.config import HubSource, ModelConfig, find_model
 from gemma3build.pins.lockfile import LockedModel, lock_drift, model_drift
 from gemma3build.pins.resolver import resolve_model
 from gemma3build.plan.checkpoint import plan_fetch
@@ -162,8 +162,8 @@ fetch(sys.argv[1], Path(sys.argv[2]))
 def test_what_a_kill_leaves_of_a_file_is_gone_with_the_next_run_or_a_prune(
     hub: Hub, commit: str, tmp_path: Path
 ) -> None:
-    store, key = Store(tmp_path / "cache"), "k" * 64
-    output = store.stage(key) / OUTPUT_DIR
+    cache, key = Cache(tmp_path / "cache"), "k" * 64
+    output = cache.stage(key) / OUTPUT_DIR
     hub.fail("GET /lfs", after=100_000, times=10_000)  # and so it waits, and tries again
     partial = output / "model.safetensors.partial"
     deadline = time.monotonic() + 60
@@ -173,10 +173,10 @@ def test_what_a_kill_leaves_of_a_file_is_gone_with_the_next_run_or_a_prune(
         process.kill()
     assert partial.is_file()
     hub.faults.clear()
-    fetch(commit, store.stage(key) / OUTPUT_DIR)
+    fetch(commit, cache.stage(key) / OUTPUT_DIR)
     assert {path.name for path in output.iterdir()} == set(FILES)
     partial.touch()
-    store.prune(everything=False)
+    cache.prune(everything=False)
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -246,13 +246,13 @@ def test_without_a_login_there_is_no_token(hub: Hub) -> None:
     assert hub_token() is None
 
 
-def model(repo: str = REPO, revision: str = "main", **sha256: str) -> Model:
+def model(repo: str = REPO, revision: str = "main", **sha256: str) -> ModelConfig:
     given = {name.replace("_", "."): digest for name, digest in sha256.items()}
     source = HubSource(repo=repo, revision=revision, sha256=given)
     return dataclasses.replace(find_model("gemma3-1b-it"), hub=source)
 
 
-def lock(found: Model) -> LockedModel:
+def lock(found: ModelConfig) -> LockedModel:
     return resolve_model("m", found, lambda *_: pytest.fail("nothing is in packages"))
 
 
@@ -294,7 +294,7 @@ def test_a_lock_says_what_changed_since_the_last_one(hub: Hub, commit: str) -> N
     ],
 )
 def test_what_cannot_be_locked_has_its_own_sentence(
-    hub: Hub, commit: str, found: Model, code: int, said: str
+    hub: Hub, commit: str, found: ModelConfig, code: int, said: str
 ) -> None:
     hub.renamed["org/old"] = REPO
     with pytest.raises(BuildError, match=said) as caught:

@@ -21,8 +21,8 @@ requests = st.builds(
 )
 
 
-def request(*tokens: int, scored: int = 1, group: int = 0) -> packing.Request:
-    return packing.Request(tokens=tokens, scored=scored, group=group)
+def request(*tokens: int, scored: int = 1, group: int = 0) -> packing.ScoreRequest:
+    return packing.ScoreRequest(tokens=tokens, scored=scored, group=group)
 
 
 def logits_after(tokens: Sequence[int]) -> np.ndarray:
@@ -41,7 +41,7 @@ def seen(call: packing.Call, place: int) -> list[int]:
     return [int(token) for token in call.tokens[0, places]]
 
 
-def alone(item: packing.Request) -> packing.Score:
+def alone(item: packing.ScoreRequest) -> packing.Score:
     """The score of a sequence, made without any of the code that is tested."""
     total, greedy = 0.0, True
     for index in range(len(item.tokens) - item.scored, len(item.tokens)):
@@ -52,7 +52,7 @@ def alone(item: packing.Request) -> packing.Score:
 
 
 @given(st.lists(requests, min_size=1, max_size=12))
-def test_a_packed_sequence_scores_as_it_does_alone(items: list[packing.Request]) -> None:
+def test_a_packed_sequence_scores_as_it_does_alone(items: list[packing.ScoreRequest]) -> None:
     scores: dict[int, packing.Score] = {}
     for call in packing.plan_calls(items, LENGTH):
         assert call.tokens.shape == (1, LENGTH)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from gemma3build.util.files import remove_partial, whole, write_whole
+from gemma3build.util.files import atomic_file, atomic_write, remove_partial
 
 PLACE = ".name.partial"
 # Writes half of a file, says so, and does not end.
 HALF = """
 import sys, time
 from pathlib import Path
-from gemma3build.util.files import whole
-with whole(Path(sys.argv[1])) as staged:
+from gemma3build.util.files import atomic_file
+with atomic_file(Path(sys.argv[1])) as staged:
     staged.write_bytes(b"half")
     print(flush=True)
     time.sleep(60)
@@ -28,8 +28,8 @@ def names(folder: Path) -> list[str]:
 
 def test_a_file_is_the_old_one_until_all_of_the_new_one_is_written(tmp_path: Path) -> None:
     path = tmp_path / "name"
-    write_whole(path, b"old")
-    with whole(path) as staged:
+    atomic_write(path, b"old")
+    with atomic_file(path) as staged:
         staged.write_bytes(b"n")
         assert (staged.name, path.read_bytes()) == (PLACE, b"old")
         staged.write_bytes(b"new")
@@ -42,10 +42,10 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, kind: type[BaseException]
 ) -> None:
     path = tmp_path / "name"
-    write_whole(path, b"old")
+    atomic_write(path, b"old")
 
     def fail() -> None:
-        with whole(path) as staged:
+        with atomic_file(path) as staged:
             staged.write_bytes(b"half")
             raise kind
 
@@ -58,7 +58,7 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(
 def test_a_directory_that_must_hold_nothing_else_never_does(tmp_path: Path) -> None:
     folder = tmp_path / "release"
     folder.mkdir()
-    with whole(folder / "name", outside=True) as staged:
+    with atomic_file(folder / "name", outside=True) as staged:
         staged.write_bytes(b"new")
         assert (names(folder), names(tmp_path)) == ([], [".release.name.partial", "release"])
     assert (names(folder), names(tmp_path)) == (["name"], ["release"])
@@ -69,12 +69,12 @@ def test_two_writers_write_one_after_the_other(tmp_path: Path) -> None:
     seen: list[str] = []
 
     def second() -> None:
-        with whole(path) as staged:
+        with atomic_file(path) as staged:
             seen.append("second starts")
             staged.write_bytes(b"second")
 
     other = threading.Thread(target=second)
-    with whole(path) as staged:
+    with atomic_file(path) as staged:
         other.start()
         other.join(0.1)
         staged.write_bytes(b"first")
@@ -97,7 +97,7 @@ def test_what_a_kill_leaves_is_taken_over_or_removed_and_never_while_it_is_writt
         assert names(tmp_path) == [PLACE]
         writer.kill()
     assert names(tmp_path) == [PLACE]
-    write_whole(path, b"new")
+    atomic_write(path, b"new")
     assert names(tmp_path) == ["name"]
     (tmp_path / PLACE).write_bytes(b"half")
     remove_partial(tmp_path)

@@ -14,7 +14,7 @@ from gemma3build.errors import Flaw
 from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE
 from gemma3build.release.directory import Release, write
 from gemma3build.release.manifest import read_manifest
-from gemma3build.release.provenance import Run, make_provenance
+from gemma3build.release.provenance import BuildRun, make_provenance
 from gemma3build.release.sbom import SBOM, make_sbom
 from gemma3build.report.report import measured_files
 from gemma3build.schema.evaluation import EVALUATION
@@ -193,7 +193,7 @@ def test_what_a_build_writes_passes(release: Path, tmp_path: Path) -> None:
         artifacts={item.path: release / item.path for item in manifest.artifacts},
         sbom=make_sbom(manifest, packages),
     )
-    run = Run(started=0, finished=1)
+    run = BuildRun(started=0, finished=1)
     provenance = make_provenance(manifest, built.digests, packages, source=None, epoch=0, run=run)
     folder = tmp_path / "built"
     write(

@@ -13,7 +13,7 @@ from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, pars
 from gemma3build.schema.evaluation import REPORT
 from gemma3build.schema.manifest import MANIFEST
 from gemma3build.util.files import sha256_bytes
-from gemma3build.verify.untrusted import list_folder, listed, short
+from gemma3build.verify.untrusted import join_names, list_folder, truncate
 from gemma3build.verify.verify import State, total_bytes, verify
 from tests.support.command import run_command
 from tests.support.release import (
@@ -210,9 +210,9 @@ def test_what_is_no_directory_is_no_release(tmp_path: Path) -> None:
 
 
 def test_lists_of_names_are_short() -> None:
-    assert listed(["b", "a"]) == "a, b are"
-    assert listed(f"{n}" for n in range(9)) == "0, 1, 2, 6 more are"
-    assert short("x" * 1000).endswith("x…")
+    assert join_names(["b", "a"]) == "a, b are"
+    assert join_names(f"{n}" for n in range(9)) == "0, 1, 2, 6 more are"
+    assert truncate("x" * 1000).endswith("x…")
 
 
 def test_the_command_prints_a_line_for_each_check_and_exits(release: Path) -> None:

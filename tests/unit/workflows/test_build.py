@@ -8,16 +8,16 @@ import pytest
 
 from benchmarks.bench import Quiet
 from gemma3build.cli.build import build as build_command
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.runner import CACHE_VARIABLE
 from gemma3build.errors import DirtyError, GateError
 from gemma3build.release.checksums import PROVENANCE
 from gemma3build.release.directory import Release
-from gemma3build.release.provenance import read_source
+from gemma3build.release.provenance import read_revision
 from gemma3build.schema.packages import Packages
-from gemma3build.util.git import Source
-from gemma3build.workflows.build import Builder, clean_source
-from gemma3build.workflows.request import Request, prepare
+from gemma3build.util.git import GitRevision
+from gemma3build.workflows.build import Builder, clean_revision
+from gemma3build.workflows.request import BuildRequest, prepare
 from tests.support.command import run_command
 from tests.unit.report.test_report import gate, sample, scheme
 
@@ -27,16 +27,16 @@ pytestmark = pytest.mark.usefixtures("no_charts")
 class Gated(Builder):
     """A builder whose steps have run, and whose gate has said this."""
 
-    def __init__(self, root: Path, *, passed: bool, source: Source | None = None) -> None:
-        store = Store(root)
+    def __init__(self, root: Path, *, passed: bool, source: GitRevision | None = None) -> None:
+        cache = Cache(root)
         runner: Any = SimpleNamespace(
-            store=store,
-            downloads=store,
+            cache=cache,
+            downloads=cache,
             run=lambda *_: {},
             found=lambda *_: {},
             images=lambda *_: {},
             packages=lambda *_: {"convert": Packages(wheels=(), debian=())},
-            intent=SimpleNamespace(source_date_epoch=0),
+            config=SimpleNamespace(source_date_epoch=0),
             say=print,
         )
         super().__init__(runner, source)
@@ -49,9 +49,9 @@ class Gated(Builder):
 
 
 PREPARED: Any = SimpleNamespace(plan=SimpleNamespace(steps=(), artifacts=()), origin=None)
-CLEAN = Source(commit="c" * 40, dirty=False)
-DIRTY = Source(commit="c" * 40, dirty=True)
-LATER = Source(commit="d" * 40, dirty=False)
+CLEAN = GitRevision(commit="c" * 40, dirty=False)
+DIRTY = GitRevision(commit="c" * 40, dirty=True)
+LATER = GitRevision(commit="d" * 40, dirty=False)
 
 
 def build(folder: Path, *, passed: bool) -> None:
@@ -84,9 +84,9 @@ def test_the_refused_release_of_another_name_stays(tmp_path: Path) -> None:
     ("source", "message"), [(None, "a checkout that git can read"), (DIRTY, "not what commit cccc")]
 )
 def test_a_release_is_refused_from_what_no_commit_has_before_anything_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source | None, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: GitRevision | None, message: str
 ) -> None:
-    monkeypatch.setattr("gemma3build.workflows.build.find_source", lambda: source)
+    monkeypatch.setattr("gemma3build.workflows.build.find_revision", lambda: source)
     with pytest.raises(DirtyError, match=message):
         build_command(release=True, checkpoint=tmp_path / "not there")
 
@@ -94,25 +94,25 @@ def test_a_release_is_refused_from_what_no_commit_has_before_anything_is_read(
 def test_a_build_says_from_which_source_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gemma3build.workflows.build.find_source", lambda: DIRTY)
+    monkeypatch.setattr("gemma3build.workflows.build.find_revision", lambda: DIRTY)
     build(tmp_path / "m", passed=True)
-    assert read_source(tmp_path / "m" / PROVENANCE) == DIRTY
-    monkeypatch.setattr("gemma3build.workflows.build.find_source", lambda: CLEAN)
-    assert clean_source() == CLEAN
+    assert read_revision(tmp_path / "m" / PROVENANCE) == DIRTY
+    monkeypatch.setattr("gemma3build.workflows.build.find_revision", lambda: CLEAN)
+    assert clean_revision() == CLEAN
 
 
 @pytest.mark.parametrize("written", [DIRTY, LATER])
 def test_a_release_from_another_source_is_written_anew_where_the_source_matters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: Source
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: GitRevision
 ) -> None:
     folder = tmp_path / "m"
-    monkeypatch.setattr("gemma3build.workflows.build.find_source", lambda: written)
+    monkeypatch.setattr("gemma3build.workflows.build.find_revision", lambda: written)
     build(folder, passed=True)
     assert Gated(tmp_path / "cache", passed=True).find(PREPARED, folder) is not None
     strict = Gated(tmp_path / "cache", passed=True, source=CLEAN)
     assert strict.find(PREPARED, folder) is None
     strict.build(PREPARED, folder, 1, Quiet())
-    assert read_source(folder / PROVENANCE) == CLEAN
+    assert read_revision(folder / PROVENANCE) == CLEAN
     assert strict.find(PREPARED, folder) is not None
 
 
@@ -127,7 +127,7 @@ def test_a_path_is_printed_as_it_is(
         done = dict.fromkeys(artifacts, SimpleNamespace(cached=True))
         return SimpleNamespace(manifest=manifest, folder=folder, done=done, idle=idle)
 
-    request = Request(model="gemma3-270m")
+    request = BuildRequest(model="gemma3-270m")
     monkeypatch.setattr("gemma3build.engine.docker.connect", lambda: None)
     monkeypatch.setattr(Builder, "ensure", ensure)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))

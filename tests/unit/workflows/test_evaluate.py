@@ -12,16 +12,16 @@ import pytest
 from benchmarks.bench import Quiet
 from gemma3build.cli.console import show_evaluations
 from gemma3build.cli.evaluate import evaluate as evaluate_command
-from gemma3build.engine.cache import Store
-from gemma3build.engine.executor import Done
-from gemma3build.engine.inputs import Several
+from gemma3build.engine.cache import Cache
+from gemma3build.engine.executor import FinishedStep
+from gemma3build.engine.inputs import ChainedInputs
 from gemma3build.engine.preflight import check_writable
 from gemma3build.errors import BuildError, NoSpaceError, OutputError, RequestError
 from gemma3build.pins.config import load_models
 from gemma3build.pins.lockfile import ModelsLock
 from gemma3build.release.directory import write_measured
 from gemma3build.release.evaluation import manifest_digest, merge, read_evaluation
-from gemma3build.report.report import measured_files, unlike
+from gemma3build.report.report import differing_conditions, measured_files
 from gemma3build.schema.evaluation import (
     EVALUATION,
     PIQA_FILE,
@@ -215,12 +215,12 @@ class Measuring:
     """Stands for a runner that measures figures, while something else may happen to the release."""
 
     def __init__(self, root: Path, figures: Piqa, meanwhile: Any = lambda: None) -> None:
-        self.store, self.sources = Store(root), dict[str, str]()
+        self.cache, self.sources = Cache(root), dict[str, str]()
         self.said: list[str] = []
         self.say = self.said.append
         self._figures, self._meanwhile = figures, meanwhile
 
-    def run(self, *_: object) -> dict[str, Done]:
+    def run(self, *_: object) -> dict[str, FinishedStep]:
         self._meanwhile()
         results: dict[str, Piqa | Speed] = {
             f"piqa-{INT8}": self._figures,
@@ -228,15 +228,15 @@ class Measuring:
         }
         return {name: self._commit(name, found) for name, found in results.items()}
 
-    def _commit(self, name: str, found: Piqa | Speed) -> Done:
+    def _commit(self, name: str, found: Piqa | Speed) -> FinishedStep:
         file = PIQA_FILE if isinstance(found, Piqa) else SPEED_FILE
-        (self.store.stage(name) / "output" / file).write_bytes(pretty_json(encode(found)))
-        entry = self.store.commit(name, name, StepResult(seconds=1.0, peak_memory=1))
-        return Done(key=name, entry=entry, cached=False)
+        (self.cache.stage(name) / "output" / file).write_bytes(pretty_json(encode(found)))
+        entry = self.cache.commit(name, name, StepResult(seconds=1.0, peak_memory=1))
+        return FinishedStep(key=name, entry=entry, cached=False)
 
 
 def run(release: Path, runner: Any) -> Evaluation:
-    prepared: Any = PreparedEvaluation(steps=(), materials=Several({}, otherwise=runner))
+    prepared: Any = PreparedEvaluation(steps=(), materials=ChainedInputs({}, fallback=runner))
     return evaluate(read_release(release), prepared, runner, Quiet()).evaluation
 
 
@@ -371,15 +371,15 @@ def test_other_questions_are_told_apart_though_there_are_as_many() -> None:
     (item,) = evaluation.schemes
     assert item.piqa is not None
     changed = dataclasses.replace(item, piqa=dataclasses.replace(item.piqa, data="0" * 64))
-    (found,) = unlike(evaluation, dataclasses.replace(evaluation, schemes=(changed,)))
+    (found,) = differing_conditions(evaluation, dataclasses.replace(evaluation, schemes=(changed,)))
     assert found.second.how == f"all 1,838 questions, SHA-256 {'0' * 16}"
     assert found.schemes == (INT8,)
 
 
 def test_what_only_one_release_has_is_not_compared() -> None:
     bare = sample(scheme(INT8, 9, gate(kl=0.1, text="t")))[1]
-    assert unlike(measured()[1], bare) == ()
-    assert unlike(measured()[1], sample()[1]) == ()
+    assert differing_conditions(measured()[1], bare) == ()
+    assert differing_conditions(measured()[1], sample()[1]) == ()
 
 
 OWN = (["a", "b", "c"], ["0", "1", "1"])

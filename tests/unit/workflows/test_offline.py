@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.bench import Quiet
 from gemma3build.engine import runner as runner_module
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.inputs import PackagedModel
 from gemma3build.engine.runner import Runner
 from gemma3build.errors import OfflineError
@@ -18,7 +18,7 @@ from gemma3build.pins.lockfile import LockedModel
 from gemma3build.plan.graph import Step, StepOutput
 from gemma3build.schema.step import OUTPUT_DIR, StepRequest, StepResult
 from gemma3build.steps.fetch import hub as fetch
-from gemma3build.workflows.request import Request, prepare
+from gemma3build.workflows.request import BuildRequest, prepare
 from tests.support.hub import Hub
 from tests.support.pinned import TINY, pin_tiny
 
@@ -62,9 +62,9 @@ def model(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "Containers", Containers)
 
 
-def run(cache: Path, *schemes: str) -> tuple[list[str], dict[str, bool]]:
+def run(folder: Path, *schemes: str) -> tuple[list[str], dict[str, bool]]:
     """Plan and run a build; return the names of the steps that ran, and what was kept from before."""
-    prepared = prepare(Request(model=TINY, schemes=schemes))
+    prepared = prepare(BuildRequest(model=TINY, schemes=schemes))
     plan = prepared.plan
     read = [item for step in plan.steps for item in step.inputs.values()]
     read += [artifact.source for artifact in plan.artifacts]
@@ -72,10 +72,10 @@ def run(cache: Path, *schemes: str) -> tuple[list[str], dict[str, bool]]:
     for item in read:
         if isinstance(item, StepOutput) and item.path:
             Containers.files[item.step].add(item.path)
-    store = Store(cache)
-    runner = Runner(cast("Any", None), store, print)
+    cache = Cache(folder)
+    runner = Runner(cast("Any", None), cache, print)
     locked = cast("LockedModel", prepared.origin)
-    materials = PackagedModel(store, locked, runner.intent, print)
+    materials = PackagedModel(cache, locked, runner.config, print)
     done = runner.run(plan.steps, materials, 1, Quiet())
     return Containers.ran, {name: item.cached for name, item in done.items()}
 
@@ -115,8 +115,8 @@ def test_what_was_fetched_counts_though_an_image_is_not_there(
         ensure=lambda _: image, find=lambda name: None if name == "litertlm" else image
     )
     monkeypatch.setattr(runner_module, "Images", lambda *_, **__: images)
-    plan = prepare(Request(model=TINY)).plan
-    runner = Runner(cast("Any", None), Store(tmp_path / "cache"), print)
+    plan = prepare(BuildRequest(model=TINY)).plan
+    runner = Runner(cast("Any", None), Cache(tmp_path / "cache"), print)
     found = runner.found(plan.steps)
     lacking = {step.name for step in plan.steps if step.image == "litertlm"}
     assert lacking

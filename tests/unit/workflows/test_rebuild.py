@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from gemma3build.engine import runner as runner_module
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.engine.images import Image
 from gemma3build.engine.inputs import LocalCheckpoint
 from gemma3build.engine.runner import Runner
@@ -21,11 +21,11 @@ from gemma3build.verify.checks import read_record
 from gemma3build.verify.untrusted import list_folder
 from gemma3build.workflows import archive
 from gemma3build.workflows.rebuild import (
+    environment_differences,
     keep_checkpoint,
     prepare_rebuild,
     require_diffoscope,
     run_diffoscope,
-    unlike,
 )
 from gemma3build.workflows.request import OwnCheckpoint
 from tests.support.checkpoint import write_checkpoint
@@ -128,24 +128,26 @@ def test_other_images_and_sources_are_said(release: Path) -> None:
     manifest = read_record(list_folder(release))
     here = {name: image(name, "0" * 64) for name in ("bundle", "convert")}
     sources = {"bundle": "0" * 64, "check": "5"}
-    assert unlike(manifest, here, sources) == ()
+    assert environment_differences(manifest, here, sources) == ()
     here["convert"] = image("convert", "1" * 64)
-    assert unlike(manifest, here | {"new": image("new", "2")}, {"bundle": "1"}) == (
+    assert environment_differences(
+        manifest, here | {"new": image("new", "2")}, {"bundle": "1"}
+    ) == (
         "Of the images, convert, new are not those of the release",
         "Of the sources of the steps, bundle is not those of the release",
     )
 
 
 def test_scratch_is_removed_and_what_a_kill_leaves_is_pruned(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    with store.scratch("rebuild") as folder:
+    cache = Cache(tmp_path)
+    with cache.scratch("rebuild") as folder:
         (folder / "file").write_bytes(b"1")
-        store.prune(everything=False)
+        cache.prune(everything=False)
         assert (folder / "file").exists()
     assert not folder.exists()
     assert [*(tmp_path / "locks").iterdir()] == []
     folder.mkdir()
-    store.prune(everything=False)
+    cache.prune(everything=False)
     assert not folder.exists()
     assert [*(tmp_path / "locks").iterdir()] == []
 
@@ -158,17 +160,17 @@ def test_scratch_is_locked_before_a_prune_can_see_it(
     def prune_after(path: Path, mode: int) -> None:
         make(path, mode)
         if Path(path).name.startswith("rebuild-"):
-            Store(tmp_path).prune(everything=False)
+            Cache(tmp_path).prune(everything=False)
 
     monkeypatch.setattr(os, "mkdir", prune_after)
-    with Store(tmp_path).scratch("rebuild") as folder:
+    with Cache(tmp_path).scratch("rebuild") as folder:
         assert folder.is_dir()
 
 
 def test_scratch_in_a_cache_that_cannot_be_written_is_an_error() -> None:
     with (
         pytest.raises(OutputError, match="The cache cannot be used: /proc/none"),
-        Store(Path("/proc/none")).scratch("rebuild"),
+        Cache(Path("/proc/none")).scratch("rebuild"),
     ):
         pass
 
@@ -211,7 +213,7 @@ class OneImage:
 @pytest.fixture
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     monkeypatch.setattr(runner_module, "Images", OneImage)
-    return Runner(cast("Any", None), Store(tmp_path / "store"), print)
+    return Runner(cast("Any", None), Cache(tmp_path / "store"), print)
 
 
 def test_a_copy_of_a_checkpoint_takes_the_place_of_the_step_that_brings_it(

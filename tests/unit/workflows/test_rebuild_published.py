@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import gemma3build.workflows.rebuild
 from gemma3build.cli import rebuild as command
 from gemma3build.cli.app import app
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.errors import BuildError, InUseError, VerificationError
 from gemma3build.pins.lockfile import read_models_lock
 from gemma3build.release.checksums import CHECKSUMS
@@ -23,7 +23,7 @@ from gemma3build.schema.manifest import MANIFEST
 from gemma3build.util.files import sha256_bytes
 from gemma3build.util.serialize import encode
 from gemma3build.verify.checks import read_record
-from gemma3build.verify.untrusted import Folder, list_folder
+from gemma3build.verify.untrusted import UntrustedFolder, list_folder
 from tests.support.checkpoint import write_checkpoint
 from tests.support.hub import Hub
 from tests.support.release import (
@@ -92,7 +92,7 @@ def rebuild(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
         packages=lambda _: {},
         run=lambda *_: {},
         sources={},
-        intent=SimpleNamespace(source_date_epoch=0),
+        config=SimpleNamespace(source_date_epoch=0),
         downloads=None,
         say=print,
         kept=kept,
@@ -112,7 +112,7 @@ def rebuild(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
     monkeypatch.setattr(gemma3build.workflows.rebuild, "release_texts", lambda *_: {})
 
     def run(*arguments: str, **changed: bytes) -> Any:
-        def lay_out(path: Path, *_: object) -> Folder:
+        def lay_out(path: Path, *_: object) -> UntrustedFolder:
             shutil.copytree(release, path)
             for name, content in changed.items():
                 (path / {"task": TASK, "tflite": TFLITE}[name]).write_bytes(content)
@@ -152,12 +152,12 @@ def test_a_rebuild_removes_what_killed_ones_left_and_keeps_the_cache_from_being_
 ) -> None:
     seen: list[Path] = []
 
-    def look(_: object, store: Store) -> None:
-        seen.append(store.root)
-        monkeypatch.setattr(gemma3build.workflows.rebuild, "unlike", prune)
+    def look(_: object, cache: Cache) -> None:
+        seen.append(cache.root)
+        monkeypatch.setattr(gemma3build.workflows.rebuild, "environment_differences", prune)
 
     def prune(*_: object) -> None:
-        Store(seen[0]).prune(everything=True)
+        Cache(seen[0]).prune(everything=True)
 
     monkeypatch.setattr("gemma3build.engine.container.remove_orphans", look)
     assert isinstance(rebuild(str(release)).exception, InUseError)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from gemma3build.cli.app import app
 from gemma3build.engine import preflight
-from gemma3build.engine.cache import Store
+from gemma3build.engine.cache import Cache
 from gemma3build.errors import (
     BuildError,
     DownloadError,
@@ -35,19 +35,19 @@ from gemma3build.plan.graph import Step
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.schema.evaluation import EVALUATION
 from gemma3build.schema.step import StepFailure
-from gemma3build.util.git import Source, would_change
+from gemma3build.util.git import GitRevision, would_change
 from gemma3build.verify.verify import verify
 from gemma3build.workflows import release as line
 from gemma3build.workflows.evaluate import EvaluationRequest
-from gemma3build.workflows.preflight import noted
+from gemma3build.workflows.preflight import error_context
 from gemma3build.workflows.release_file import plan_releases
 from tests.support.hub import Hub, User
 from tests.support.publishing import name_source
 from tests.support.release import TFLITE, edit_json, figures, write_release
 from tests.unit.verify.test_signature import write_key
 
-CLEAN = Source(commit="c" * 40, dirty=False)
-LATER = Source(commit="d" * 40, dirty=False)
+CLEAN = GitRevision(commit="c" * 40, dirty=False)
+LATER = GitRevision(commit="d" * 40, dirty=False)
 NAMES = ("short", "long")
 FILE = """
 [[release]]
@@ -67,8 +67,8 @@ STEP = StepFailedError("export", StepFailure(code="internal", what="W", why="bec
 class Works:
     """Stands for the steps: what ran, and what goes wrong at a part of a release."""
 
-    def __init__(self, store: Store) -> None:
-        self.store, self.ran, self.failures = store, list[str](), dict[str, BaseException]()
+    def __init__(self, cache: Cache) -> None:
+        self.cache, self.ran, self.failures = cache, list[str](), dict[str, BaseException]()
         self.asked: list[EvaluationRequest] = []
         self.unfit: set[str] = set()
         self.there: set[str] = set()
@@ -87,7 +87,7 @@ class Works:
             if any(step.name == name for step in steps):
                 raise NoMemoryError("There is not enough memory", "it is small", "Get more.")
         missing = tuple(step for step in steps if step.fresh or step.name not in self.there)
-        preflight.check_disk(sum(step.disk for step in missing), self.store.root)
+        preflight.check_disk(sum(step.disk for step in missing), self.cache.root)
         return missing
 
     def say(self, text: str) -> None:
@@ -124,9 +124,9 @@ class Works:
 
 @pytest.fixture
 def works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Works:
-    found = Works(Store(tmp_path / "cache"))
+    found = Works(Cache(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gemma3build.workflows.build.find_source", lambda: CLEAN)
+    monkeypatch.setattr("gemma3build.workflows.build.find_revision", lambda: CLEAN)
     monkeypatch.setattr(
         "gemma3build.engine.runner.open_runner", lambda *_: contextlib.nullcontext(found)
     )
@@ -134,13 +134,13 @@ def works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Works:
     monkeypatch.setattr(line, "prepare_evaluation", found.prepare)
     monkeypatch.setattr(line, "evaluate", found.evaluate)
     monkeypatch.setattr(line, "find_questions", found.find_questions)
-    signed = line.Line._sign
+    signed = line.Pipeline._sign
 
-    def sign(self: line.Line, verified: Any, signer: Any) -> None:
+    def sign(self: line.Pipeline, verified: Any, signer: Any) -> None:
         found.run("sign", verified.folder.path)
         signed(self, verified, signer)
 
-    monkeypatch.setattr(line.Line, "_sign", sign)
+    monkeypatch.setattr(line.Pipeline, "_sign", sign)
     write_key(tmp_path / "release.key", ec.generate_private_key(ec.SECP256R1()))
     (tmp_path / "releases.toml").write_text(FILE)
     return found
@@ -301,7 +301,7 @@ def test_where_it_stopped_is_shown(
     from gemma3build.cli.console import show_error
 
     error = NoMemoryError("W", "because", "H.")
-    with contextlib.suppress(BuildError), noted("\x1bshort", line.Part.BUILD):
+    with contextlib.suppress(BuildError), error_context("\x1bshort", line.Stage.BUILD):
         raise error
     show_error(error)
     said = capsys.readouterr().err
@@ -312,7 +312,7 @@ def test_a_source_that_changes_meanwhile_stops_the_line(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = iter([CLEAN, CLEAN, LATER])
-    monkeypatch.setattr("gemma3build.workflows.build.find_source", lambda: next(sources))
+    monkeypatch.setattr("gemma3build.workflows.build.find_revision", lambda: next(sources))
     error = failed()
     assert error.exit_code == 7
     assert "Where: long, build" in error.__notes__[0]
@@ -410,7 +410,7 @@ def test_copies_for_another_disk_are_counted_for_all_releases(
     works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gemma3build.workflows.preflight.same_disk", lambda *_: False)
-    works.store.root.mkdir()
+    works.cache.root.mkdir()
     plan = plan_releases(["releases.toml"])[0].prepared.plan
     size, plenty = artifacts_size(plan), 1 << 50
     set_free(monkeypatch, {tmp_path / "cache": plenty, tmp_path: 2 * size - 1})
@@ -419,11 +419,11 @@ def test_copies_for_another_disk_are_counted_for_all_releases(
     done()
 
 
-@pytest.mark.parametrize("source", [None, Source(commit="c" * 40, dirty=True)])
+@pytest.mark.parametrize("source", [None, GitRevision(commit="c" * 40, dirty=True)])
 def test_a_source_that_no_commit_has_is_refused_first(
-    works: Works, monkeypatch: pytest.MonkeyPatch, source: Source | None
+    works: Works, monkeypatch: pytest.MonkeyPatch, source: GitRevision | None
 ) -> None:
-    monkeypatch.setattr("gemma3build.workflows.build.find_source", lambda: source)
+    monkeypatch.setattr("gemma3build.workflows.build.find_revision", lambda: source)
     assert (
         CliRunner().invoke(app, ["release", "gone.toml", "..", "--dry-run"]).exception is not None
     )
@@ -650,7 +650,7 @@ def test_the_index_has_releases_of_one_commit_and_version(
     said = alone("long", "--output", "out", version="v2")[1]
     assert f"short is not in index.json any more: it is v1 of commit {'c' * 12}" in said
     alone("short", "--output", "out", version="v2")
-    monkeypatch.setattr("gemma3build.workflows.build.find_source", lambda: LATER)
+    monkeypatch.setattr("gemma3build.workflows.build.find_revision", lambda: LATER)
     said = alone("long", "--output", "out", version="v2")[1]
     assert f"short is not in index.json any more: it is v2 of commit {'c' * 12}" in said
     assert indexed(tmp_path / "out") == {"long": ""}

@@ -7,8 +7,8 @@ import pytest
 from gemma3build.errors import BuildError, ConfigError, RequestError, UnknownNameError
 from gemma3build.plan.graph import Parameters
 from gemma3build.publish import check_tag
-from gemma3build.workflows.preflight import check_places, find_repos
-from gemma3build.workflows.release_file import Planned, load_releases, plan_releases
+from gemma3build.workflows.preflight import check_output_paths, find_repos
+from gemma3build.workflows.release_file import PlannedRelease, load_releases, plan_releases
 from tests.support.checkpoint import write_checkpoint
 from tests.support.release import write_release
 
@@ -42,7 +42,7 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
-def two(folder: Path) -> tuple[Planned, ...]:
+def two(folder: Path) -> tuple[PlannedRelease, ...]:
     return plan_releases([write(folder, TWO)])
 
 
@@ -149,12 +149,12 @@ def test_each_release_has_a_repository_of_its_own(tmp_path: Path) -> None:
 def test_a_place_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     releases = two(tmp_path)
     folder = tmp_path / "v1"
-    check_places(folder, releases)
+    check_output_paths(folder, releases)
     assert not folder.exists()
     (folder / "short").mkdir(parents=True)
     (folder / "short" / "mine.txt").touch()
     with pytest.raises(BuildError, match="it holds other things than a release") as refused:
-        check_places(folder, releases)
+        check_output_paths(folder, releases)
     assert refused.value.__notes__ == ["Where: short"]
     with pytest.raises(BuildError, match="it is a release itself"):
-        check_places(write_release(tmp_path / "v2"), releases)
+        check_output_paths(write_release(tmp_path / "v2"), releases)
