@@ -222,12 +222,19 @@ def hub_token() -> str | None:
 
 def source_digests() -> dict[str, str]:
     """Return the digest of all source that each step runs, by module of ``gemma3build.steps``."""
-    texts = {
-        ".".join((PACKAGE_DIR.name, *path.relative_to(PACKAGE_DIR).with_suffix("").parts)): (
-            path.read_text(encoding="utf-8")
-        )
+    paths = {
+        ".".join((PACKAGE_DIR.name, *path.relative_to(PACKAGE_DIR).with_suffix("").parts)): path
         for room in STEP_ROOMS
         for path in (PACKAGE_DIR / room).rglob("*.py")
+    }
+    texts = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+    # A module may read a data file of its own name.
+    data_files = {name: path.with_suffix(".toml") for name, path in paths.items()}
+    sources = {
+        name: [text, data_files[name].read_text(encoding="utf-8")]
+        if data_files[name].exists()
+        else [text]
+        for name, text in texts.items()
     }
     steps = f"{PACKAGE_DIR.name}.steps."
     modules = sorted(
@@ -237,7 +244,7 @@ def source_digests() -> dict[str, str]:
     )
     return {
         module: sha256_bytes(
-            canonical_json({name: texts[name] for name in step_sources(module, texts)})
+            canonical_json({name: sources[name] for name in step_sources(module, texts)})
         )
         for module in modules
     }

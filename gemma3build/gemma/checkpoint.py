@@ -1,4 +1,4 @@
-"""Which files of a directory make up a checkpoint, and what its config.json says.
+"""Which files of a directory make up a checkpoint, and what its config.json and chat template say.
 
 The host looks before it starts anything, the ``check`` step looks again inside its container; both
 refuse with the same words.
@@ -18,6 +18,11 @@ TOKENIZER = "tokenizer.model"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 LM_HEAD = "lm_head.weight"
+TEMPLATE = "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+# Where it can stand: the first of them that is there, as in transformers.
+TEMPLATE_FILES = (TEMPLATE, TOKENIZER_CONFIG)
+DEFAULT = "default"  # of several templates with names
 # Formats that run code when they are opened.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -94,13 +99,6 @@ def refuse_missing(folder: Path) -> NoReturn:
 def refuse(code: Refusal, why: str, hint: str) -> NoReturn:
     """Raise the error of a checkpoint that cannot be built."""
     raise StepError(code, "The checkpoint cannot be built", why, hint)
-
-
-TEMPLATE = "chat_template.jinja"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-# Where it can stand: the first of them that is there, as in transformers.
-TEMPLATE_FILES = (TEMPLATE, TOKENIZER_CONFIG)
-DEFAULT = "default"  # of several templates with names
 
 
 def template_file(names: Iterable[str]) -> str | None:

@@ -3,7 +3,8 @@
 import re
 
 from gemma3build.errors import RequestError
-from gemma3build.gemma.architecture import FLOAT_MODEL, Shape
+from gemma3build.gemma.architecture import Shape
+from gemma3build.gemma.graph import FLOAT_MODEL
 from gemma3build.gemma.prompts import LONGEST
 from gemma3build.plan import resources
 from gemma3build.plan.checkpoint import CheckpointInputs, plan_checkpoint, without_tokenizer

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gemma3build.gemma.architecture import FLOAT_MODEL, Shape
+from gemma3build.gemma.architecture import Shape
+from gemma3build.gemma.graph import FLOAT_MODEL
 from gemma3build.plan import resources
 from gemma3build.plan.build import model_sizes, plan_calibration, plan_quantization
 from gemma3build.plan.checkpoint import FETCH, IMPORT, without_tokenizer

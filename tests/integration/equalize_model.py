@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from gemma3build.gemma.architecture import DOWN, GATE_UP, OUTPUT, QKV
+from gemma3build.gemma.graph import DOWN, GATE_UP, OUTPUT, QKV
 from gemma3build.steps.convert.equalize import equalize, own_buffers
 from gemma3build.steps.evaluate.interpreter import TfliteModel
 

@@ -9,7 +9,7 @@ import pytest
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import cache_dir
-from gemma3build.gemma.architecture import DOWN, GATE_UP, OUTPUT, QKV
+from gemma3build.gemma.graph import DOWN, GATE_UP, OUTPUT, QKV
 from gemma3build.pins.config import load_images
 from gemma3build.util.git import PACKAGE_DIR
 

@@ -15,7 +15,7 @@ from gemma3build.engine.container import Containers, Mount
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import cache_dir
 from gemma3build.errors import REFUSAL_EXIT_CODES, StepFailedError
-from gemma3build.gemma.architecture import FLOAT_MODEL
+from gemma3build.gemma.graph import FLOAT_MODEL
 from gemma3build.pins.config import load_images
 from gemma3build.plan.graph import Step
 from gemma3build.schema.evaluation import PIQA_FILE, SPEED_FILE, Piqa, Speed

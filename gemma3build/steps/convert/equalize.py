@@ -22,7 +22,7 @@ from typing import TypeAlias
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from gemma3build.gemma.architecture import DOWN, GATE_UP, OUTPUT, QKV
+from gemma3build.gemma.graph import DOWN, GATE_UP, OUTPUT, QKV
 
 ATTENTION_NORM, FEED_FORWARD_NORM, GATE, UP = "attention norm", "feed-forward norm", "gate", "up"
 Place: TypeAlias = tuple[int, str]  # layer and role

@@ -24,8 +24,9 @@ import torch._dynamo
 from ai_edge_litert import schema_py_generated
 from safetensors import safe_open
 
-from gemma3build.gemma.architecture import FLOAT_MODEL, Architecture
+from gemma3build.gemma.architecture import Architecture
 from gemma3build.gemma.checkpoint import LM_HEAD, checkpoint_architecture, weight_files
+from gemma3build.gemma.graph import FLOAT_MODEL
 from gemma3build.schema.step import StepRequest
 
 TENSORFLOW_SCHEMA = "tensorflow.lite.python"

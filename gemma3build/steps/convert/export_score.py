@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from gemma3build.gemma.architecture import FLOAT_MODEL
 from gemma3build.gemma.checkpoint import checkpoint_architecture
+from gemma3build.gemma.graph import FLOAT_MODEL
 from gemma3build.schema.step import StepRequest
 
 # First of the converter's modules, which it makes importable.

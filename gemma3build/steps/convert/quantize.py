@@ -33,7 +33,7 @@ from ai_edge_quantizer.algorithms.uniform_quantize import (
 from ai_edge_quantizer.algorithms.utils import common_utils
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils as flatbuffers
 
-from gemma3build.gemma.architecture import DOWN, FLOAT_MODEL, GATE_UP, KINDS, OUTPUT, QKV
+from gemma3build.gemma.graph import DOWN, FLOAT_MODEL, GATE_UP, KINDS, OUTPUT, QKV
 from gemma3build.schema.scheme import IMPORTANCE, Group, GroupName, decode_groups
 from gemma3build.schema.step import StepRequest
 from gemma3build.steps.convert.equalize import equalize

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from gemma3build.gemma.architecture import CACHE, HIDDEN
+from gemma3build.gemma.graph import CACHE, HIDDEN
 from gemma3build.util.machine import cores
 
 DECODE = "decode"

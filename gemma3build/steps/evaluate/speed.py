@@ -28,7 +28,7 @@ from typing import Any
 
 import litert_lm
 
-from gemma3build.gemma.architecture import CACHE
+from gemma3build.gemma.graph import CACHE
 from gemma3build.schema.evaluation import SPEED_FILE, Speed
 from gemma3build.schema.step import StepRequest
 from gemma3build.util.machine import cores, here, versions

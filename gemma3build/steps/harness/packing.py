@@ -19,7 +19,7 @@ from itertools import groupby
 
 import numpy as np
 
-from gemma3build.gemma.architecture import HIDDEN
+from gemma3build.gemma.graph import HIDDEN
 
 PADDING = 0  # the token of a place that no sequence uses
 NO_PARENT = -1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from gemma3build.gemma.architecture import CACHE
+from gemma3build.gemma.graph import CACHE
 from gemma3build.steps.harness import packing
 from gemma3build.util.machine import cores
 
