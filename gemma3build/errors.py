@@ -60,12 +60,6 @@ class DirtyError(BuildError):
     exit_code = 7
 
 
-class NoCheckoutError(BuildError):
-    """The package lies apart from what images are made of."""
-
-    exit_code = 8
-
-
 class EngineError(BuildError):
     """No Docker engine answers, or it failed."""
 

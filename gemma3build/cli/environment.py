@@ -35,13 +35,14 @@ def images(
     from gemma3build.engine.docker import connect
     from gemma3build.engine.images import Images
     from gemma3build.engine.runner import cache_dir
+    from gemma3build.pins.lockfile import image_names
 
     client, cache = connect(), Cache(cache_dir())
     all_images = Images(client, cache, load_images(), err.print)
     with cache.in_use() if make else nullcontext():
         found = {
             name: all_images.ensure(name) if make else all_images.find(name)
-            for name in all_images.names()
+            for name in image_names()
         }
     if as_json:
         print_json({name: encode(image) if image else None for name, image in found.items()})

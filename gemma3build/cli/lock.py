@@ -8,7 +8,13 @@ import typer
 from gemma3build.cli.console import err, make_table, out, print_json
 from gemma3build.cli.options import AsJson
 from gemma3build.errors import BuildError, HubError
-from gemma3build.pins.config import find_model, load_images, load_models, load_schemes
+from gemma3build.pins.config import (
+    INSTALLED,
+    find_model,
+    load_images,
+    load_models,
+    load_schemes,
+)
 from gemma3build.schema.step import Refusal
 from gemma3build.util.serialize import encode
 from gemma3build.util.text import MEGABYTE
@@ -87,8 +93,9 @@ def lock(
             out.print(str(drift))
         found[name] = resolved
         out.print(f"{name} is locked{'' if drifts else ', as it was'}.")
-    locks.write_lock(locks.ModelsLock(models=found), locks.MODELS_LOCK)
-    if not names:
+    written = locks.write_models_lock(found)
+    out.print(f"The lock is {written}.", soft_wrap=True)
+    if not names and not INSTALLED:  # the package has its images locked, and is not written to
         current = locks.current_images()
         for drift in images_drift(current, locks.read_images_lock()):
             out.print(str(drift))

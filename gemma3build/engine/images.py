@@ -19,10 +19,13 @@ from gemma3build.engine.docker import bootstrap, engine_failed
 from gemma3build.engine.downloads import locked_wheels
 from gemma3build.engine.image_archive import export_image, import_image, stabilize_image
 from gemma3build.errors import ImageError, NoSpaceError, from_os_error
-from gemma3build.pins.config import CONTAINERS_DIR, ImagesConfig
+from gemma3build.pins.config import ImagesConfig
 from gemma3build.pins.lockfile import (
+    BASE,
+    REQUESTED,
+    REQUIREMENTS,
     current_images,
-    image_names,
+    image_files,
     images_drift,
     read_images_lock,
     refuse_drift,
@@ -31,7 +34,6 @@ from gemma3build.util.files import FileDigest, digest_tree, sha256_bytes, sha256
 from gemma3build.util.serialize import canonical_json, decode, encode
 from gemma3build.util.text import GIBIBYTE
 
-BASE = "base"
 REPOSITORY = "gemma3build"  # before the names of images
 REVISION = 3  # of the way images are made; a change here makes all of them anew
 KEY_LABEL = "gemma3build.key"
@@ -76,7 +78,6 @@ class Images:
         cache: Cache,
         config: ImagesConfig,
         say: Callable[[str], None],
-        containers: Path = CONTAINERS_DIR,
         archived: Path | None = None,
     ) -> None:
         """Take what images are made of.
@@ -86,20 +87,15 @@ class Images:
             cache: where wheels are kept.
             config: what images.toml says.
             say: is told what takes long.
-            containers: a directory for each image.
             archived: where ``base`` lies as files; it is then not made, and the images get names of their
                 own, so that no other build takes them for its own.
         """
         self._client, self._cache, self._config, self._say = client, cache, config, say
-        self._containers, self._archived = containers, archived
+        self._archived = archived
         self._repository = REPOSITORY
         if archived is not None:
             self._repository += f"-{sha256_bytes(bytes(archived.resolve()))[:12]}"
-        refuse_drift(images_drift(current_images(containers), read_images_lock()), RELOCK)
-
-    def names(self) -> tuple[str, ...]:
-        """Return the names of all images, ``base`` first."""
-        return image_names(self._containers)
+        refuse_drift(images_drift(current_images(), read_images_lock()), RELOCK)
 
     def find(self, name: str) -> Image | None:
         """Return the image if the engine has it as the pins want it."""
@@ -149,8 +145,8 @@ class Images:
                         self._client.images.remove(tag)
 
     def _key(self, name: str, base: Image | None) -> str:
-        folder = self._containers / name
-        files = [path for path in sorted(folder.iterdir()) if path.name != "requirements.in"]
+        files = image_files(name)
+        files.pop(REQUESTED, None)  # what becomes of it is in the other
         return sha256_bytes(
             canonical_json(
                 {
@@ -158,7 +154,7 @@ class Images:
                     "base": base.digest if base else None,
                     "parent": None if base else encode(self._config.parent),
                     "epoch": self._config.source_date_epoch,
-                    "files": {path.name: sha256_file(path) for path in files},
+                    "files": {file: sha256_file(path) for file, path in files.items()},
                 }
             )
         )
@@ -212,7 +208,9 @@ class Images:
                 import_image(self._client, self._archived, self._tag(name, key), work)
                 return
             context = work / "context"
-            shutil.copytree(self._containers / name, context)
+            context.mkdir()
+            for file, path in image_files(name).items():
+                shutil.copyfile(path, context / file)
             arguments = {"SOURCE_DATE_EPOCH": str(self._config.source_date_epoch)}
             labels = {KEY_LABEL: key}
             if base is None:
@@ -221,7 +219,7 @@ class Images:
             else:
                 reference, parent = base.tag, base.parent
                 arguments["BASE"] = reference
-                text = (context / "requirements.txt").read_text(encoding="utf-8")
+                text = (context / REQUIREMENTS).read_text(encoding="utf-8")
                 wheels = locked_wheels(self._cache, text, self._config, self._say)
                 shutil.copytree(wheels, context / "wheels", copy_function=_link)
                 labels[WHEELS_LABEL] = canonical_json(encode(digest_tree(wheels))).decode()

@@ -1,4 +1,4 @@
-"""The files that people edit: models.toml, images.toml and one file per scheme."""
+"""The files that people edit: models.toml, images.toml, datasets.toml and one file per scheme."""
 
 import tomllib
 from collections.abc import Mapping
@@ -6,14 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import platformdirs
+
 from gemma3build.errors import ConfigError, UnknownNameError
 from gemma3build.gemma.architecture import Shape
 from gemma3build.schema.scheme import Scheme
 from gemma3build.util.files import read_bounded_text
+from gemma3build.util.git import PACKAGE_DIR
 from gemma3build.util.serialize import DecodeError, decode
 
 PINS_DIR = Path(__file__).parent
-CONTAINERS_DIR = PINS_DIR.parents[1] / "containers"
+MODELS = "models.toml"
+MODELS_LOCK = PINS_DIR / "models.lock.json"
+# A wheel has the container files in the package, a checkout next to it.
+INSTALLED = (PACKAGE_DIR / "containers").is_dir()
+CONTAINERS_DIR = (PACKAGE_DIR if INSTALLED else PACKAGE_DIR.parent) / "containers"
 ALL_SCHEMES = "all"
 
 T = TypeVar("T")
@@ -131,28 +138,44 @@ class Dataset:
     sha256: Mapping[str, str]
 
 
-def load_models(path: Path = PINS_DIR / "models.toml") -> dict[str, ModelConfig]:
+def model_dirs() -> tuple[Path, ...]:
+    """Return the directories with models.toml and its lock; the last one overrides, and is written to.
+
+    A checkout has its own directory alone. Nothing is written to an installed package: there, users have
+    theirs in the working directory, if one of the two files is in it, or in their configuration directory.
+    """
+    if not INSTALLED:
+        return (PINS_DIR,)
+    here = Path.cwd()
+    if any((here / name).is_file() for name in (MODELS, MODELS_LOCK.name)):
+        return PINS_DIR, here
+    return PINS_DIR, platformdirs.user_config_path("gemma3build")
+
+
+def load_models() -> dict[str, ModelConfig]:
     """Return all models by name.
 
     Raises:
-        ConfigError: the file has an unknown key or a wrong type.
+        ConfigError: a models.toml has an unknown key or a wrong type.
     """
+    paths = [folder / MODELS for folder in model_dirs()]
     return {
         name: parse(ModelConfig, value, f"{path.name}: {name}")
+        for path in paths
+        if path.is_file()
         for name, value in toml(path).items()
     }
 
 
-def load_images(path: Path = PINS_DIR / "images.toml") -> ImagesConfig:
+def load_images() -> ImagesConfig:
     """Return what images.toml says; raises ConfigError."""
-    return parse(ImagesConfig, toml(path), path.name)
+    return parse(ImagesConfig, toml(PINS_DIR / "images.toml"), "images.toml")
 
 
-def load_datasets(path: Path = PINS_DIR / "datasets.toml") -> dict[str, Dataset]:
+def load_datasets() -> dict[str, Dataset]:
     """Return all datasets by name; raises ConfigError."""
-    return {
-        name: parse(Dataset, value, f"{path.name}: {name}") for name, value in toml(path).items()
-    }
+    tables = toml(PINS_DIR / "datasets.toml")
+    return {name: parse(Dataset, value, f"datasets.toml: {name}") for name, value in tables.items()}
 
 
 def load_schemes() -> dict[str, Scheme]:
@@ -184,9 +207,11 @@ def find_model(name: str) -> ModelConfig:
 
 
 def find_schemes(names: tuple[str | Scheme, ...]) -> tuple[Scheme, ...]:
-    """Return the schemes of these names; a name that ends in ``.toml`` is a user's own file.
+    """Return the schemes of these names.
 
-    What is a scheme already, is taken as it is.
+    Args:
+        names: each a shipped scheme's name, ``all``, the path of a user's file, which ends in ``.toml``,
+            or a scheme, which is used as it is.
 
     Raises:
         UnknownNameError: a name is neither.

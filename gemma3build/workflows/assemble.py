@@ -8,7 +8,7 @@ from gemma3build.engine.cache import Cache
 from gemma3build.engine.executor import FinishedStep, files
 from gemma3build.engine.images import Image
 from gemma3build.errors import VerificationError
-from gemma3build.pins.config import CONTAINERS_DIR
+from gemma3build.pins.lockfile import REQUIREMENTS, image_files
 from gemma3build.plan.build import CHECK, REFERENCE_STEP, gate_step
 from gemma3build.plan.graph import Plan
 from gemma3build.release.checksums import PROVENANCE, SIGNATURE
@@ -107,12 +107,12 @@ def make_manifest(
 
 def image_record(image: Image) -> ImageRecord:
     """Return the record of an image."""
-    requirements = CONTAINERS_DIR / image.name / "requirements.txt"
+    requirements = image_files(image.name).get(REQUIREMENTS)
     return ImageRecord(
         name=image.name,
         digest=image.digest,
         parent=image.parent,
-        requirements=sha256_file(requirements) if requirements.is_file() else "",
+        requirements=sha256_file(requirements) if requirements else "",
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import CACHE_VARIABLE
+from gemma3build.pins import lockfile
 from gemma3build.pins.config import load_images
 from gemma3build.rebuild.archive import unpack
 from gemma3build.rebuild.attestation import attestation_path
@@ -122,10 +123,11 @@ def test_an_archive_has_all_that_an_image_and_a_rebuild_need(
     # From here on nothing can be fetched.
     for name, value in CLOSED.items():
         monkeypatch.setenv(name, value)
-    containers = unpacked / "source" / "containers"
-    images = Images(client, Cache(unpacked), load_images(), print, containers, unpacked / "base")
+    images = Images(client, Cache(unpacked), load_images(), print, archived=unpacked / "base")
     try:
-        found = images.ensure("fetch")
+        with monkeypatch.context() as patch:
+            patch.setattr(lockfile, "CONTAINERS_DIR", unpacked / "source" / "containers")
+            found = images.ensure("fetch")
         engines = Images(client, Cache(user_cache), load_images(), print).find("fetch")
         assert engines is not None
         assert found.digest == engines.digest

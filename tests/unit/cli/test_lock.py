@@ -9,7 +9,7 @@ import pytest
 
 from gemma3build.errors import BuildError, DownloadError, HubError
 from gemma3build.pins import lockfile as locks
-from gemma3build.pins.lockfile import ImagesLock, LockedModel, ModelsLock, write_lock
+from gemma3build.pins.lockfile import ImagesLock, LockedModel, write_lock, write_models_lock
 from gemma3build.schema.step import Refusal, StepFailure
 from gemma3build.util.files import FileDigest
 from tests.support.command import run_command
@@ -27,14 +27,12 @@ def refused(name: str, refusal: Refusal) -> HubError:
 @pytest.fixture
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Give the command with three models and locks of its own; some models end in errors."""
-    for name in ("MODELS_LOCK", "IMAGES_LOCK"):
-        monkeypatch.setattr(locks, name, tmp_path / f"{name}.json")
-    reads = {"read_models_lock": locks.MODELS_LOCK, "read_images_lock": locks.IMAGES_LOCK}
-    for name, path in reads.items():
-        read = getattr(locks, name)
-        monkeypatch.setattr(locks, name, lambda read=read, path=path: read(path))
+    monkeypatch.setattr(locks, "model_dirs", lambda: (tmp_path,))
+    monkeypatch.setattr(locks, "IMAGES_LOCK", tmp_path / "images.lock.json")
+    read_images = locks.read_images_lock
+    monkeypatch.setattr(locks, "read_images_lock", lambda: read_images(locks.IMAGES_LOCK))
     models = dict.fromkeys("abc", SimpleNamespace())
-    write_lock(ModelsLock(models=dict.fromkeys(models, OLD)), locks.MODELS_LOCK)
+    write_models_lock(dict.fromkeys(models, OLD))
     write_lock(OLD_IMAGES, locks.IMAGES_LOCK)
     monkeypatch.setattr("gemma3build.cli.lock.load_models", lambda: models)
     monkeypatch.setattr("gemma3build.cli.lock.find_model", lambda name: models[name])

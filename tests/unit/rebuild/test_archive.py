@@ -252,7 +252,8 @@ def test_the_source_is_whole_and_nothing_else(tmp_path: Path) -> None:
         "gemma3build/schema/manifest.schema.json",
         "gemma3build/steps/__main__.py",
         "containers/fetch/requirements.txt",
-        "containers/base/Dockerfile",
+        "containers/Dockerfile",
+        "containers/base.Dockerfile",
         "pyproject.toml",
     ):
         assert f"source/{name}" in files
