@@ -1,4 +1,4 @@
-"""TODO."""
+"""What an image is made of."""
 
 from dataclasses import dataclass
 

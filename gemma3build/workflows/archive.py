@@ -10,7 +10,7 @@ from gemma3build import __version__
 from gemma3build.engine.downloads import locked_wheels, package_files
 from gemma3build.engine.runner import Runner
 from gemma3build.errors import RequestError, from_os_error
-from gemma3build.pins.config import CONTAINERS_DIR
+from gemma3build.pins.config import CONTAINERS_DIR, INSTALLED, MODELS, MODELS_LOCK, model_dirs
 from gemma3build.pins.lockfile import REQUIREMENTS, LockedModel, image_files, image_names
 from gemma3build.plan.checkpoint import FETCH
 from gemma3build.rebuild.archive import (
@@ -25,12 +25,12 @@ from gemma3build.rebuild.archive import (
 from gemma3build.release.checksums import CHECKSUMS
 from gemma3build.release.manifest import LOCAL
 from gemma3build.schema.manifest import MANIFEST, Manifest
+from gemma3build.util.git import PACKAGE_DIR
 from gemma3build.workflows.rebuild import environment_differences
 from gemma3build.workflows.request import OwnCheckpoint, prepare_again
 
-ROOT = CONTAINERS_DIR.parent
 LEFT_OUT = (".", "__pycache__")  # how the names of files begin that are nobody's source
-PROJECT = ("LICENSE", "README.md", "pyproject.toml")
+PROJECT = ("LICENSE", "README.md", "pyproject.toml")  # of a checkout
 REFUSAL = "The release cannot be archived"
 # Settings of pip that could lead to a network.
 PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
@@ -91,12 +91,22 @@ def wheel_files(folder: Path) -> dict[str, Path]:
 
 
 def source_files() -> Iterator[tuple[str, Path]]:
-    """Yield what this project is made of: path in an archive, and where it lies."""
-    for name in PROJECT:
-        yield f"{SOURCE}/{name}", ROOT / name
-    for folder in (ROOT / "gemma3build", CONTAINERS_DIR):
+    """Yield the project's source, and the user's own pins: path in an archive, and where each file is."""
+    root, folders = PACKAGE_DIR.parent, [PACKAGE_DIR]
+    if INSTALLED:
+        extra = [*root.glob("gemma3build-*.dist-info/licenses/LICENSE")]
+        extra += [
+            folder / name for folder in model_dirs()[1:] for name in (MODELS, MODELS_LOCK.name)
+        ]
+    else:
+        folders.append(CONTAINERS_DIR)
+        extra = [root / name for name in PROJECT]
+    for path in extra:
+        if path.is_file():
+            yield f"{SOURCE}/{path.name}", path
+    for folder in folders:
         for path in folder.rglob("*"):
-            inner = path.relative_to(ROOT)
+            inner = path.relative_to(root)
             if path.is_file() and not any(part.startswith(LEFT_OUT) for part in inner.parts):
                 yield f"{SOURCE}/{inner.as_posix()}", path
 
@@ -143,6 +153,7 @@ def run_archived(unpacked: Path, arguments: Sequence[str]) -> int:
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_INDEX": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, (str(source), os.environ.get("PYTHONPATH")))),
+        "XDG_CONFIG_HOME": str(source),  # not the pins of the user who rebuilds
     }
     command = [sys.executable, "-m", "gemma3build", "rebuild", *arguments]
     with subprocess.Popen(
