@@ -74,7 +74,7 @@ def lock(
     config = load_images()
 
     def download(requirements: tuple[str, ...], folder: Path) -> None:
-        pip_download("\n".join(requirements), folder, config, hashed=False)
+        pip_download("\n".join(requirements), folder, config)
 
     found = dict(locks.read_models_lock().models)
     first: BuildError | None = None
@@ -94,7 +94,7 @@ def lock(
         found[name] = resolved
         out.print(f"{name} is locked{'' if drifts else ', as it was'}.")
     written = locks.write_models_lock(found)
-    out.print(f"The lock is {written}.", soft_wrap=True)
+    out.print(f"The lock is in {written}.", soft_wrap=True)
     if not names and not INSTALLED:  # the package has its images locked, and is not written to
         current = locks.current_images()
         for drift in images_drift(current, locks.read_images_lock()):

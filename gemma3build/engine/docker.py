@@ -1,4 +1,4 @@
-"""The Docker engine: found, asked, and started where a bare Debian machine has none."""
+"""The Docker engine: found, or installed on bare Debian; and given a parent of the base image."""
 
 import json
 import os
@@ -15,9 +15,12 @@ from gemma3build.errors import EngineError, ImageError
 from gemma3build.pins.config import ImagesConfig
 from gemma3build.util.files import sha256_file
 
-START_TIMEOUT = 60.0  # seconds
-POLL = 0.2  # seconds
-TIMEOUT = 900  # seconds; saving an image answers only when it has written all layers
+# Seconds for an answer: to save an image, the engine writes all layers before it answers.
+TIMEOUT = 900
+START_TIMEOUT = 60.0  # seconds for a daemon to answer
+POLL = 0.2  # seconds between two attempts
+SHOWN = 500  # characters of what a failed command said
+ROOT_REPOSITORY = "gemma3build/root"  # name of a bootstrapped parent
 DEBIAN_PACKAGES = ("ca-certificates", "docker.io", "iptables", "mmdebstrap")
 NO_ENGINE = "No Docker engine answers"
 HOW_TO_START = (
@@ -38,13 +41,6 @@ def connect() -> docker.DockerClient:
     except DockerException as error:
         raise EngineError(NO_ENGINE, _cause(error), HOW_TO_START) from error
     return client
-
-
-def engine_failed(what: str, error: Exception) -> EngineError:
-    """Return the error of an engine that refused something, or went away."""
-    why = str(getattr(error, "explanation", None) or error)
-    hint = "Look at the engine, then run the same command again; finished steps are kept."
-    return EngineError(what, why, hint)
 
 
 def ensure(say: Callable[[str], None]) -> str:
@@ -72,61 +68,16 @@ def ensure(say: Callable[[str], None]) -> str:
     return str(client.version()["Version"])
 
 
-def _install() -> None:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "--quiet=2"],
-        ["apt-get", "install", "--quiet=2", "--yes", "--no-install-recommends", *DEBIAN_PACKAGES],
-    ):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise EngineError(
-                "Docker cannot be installed",
-                f"`{' '.join(command)}` failed: {done.stderr.strip()[-500:]}",
-                "Mend apt, or install Docker by hand.",
-            )
-
-
-def _start(missing: EngineError) -> docker.DockerClient:
-    if Path("/run/systemd/system").is_dir():
-        subprocess.run(["systemctl", "start", "docker"], check=False)  # noqa: S607 - root's PATH
-        daemon = None
-        log = "`journalctl -u docker`"
-    else:
-        path = Path("/var/log/dockerd.log")
-        log = str(path)
-        with path.open("ab") as file:
-            daemon = subprocess.Popen(
-                ["dockerd"],  # noqa: S607 - root's PATH
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-    deadline = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < deadline and (daemon is None or daemon.poll() is None):
-        try:
-            return connect()
-        except EngineError:
-            time.sleep(POLL)
-    raise EngineError("The Docker daemon does not start", f"see {log}", missing.hint) from missing
-
-
-def _cause(error: DockerException) -> str:
-    if isinstance(error.__context__, Exception) and "PermissionError" in repr(error):
-        return "this user may not use its socket (is it in the group docker?)"
-    if "FileNotFoundError" in repr(error) or "No such file" in str(error):
-        return "its socket is not there"
-    return str(error).strip() or type(error).__name__
-
-
 def bootstrap(client: docker.DockerClient, config: ImagesConfig, work: Path) -> tuple[str, str]:
-    """Return the reference of a bootstrapped parent, and its kind and digest for the record.
+    """Import a root file system of Debian's packages as the parent of the base image.
 
     Args:
-        client: the engine that is given it.
-        config: of which release and packages it is.
+        client: the engine.
+        config: of which Debian release and packages it is, and its time stamp.
         work: a directory for its files.
+
+    Returns:
+        Its reference, and its kind and digest for the record.
 
     Raises:
         ImageError: mmdebstrap is missing or failed.
@@ -154,13 +105,70 @@ def bootstrap(client: docker.DockerClient, config: ImagesConfig, work: Path) -> 
         check=False,
     )
     if done.returncode:
-        why = f"mmdebstrap failed: {done.stderr.strip()[-500:]}"
+        why = f"mmdebstrap failed: {done.stderr.strip()[-SHOWN:]}"
         raise ImageError("The image base cannot be made", why, "Check the network.")
     digest = sha256_file(root)
-    reference = f"gemma3build/root:{digest[:16]}"
+    tag = digest[:16]
     with root.open("rb") as file:
-        repository, _, tag = reference.partition(":")
-        answer = client.api.import_image_from_data(file, repository, tag=tag)
+        answer = client.api.import_image_from_data(file, ROOT_REPOSITORY, tag=tag)
     if "error" in json.loads(answer.strip().splitlines()[-1]):
         raise EngineError("The base cannot be imported", answer, "Restart the engine.")
-    return reference, f"debian sha256:{digest}"
+    return f"{ROOT_REPOSITORY}:{tag}", f"debian sha256:{digest}"
+
+
+def engine_failed(what: str, error: Exception) -> EngineError:
+    """Return the error of an engine that refused something, or went away."""
+    why = str(getattr(error, "explanation", None) or error)
+    hint = "Look at the engine, then run the same command again; finished steps are kept."
+    return EngineError(what, why, hint)
+
+
+def _install() -> None:
+    """Install the engine, and what bootstraps a base, by apt; raises EngineError."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (
+        ["apt-get", "update", "--quiet=2"],
+        ["apt-get", "install", "--quiet=2", "--yes", "--no-install-recommends", *DEBIAN_PACKAGES],
+    ):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise EngineError(
+                "Docker cannot be installed",
+                f"`{' '.join(command)}` failed: {done.stderr.strip()[-SHOWN:]}",
+                "Mend apt, or install Docker by hand.",
+            )
+
+
+def _start(missing: EngineError) -> docker.DockerClient:
+    """Start the daemon and wait until it answers; raises EngineError with the hint of ``missing``."""
+    if Path("/run/systemd/system").is_dir():
+        subprocess.run(["systemctl", "start", "docker"], check=False)  # noqa: S607 - root's PATH
+        daemon = None
+        log = "`journalctl -u docker`"
+    else:
+        path = Path("/var/log/dockerd.log")
+        log = str(path)
+        with path.open("ab") as file:
+            daemon = subprocess.Popen(
+                ["dockerd"],  # noqa: S607 - root's PATH
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and (daemon is None or daemon.poll() is None):
+        try:
+            return connect()
+        except EngineError:
+            time.sleep(POLL)
+    raise EngineError("The Docker daemon does not start", f"see {log}", missing.hint) from missing
+
+
+def _cause(error: DockerException) -> str:
+    """Return why no engine answers, in words where the SDK has only the names of exceptions."""
+    if isinstance(error.__context__, Exception) and "PermissionError" in repr(error):
+        return "this user may not use its socket (is it in the group docker?)"
+    if "FileNotFoundError" in repr(error) or "No such file" in str(error):
+        return "its socket is not there"
+    return str(error).strip() or type(error).__name__

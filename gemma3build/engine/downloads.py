@@ -1,7 +1,8 @@
-"""Wheels: downloaded on the host by its own pip, checked against a lock, kept in the cache.
+"""Downloads on the host, each checked against its pinned digest and kept in the cache.
 
-pip follows the machine's own configuration of indexes, mirrors and certificates; what it brings must
-have a digest that the lock lists, so it does not matter from where.
+Wheels come by this interpreter's pip, which follows the machine's own configuration of indexes, mirrors and
+certificates; the files of a dataset from the address in its pin. The digest decides what is used, so it does
+not matter from where it comes.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from gemma3build.engine.cache import DATASETS, WHEELS, Cache
@@ -19,10 +20,14 @@ from gemma3build.pins.config import Dataset, ImagesConfig
 from gemma3build.util.files import FileDigest, atomic_file, sha256_bytes, sha256_file
 from gemma3build.util.serialize import canonical_json
 
-HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")  # in a requirements file
+CPU_BUILD = "+cpu"  # in the version of a torch without CUDA, which not every index has
+CREDENTIALS = re.compile(r"//[^/@\s]+@")  # in the address of an index
+MACHINE = "x86_64"
 # Names of manylinux platforms before they carried the version of glibc: PEP 600.
 LEGACY_PLATFORMS = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
-MACHINE = "x86_64"
+OLDEST_GLIBC = 5  # its minor version: that of manylinux1
+TIMEOUT = 60.0  # seconds without a byte of a dataset
 
 
 def locked_wheels(
@@ -39,50 +44,24 @@ def locked_wheels(
     Raises:
         DownloadError: pip could not download them, or brought something else.
     """
-    return kept_download(cache, requirements, HASH.findall(requirements), config, say)
-
-
-def package_files(
-    cache: Cache,
-    requirements: tuple[str, ...],
-    files: tuple[FileDigest, ...],
-    config: ImagesConfig,
-    say: Callable[[str], None],
-) -> Path:
-    """Return a directory with the wheels of a model; raises DownloadError."""
-    lines = [
-        f"{requirement} --hash=sha256:{file.sha256}"
-        for requirement, file in zip(requirements, files, strict=True)
-    ]
-    text = "".join(f"{line}\n" for line in lines)
-    return kept_download(cache, text, [file.sha256 for file in files], config, say)
-
-
-def kept_download(
-    cache: Cache,
-    requirements: str,
-    hashes: list[str],
-    config: ImagesConfig,
-    say: Callable[[str], None],
-) -> Path:
-    """Download once, check every file against ``hashes``, keep the directory."""
     key = sha256_bytes(requirements.encode())
+    hashes = frozenset(HASH.findall(requirements))
+    count = requirements.count("==")
     folder = cache.root / WHEELS / key
     with cache.lock(key):
-        lines = requirements.count("==")
         if (
             folder.is_dir()
-            and len(list(folder.iterdir())) == lines
-            and not unlisted(folder, hashes)
+            and len(list(folder.iterdir())) == count
+            and not _unlisted(folder, hashes)
         ):
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with cache.scratch("wheels") as scratch:
-            say(f"Downloading {lines} wheels")
+            say(f"Downloading {count} wheels")
             target = scratch / "wheels"
             pip_download(requirements, target, config)
-            if bad := unlisted(target, hashes):
+            if bad := _unlisted(target, hashes):
                 raise DownloadError(
                     "A download is not the locked one",
                     f"the SHA-256 of {bad[0]} is not in the lock",
@@ -92,22 +71,39 @@ def kept_download(
     return folder
 
 
-def unlisted(folder: Path, hashes: list[str]) -> list[str]:
-    """Return the names of the files in ``folder`` whose digest is not listed."""
-    known = set(hashes)
-    return [path.name for path in sorted(folder.iterdir()) if sha256_file(path) not in known]
+def package_files(
+    cache: Cache,
+    requirements: tuple[str, ...],
+    files: tuple[FileDigest, ...],
+    config: ImagesConfig,
+    say: Callable[[str], None],
+) -> Path:
+    """Return a directory with the wheels of a model, as ``locked_wheels`` does.
+
+    Args:
+        cache: where downloads are kept.
+        requirements: ``name==version`` of each wheel.
+        files: digest of each, in the same order.
+        config: for which interpreter and platform.
+        say: is given a line when something has to be downloaded.
+
+    Raises:
+        DownloadError: pip could not download them, or brought something else.
+    """
+    lines = [
+        f"{requirement} --hash=sha256:{file.sha256}\n"
+        for requirement, file in zip(requirements, files, strict=True)
+    ]
+    return locked_wheels(cache, "".join(lines), config, say)
 
 
-def pip_download(
-    requirements: str, target: Path, config: ImagesConfig, *, hashed: bool = True
-) -> None:
+def pip_download(requirements: str, target: Path, config: ImagesConfig) -> None:
     """Run ``pip download``; if it finds no CPU build of torch, again with PyTorch's index.
 
     Args:
-        requirements: text of a requirements file.
+        requirements: text of a requirements file; pip checks the hashes that it has.
         target: directory for the wheels.
         config: for which interpreter and platform.
-        hashed: whether every line has its hashes; without, only to make a lock.
 
     Raises:
         DownloadError: pip failed.
@@ -115,73 +111,30 @@ def pip_download(
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "requirements.txt"
         file.write_text(requirements, encoding="utf-8")
-        arguments = [
-            *download_arguments(file, target, config),
-            *(("--require-hashes",) if hashed else ()),
-        ]
-        done = run_pip(arguments)
-        if done.returncode and "+cpu" in requirements:
-            extra = ["--extra-index-url", config.torch_index]
-            done = run_pip([*arguments, *extra])
+        command = [sys.executable, "-m", "pip", *_download_arguments(file, target, config)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode and CPU_BUILD in requirements:
+            command.append(f"--extra-index-url={config.torch_index}")
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise DownloadError(
             "Wheels cannot be downloaded",
-            redact("; ".join(errors[-3:]) or "pip failed"),
+            CREDENTIALS.sub("//", "; ".join(errors[-3:]) or "pip failed"),
             "Check the network and pip's configuration, then run the same command again.",
         )
-
-
-def run_pip(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
-    """Run this interpreter's pip."""
-    command = [sys.executable, "-m", "pip", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def download_arguments(requirements: Path, target: Path, config: ImagesConfig) -> list[str]:
-    """Return pip's arguments to download for the containers, whatever the host is."""
-    major, minor = config.python_version.split(".")
-    platforms = [argument for name in platform_tags(config) for argument in ("--platform", name)]
-    return [
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--implementation=cp",
-        f"--python-version={config.python_version}",
-        f"--abi=cp{major}{minor}",
-        "--abi=abi3",
-        "--abi=none",
-        *platforms,
-        f"--dest={target}",
-        f"--requirement={requirements}",
-    ]
-
-
-def platform_tags(config: ImagesConfig) -> list[str]:
-    """Return the platform tags that the containers' glibc can run, newest first."""
-    major, newest = config.glibc
-    tags = []
-    for minor in range(newest, 4, -1):
-        tags.append(f"manylinux_{major}_{minor}_{MACHINE}")
-        if legacy := LEGACY_PLATFORMS.get((major, minor)):
-            tags.append(f"{legacy}_{MACHINE}")
-    return [*tags, f"linux_{MACHINE}"]
-
-
-def redact(text: str) -> str:
-    """Return pip's words without credentials that an index address may hold."""
-    return re.sub(r"//[^/@\s]+@", "//", text)
-
-
-TIMEOUT = 60.0  # seconds without a byte
 
 
 def dataset_files(
     cache: Cache, name: str, dataset: Dataset, say: Callable[[str], None]
 ) -> dict[str, Path]:
-    """Return where the files of a dataset lie, by name.
+    """Return where the files of a dataset are, by name.
+
+    Args:
+        cache: where downloads are kept.
+        name: of the dataset.
+        dataset: its pin.
+        say: is given a line for each file that has to be downloaded.
 
     Raises:
         DownloadError: a file cannot be fetched, or is not what the pin says.
@@ -196,13 +149,49 @@ def dataset_files(
                 path = folder / file
                 if not path.is_file() or sha256_file(path) != digest:
                     say(f"Downloading {dataset.summary}: {file}")
-                    download(dataset.base + file, path, digest, name)
+                    _download(dataset.base + file, path, digest, name)
     except OSError as error:
         raise from_os_error(f"The dataset {name} cannot be kept", error) from error
     return {file: folder / file for file in dataset.sha256}
 
 
-def download(address: str, path: Path, sha256: str, name: str) -> None:
+def _unlisted(folder: Path, hashes: Collection[str]) -> list[str]:
+    """Return the names of the files in ``folder`` whose digest is not listed."""
+    return [path.name for path in sorted(folder.iterdir()) if sha256_file(path) not in hashes]
+
+
+def _download_arguments(requirements: Path, target: Path, config: ImagesConfig) -> list[str]:
+    """Return pip's arguments to download for the containers, whatever the host is."""
+    major, minor = config.python_version.split(".")
+    return [
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--implementation=cp",
+        f"--python-version={config.python_version}",
+        f"--abi=cp{major}{minor}",
+        "--abi=abi3",
+        "--abi=none",
+        *(f"--platform={tag}" for tag in _platform_tags(config)),
+        f"--dest={target}",
+        f"--requirement={requirements}",
+    ]
+
+
+def _platform_tags(config: ImagesConfig) -> list[str]:
+    """Return the platform tags that the containers' glibc can run, newest first."""
+    major, newest = config.glibc
+    tags = []
+    for minor in range(newest, OLDEST_GLIBC - 1, -1):
+        tags.append(f"manylinux_{major}_{minor}_{MACHINE}")
+        if legacy := LEGACY_PLATFORMS.get((major, minor)):
+            tags.append(f"{legacy}_{MACHINE}")
+    return [*tags, f"linux_{MACHINE}"]
+
+
+def _download(address: str, path: Path, sha256: str, name: str) -> None:
     """Fetch a file to ``path``, which appears whole or not at all; raises DownloadError, OSError."""
     import httpx2
 

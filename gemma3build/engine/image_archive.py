@@ -1,24 +1,25 @@
-"""Take the known sources of difference out of a built image.
+"""Images as files: stabilized between ``docker save`` and ``docker load``, and kept in a directory.
 
 A builder stamps the clock on every file that it writes and on the image itself, and adds files in the
 order in which a directory lists them. Here the layers above the parent become one, sorted and with one
 time, without what the build needed and removed again and without directories that are as the parent has
-them, and the configuration is made anew from the few fields that containers need. Any builder of any
-engine will do: two builds of one Dockerfile from one parent give one image id.
+them, and a new configuration has only the fields that containers need. Any builder of any engine will do:
+two builds of one Dockerfile from one parent give one image id.
 """
 
 import contextlib
 import datetime
 import gzip
+import io
 import json
 import posixpath
 import shutil
 import stat
 import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import docker
 
@@ -26,8 +27,9 @@ from gemma3build.errors import ImageError
 from gemma3build.util.files import sha256_bytes, sha256_file
 from gemma3build.util.serialize import canonical_json
 
+MANIFEST = "manifest.json"  # of an archive: the names of its configuration and layers
+CONFIG = "config.json"  # of a directory with an image
 CONFIG_FIELDS = ("Cmd", "Entrypoint", "Env", "Labels", "User", "WorkingDir")
-COPY_SIZE = 1 << 20
 # How a layer says that a file of a lower layer is gone: OCI image specification, layer.md.
 WHITEOUT = ".wh."
 GZIP_MAGIC = b"\x1f\x8b"
@@ -35,17 +37,11 @@ GZIP_MAGIC = b"\x1f\x8b"
 Members = dict[str, tuple[tarfile.TarFile, tarfile.TarInfo]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stabilized:
-    """A stabilized image.
-
-    Attributes:
-        image_id: digest of its configuration, which is the image's id.
-        layers: digests of its uncompressed layers, lowest first.
-    """
-
-    image_id: str
-    layers: tuple[str, ...]
+def save_image(client: docker.DockerClient, image: str, path: Path) -> None:
+    """Write an image of the engine as an archive; raises DockerException, OSError."""
+    with path.open("wb") as file:
+        for block in client.api.get_image(image):
+            file.write(block)
 
 
 def stabilize_image(
@@ -56,7 +52,7 @@ def stabilize_image(
     epoch: int,
     tag: str,
     labels: Mapping[str, str],
-) -> Stabilized:
+) -> None:
     """Write the image in the archive ``source`` again as the archive ``target``.
 
     Args:
@@ -67,34 +63,74 @@ def stabilize_image(
         tag: name of the new image.
         labels: labels of the new image, in place of the old.
     """
-    scratch = target.parent / f"{target.name}.layers"
-    scratch.mkdir()
-    with tarfile.open(source) as archive:
-        manifest = json.load(member_file(archive, "manifest.json"))[0]
-        config = json.load(member_file(archive, manifest["Config"]))
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, tarfile.open(source) as archive:
+        (manifest,) = json.load(_member_file(archive, MANIFEST))
+        config = json.load(_member_file(archive, manifest["Config"]))
         names = manifest["Layers"]
-        layers = []
-        for index, name in enumerate(names[:parent_layers]):
-            layers.append(scratch / f"{index}.tar")
-            with layers[-1].open("wb") as file:
-                shutil.copyfileobj(uncompressed(member_file(archive, name)), file, COPY_SIZE)
-        layers.append(scratch / "own.tar")
+        layers = [_layer_file(Path(scratch), number) for number in range(parent_layers + 1)]
+        for name, path in zip(names[:parent_layers], layers, strict=False):
+            _copy_layer(archive, name, path)
         with contextlib.ExitStack() as stack:
             parents = [stack.enter_context(path.open("rb")) for path in layers[:-1]]
-            own = [member_file(archive, name) for name in names[parent_layers:]]
+            own = [_member_file(archive, name) for name in names[parent_layers:]]
             merge_layers(parents, own, stack.enter_context(layers[-1].open("wb")), epoch)
-    diff_ids = [f"sha256:{sha256_file(path)}" for path in layers]
-    new_config = stable_config(config, diff_ids, epoch, labels)
-    image_id = sha256_bytes(new_config)
-    write_image(target, new_config, layers, diff_ids, tag)
-    shutil.rmtree(scratch)
-    return Stabilized(image_id=f"sha256:{image_id}", layers=tuple(diff_ids))
+        diff_ids = [f"sha256:{sha256_file(path)}" for path in layers]
+        _write_image(target, stable_config(config, diff_ids, epoch, labels), layers, diff_ids, tag)
+
+
+def export_image(client: docker.DockerClient, tag: str, folder: Path) -> None:
+    """Write an image of the engine to a directory: ``config.json``, and ``00.tar`` for its lowest layer.
+
+    Raises:
+        DockerException: the engine failed.
+        OSError: the files cannot be written.
+    """
+    saved = folder / "saved.tar"
+    save_image(client, tag, saved)
+    with tarfile.open(saved) as archive:
+        (manifest,) = json.load(_member_file(archive, MANIFEST))
+        (folder / CONFIG).write_bytes(_member_file(archive, manifest["Config"]).read())
+        for number, name in enumerate(manifest["Layers"]):
+            _copy_layer(archive, name, _layer_file(folder, number))
+    saved.unlink()
+
+
+def import_image(client: docker.DockerClient, folder: Path, tag: str, scratch: Path) -> None:
+    """Load an image from a directory that ``export_image`` wrote.
+
+    Args:
+        client: the engine.
+        folder: with the files.
+        tag: name of the image.
+        scratch: a directory for a file as large as the image.
+
+    Raises:
+        ImageError: a layer is not the one of the configuration.
+        DockerException: the engine failed.
+        OSError: a file cannot be read or written.
+    """
+    config = (folder / CONFIG).read_bytes()
+    try:
+        diff_ids = [str(digest) for digest in json.loads(config)["rootfs"]["diff_ids"]]
+    except (ValueError, LookupError, TypeError) as error:
+        why = f"{CONFIG} names no layers: {error}"
+        raise ImageError("The archived image cannot be loaded", why, "") from error
+    layers = [_layer_file(folder, number) for number in range(len(diff_ids))]
+    for path, diff_id in zip(layers, diff_ids, strict=True):
+        if f"sha256:{sha256_file(path)}" != diff_id:
+            why = f"{path.name} is not the layer that {CONFIG} names"
+            raise ImageError("The archived image cannot be loaded", why, "")
+    target = scratch / "image.tar"
+    _write_image(target, config, layers, diff_ids, tag)
+    with target.open("rb") as file:
+        client.images.load(file)
+    target.unlink()
 
 
 def merge_layers(
     parents: Sequence[IO[bytes]], sources: Sequence[IO[bytes]], target: IO[bytes], epoch: int
 ) -> None:
-    """Write layers as one: what a later one removed is gone, as are clocks, orders and owners' names.
+    """Write layers as one, without what a later one removed, and without clocks, orders and owners' names.
 
     Args:
         parents: uncompressed layers below these, lowest first.
@@ -103,13 +139,11 @@ def merge_layers(
         epoch: the one time stamp, seconds since 1970 in UTC.
     """
     with contextlib.ExitStack() as stack:
-        below = _members(parents, stack)
         found = _members(sources, stack)
-        _leave_unchanged(found, below)
+        _drop_unchanged(found, _members(parents, stack))
         stable = stack.enter_context(
             tarfile.open(fileobj=target, mode="w", format=tarfile.GNU_FORMAT)
         )
-        # A hard link must follow what it links to.
         for layer, member in sorted(found.values(), key=lambda pair: _order(pair[1])):
             member.mtime = epoch
             member.uname = member.gname = ""
@@ -133,8 +167,8 @@ def _members(layers: Sequence[IO[bytes]], stack: contextlib.ExitStack) -> Member
     return found
 
 
-def _leave_unchanged(found: Members, below: Members) -> None:
-    """Take out directories that are as they were and have nothing of the layer in them.
+def _drop_unchanged(found: Members, below: Members) -> None:
+    """Remove directories that are as they were below, and have nothing of the layer in them.
 
     BuildKit mounts files of its own over some of the parent's while a command runs, which touches their
     directory; the classic builder does not. A directory with something in it stays: an engine that
@@ -157,6 +191,7 @@ def _nature(member: tarfile.TarInfo) -> tuple[bytes, int, int, int]:
 
 
 def _order(member: tarfile.TarInfo) -> tuple[bool, str]:
+    # A hard link must follow what it links to.
     return member.islnk(), member.name
 
 
@@ -179,44 +214,34 @@ def stable_config(
     )
 
 
-def write_image(
+def _write_image(
     target: Path, config: bytes, layers: list[Path], diff_ids: list[str], tag: str
 ) -> None:
-    """Write an image as the archive that ``docker load`` reads.
-
-    Args:
-        target: the archive.
-        config: the image's configuration.
-        layers: its uncompressed layers, lowest first.
-        diff_ids: their digests.
-        tag: its name.
-    """
-    image_id = sha256_bytes(config)
+    """Write a configuration and uncompressed layers, lowest first, as an archive for ``docker load``."""
+    config_name = f"{sha256_bytes(config)}.json"
     names = [f"{diff_id.removeprefix('sha256:')}/layer.tar" for diff_id in diff_ids]
-    manifest = [{"Config": f"{image_id}.json", "Layers": names, "RepoTags": [tag]}]
-    small = target.parent / f"{target.name}.small"
+    manifest = [{"Config": config_name, "Layers": names, "RepoTags": [tag]}]
     with tarfile.open(target, "w") as archive:
-        for name, content in (
-            (f"{image_id}.json", config),
-            ("manifest.json", canonical_json(manifest)),
-        ):
-            small.write_bytes(content)
-            archive.add(small, name)
+        for name, content in ((config_name, config), (MANIFEST, canonical_json(manifest))):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
         # Two layers may be one: an empty one, say.
         for name, path in dict(zip(names, layers, strict=True)).items():
             archive.add(path, name)
-    small.unlink()
 
 
-def uncompressed(layer: IO[bytes]) -> IO[bytes]:
-    """Return a layer without its compression."""
+def _copy_layer(archive: tarfile.TarFile, name: str, path: Path) -> None:
+    """Write a layer of an archive to a file, uncompressed."""
     # Engines with the containerd store keep layers as the registry sent them.
-    magic = layer.read(len(GZIP_MAGIC))
+    layer = _member_file(archive, name)
+    compressed = layer.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     layer.seek(0)
-    return cast("IO[bytes]", gzip.GzipFile(fileobj=layer)) if magic == GZIP_MAGIC else layer
+    with path.open("wb") as file:
+        shutil.copyfileobj(gzip.GzipFile(fileobj=layer) if compressed else layer, file)
 
 
-def member_file(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+def _member_file(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     """Return a file in an archive; raises ReadError for anything else."""
     file = archive.extractfile(name)
     if file is None:
@@ -225,63 +250,6 @@ def member_file(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     return file
 
 
-CONFIG = "config.json"
-COPY_SIZE = 1 << 20
-
-
-def export_image(client: docker.DockerClient, tag: str, folder: Path) -> None:
-    """Write an image of the engine to a directory: ``config.json``, and ``00.tar`` for its lowest layer.
-
-    Raises:
-        DockerException: the engine failed.
-        OSError: the files cannot be written.
-    """
-    saved = folder / "saved.tar"
-    with saved.open("wb") as file:
-        for block in client.api.get_image(tag):
-            file.write(block)
-    with tarfile.open(saved) as archive:
-        (manifest,) = json.load(member_file(archive, "manifest.json"))
-        with member_file(archive, manifest["Config"]) as config:
-            (folder / CONFIG).write_bytes(config.read())
-        for number, name in enumerate(manifest["Layers"]):
-            with layer_file(folder, number).open("wb") as file:
-                shutil.copyfileobj(uncompressed(member_file(archive, name)), file, COPY_SIZE)
-    saved.unlink()
-
-
-def import_image(client: docker.DockerClient, folder: Path, tag: str, scratch: Path) -> None:
-    """Load an image from a directory that ``export_image`` wrote.
-
-    Args:
-        client: the engine.
-        folder: with the files.
-        tag: name of the image.
-        scratch: a directory for a file as large as the image.
-
-    Raises:
-        ImageError: a layer is not the one of the configuration.
-        DockerException: the engine failed.
-        OSError: a file cannot be read or written.
-    """
-    config = (folder / CONFIG).read_bytes()
-    try:
-        digests = [str(digest) for digest in json.loads(config)["rootfs"]["diff_ids"]]
-    except (ValueError, LookupError, TypeError) as error:
-        why = f"{CONFIG} names no layers: {error}"
-        raise ImageError("The archived image cannot be loaded", why, "") from error
-    layers = [layer_file(folder, number) for number in range(len(digests))]
-    for path, digest in zip(layers, digests, strict=True):
-        if f"sha256:{sha256_file(path)}" != digest:
-            why = f"{path.name} is not the layer that {CONFIG} names"
-            raise ImageError("The archived image cannot be loaded", why, "")
-    target = scratch / "image.tar"
-    write_image(target, config, layers, digests, tag)
-    with target.open("rb") as file:
-        client.images.load(file)
-    target.unlink()
-
-
-def layer_file(folder: Path, number: int) -> Path:
-    """Return where a layer lies, counted from the lowest."""
+def _layer_file(folder: Path, number: int) -> Path:
+    """Return the file of a layer, counted from the lowest."""
     return folder / f"{number:02}.tar"

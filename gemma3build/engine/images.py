@@ -1,4 +1,4 @@
-"""Images: made from ``containers/``, stabilized, and found again by what they were made from."""
+"""Images: built from ``containers/``, stabilized, and found again by what they were built from."""
 
 import contextlib
 import json
@@ -17,7 +17,12 @@ from requests import RequestException
 from gemma3build.engine.cache import IMAGES, Cache
 from gemma3build.engine.docker import bootstrap, engine_failed
 from gemma3build.engine.downloads import locked_wheels
-from gemma3build.engine.image_archive import export_image, import_image, stabilize_image
+from gemma3build.engine.image_archive import (
+    export_image,
+    import_image,
+    save_image,
+    stabilize_image,
+)
 from gemma3build.errors import ImageError, NoSpaceError, from_os_error
 from gemma3build.pins.config import ImagesConfig
 from gemma3build.pins.lockfile import (
@@ -35,14 +40,15 @@ from gemma3build.util.serialize import canonical_json, decode, encode
 from gemma3build.util.text import GIBIBYTE
 
 REPOSITORY = "gemma3build"  # before the names of images
-REVISION = 3  # of the way images are made; a change here makes all of them anew
+REVISION = 3  # of the way images are made; a change here makes all of them again
 KEY_LABEL = "gemma3build.key"
 PARENT_LABEL = "gemma3build.parent"
 WHEELS_LABEL = "gemma3build.wheels"
 RELOCK = "nox -s lock"
-MACHINES = ("x86_64", "amd64")
-# The largest image three times: saved, stabilized layer by layer, and whole again.
-SPACE = 8 * GIBIBYTE
+MACHINES = ("x86_64", "amd64")  # what engines call the architecture of the wheels
+SPACE = (
+    8 * GIBIBYTE
+)  # the largest image three times: saved, its layers stabilized, and as one archive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +56,7 @@ class Image:
     """An image in the engine.
 
     Attributes:
-        name: a directory of ``containers/``.
+        name: ``base``, or a directory of ``containers/``.
         tag: how the engine finds it.
         image_id: its id in this engine.
         digest: SHA-256 over layers and environment, the same in engines of every kind, some of
@@ -87,8 +93,11 @@ class Images:
             cache: where wheels are kept.
             config: what images.toml says.
             say: is told what takes long.
-            archived: where ``base`` lies as files; it is then not made, and the images get names of their
-                own, so that no other build takes them for its own.
+            archived: the directory that ``export_base`` wrote, from which ``base`` is then loaded; the
+                images get names that no other build finds.
+
+        Raises:
+            DriftError: the files of images are not those of the lock.
         """
         self._client, self._cache, self._config, self._say = client, cache, config, say
         self._archived = archived
@@ -98,7 +107,7 @@ class Images:
         refuse_drift(images_drift(current_images(), read_images_lock()), RELOCK)
 
     def find(self, name: str) -> Image | None:
-        """Return the image if the engine has it as the pins want it."""
+        """Return the image if the engine has it as it is pinned; raises EngineError."""
         base = None if name == BASE else self.find(BASE)
         if name != BASE and base is None:
             return None
@@ -109,7 +118,8 @@ class Images:
 
         Raises:
             ImageError: it cannot be made.
-            DownloadError: its wheels cannot be had.
+            DownloadError: its wheels cannot be downloaded.
+            NoSpaceError: the disk has too little free.
         """
         if found := self.find(name):  # with no lock: the cache may be read-only
             return found
@@ -133,11 +143,11 @@ class Images:
             ImageError: it cannot be made or saved.
         """
         tag = self.ensure(BASE).tag
-        with self._translated(BASE):
+        with _image_errors(BASE):
             export_image(self._client, tag, folder)
 
     def forget(self) -> None:
-        """Take the names of these images away from the engine, which then keeps none for them."""
+        """Remove the names of these images, and what has no other name, from the engine."""
         for image in self._client.images.list():
             for tag in image.tags:
                 if tag.startswith(f"{self._repository}/"):
@@ -146,7 +156,7 @@ class Images:
 
     def _key(self, name: str, base: Image | None) -> str:
         files = image_files(name)
-        files.pop(REQUESTED, None)  # what becomes of it is in the other
+        files.pop(REQUESTED, None)  # its wheels are locked in REQUIREMENTS
         return sha256_bytes(
             canonical_json(
                 {
@@ -183,26 +193,14 @@ class Images:
             digest=sha256_bytes(canonical_json(content)),
             parent=labels.get(PARENT_LABEL, ""),
             layers=layers,
-            wheels=read_wheels(labels.get(WHEELS_LABEL, "[]")),
+            wheels=_wheels(labels.get(WHEELS_LABEL, "[]")),
         )
 
     def _make(self, name: str, key: str, base: Image | None) -> None:
         scratch = self._cache.root / IMAGES
         scratch.mkdir(parents=True, exist_ok=True)
-        architecture = self._client.info()["Architecture"]
-        if architecture not in MACHINES:
-            raise ImageError(
-                f"The image {name} cannot be made",
-                f"this engine runs on {architecture}, and the wheels are locked for x86-64",
-                "Point DOCKER_HOST to an engine on x86-64.",
-            )
-        if shutil.disk_usage(scratch).free < SPACE:
-            raise NoSpaceError(
-                f"The image {name} cannot be made",
-                f"it takes up to {SPACE // GIBIBYTE} GiB below {scratch} for a while",
-                "Free some, or set GEMMA3BUILD_CACHE to another disk.",
-            )
-        with tempfile.TemporaryDirectory(dir=scratch) as folder, self._translated(name):
+        self._check_machine(name, scratch)
+        with tempfile.TemporaryDirectory(dir=scratch) as folder, _image_errors(name):
             work = Path(folder)
             if base is None and self._archived is not None:
                 import_image(self._client, self._archived, self._tag(name, key), work)
@@ -230,6 +228,22 @@ class Images:
             finally:
                 self._remove_unstable(key)
 
+    def _check_machine(self, name: str, scratch: Path) -> None:
+        """Raise ImageError for another architecture, NoSpaceError for too small a disk."""
+        architecture = self._client.info()["Architecture"]
+        if architecture not in MACHINES:
+            raise ImageError(
+                f"The image {name} cannot be made",
+                f"this engine runs on {architecture}, and the wheels are locked for x86-64",
+                "Point DOCKER_HOST to an engine on x86-64.",
+            )
+        if shutil.disk_usage(scratch).free < SPACE:
+            raise NoSpaceError(
+                f"The image {name} cannot be made",
+                f"it takes up to {SPACE // GIBIBYTE} GiB below {scratch} for a while",
+                "Free some, or set GEMMA3BUILD_CACHE to another disk.",
+            )
+
     def _build(self, context: Path, arguments: dict[str, str], key: str) -> str:
         image, _ = self._client.images.build(
             path=str(context),
@@ -245,11 +259,10 @@ class Images:
     def _load_stable(
         self, built: str, reference: str, tag: str, labels: dict[str, str], work: Path
     ) -> None:
+        """Load a built image again with only its parent's layers, of that reference, as they are."""
         parent_layers = len(self._client.images.get(reference).attrs["RootFS"]["Layers"])
         saved, stable = work / "saved.tar", work / "stable.tar"
-        with saved.open("wb") as file:
-            for block in self._client.api.get_image(built):
-                file.write(block)
+        save_image(self._client, built, saved)
         stabilize_image(
             saved,
             stable,
@@ -280,24 +293,24 @@ class Images:
             return bootstrap(self._client, self._config, work)
         return registry, f"registry {digest}"
 
-    @contextlib.contextmanager
-    def _translated(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except DockerBuildError as error:
-            lines = [str(line.get("stream", "")).strip() for line in error.build_log]
-            tail = " / ".join(line for line in lines[-6:] if line)
-            why = f"{error.msg}: {tail}"
-            raise ImageError(f"The image {name} cannot be made", why, "") from error
-        except (DockerException, RequestException) as error:
-            raise ImageError(
-                f"The image {name} cannot be made", str(error), "Restart the engine."
-            ) from error
-        except OSError as error:
-            raise from_os_error(f"The image {name} cannot be made", error) from error
+
+@contextlib.contextmanager
+def _image_errors(name: str) -> Iterator[None]:
+    """Raise errors of the engine and the disk as those of the image."""
+    what = f"The image {name} cannot be made"
+    try:
+        yield
+    except DockerBuildError as error:
+        lines = [str(line.get("stream", "")).strip() for line in error.build_log]
+        tail = " / ".join(line for line in lines[-6:] if line)
+        raise ImageError(what, f"{error.msg}: {tail}", "") from error
+    except (DockerException, RequestException) as error:
+        raise ImageError(what, str(error), "Restart the engine.") from error
+    except OSError as error:
+        raise from_os_error(what, error) from error
 
 
-def read_wheels(text: str) -> tuple[FileDigest, ...]:
+def _wheels(text: str) -> tuple[FileDigest, ...]:
     """Return the wheels that an image's label names."""
     return tuple(decode(FileDigest, item, WHEELS_LABEL) for item in json.loads(text))
 

@@ -116,9 +116,11 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda path, mode: FullDisk() if mode == "wb" else real(path, mode)
-    )
+
+    def open_full(path: Path, mode: str = "r", **options: Any) -> Any:
+        return FullDisk() if mode == "wb" else real(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", open_full)
     with pytest.raises(NoSpaceError, match="piqa cannot be kept: No space left on device"):
         dataset_files(Cache(tmp_path), "piqa", dataset(address), print)
     assert not list(tmp_path.glob("datasets/*/*"))
