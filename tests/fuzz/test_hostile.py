@@ -24,8 +24,8 @@ from gemma3build.errors import ConfigError, RequestError
 from gemma3build.formats.gguf import GgufError, check_header
 from gemma3build.gemma.checkpoint import checkpoint_architecture, read_chat_template, weight_files
 from gemma3build.gemma.piqa import make_questions, read_data
-from gemma3build.pins.config import PINS_DIR, load_scheme
-from gemma3build.pins.lockfile import IMAGES_LOCK, MODELS_LOCK, read_images_lock, read_models_lock
+from gemma3build.pins.config import MODELS_LOCK, PINS_DIR, load_scheme
+from gemma3build.pins.lockfile import IMAGES_LOCK, read_images_lock, read_models_lock
 from gemma3build.release.directory import is_release
 from gemma3build.release.evaluation import manifest_digest, read_evaluation
 from gemma3build.release.manifest import read_manifest

@@ -102,3 +102,13 @@ def test_of_several_names_each_failure_is_told_and_the_first_is_the_exit_code(
     assert done.returncode == 80
     assert [done.stderr.count(f"No {name}") for name in "abc"] == [1, 0, 1]
     assert locked() == {"a": OLD, "b": NEW, "c": OLD}
+
+
+def test_an_installed_package_has_no_image_to_lock(
+    lock: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemma3build.cli.lock.INSTALLED", True)
+    done = lock()
+    assert done.returncode == 0, done.stderr
+    assert locked() == dict.fromkeys("abc", NEW)
+    assert locks.read_images_lock() == OLD_IMAGES

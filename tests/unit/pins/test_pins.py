@@ -10,7 +10,9 @@ from gemma3build.errors import (
     OutputError,
     UnknownNameError,
 )
+from gemma3build.pins import config
 from gemma3build.pins.config import (
+    MODELS_LOCK,
     PINS_DIR,
     find_model,
     find_schemes,
@@ -21,9 +23,9 @@ from gemma3build.pins.config import (
 )
 from gemma3build.pins.lockfile import (
     IMAGES_LOCK,
-    MODELS_LOCK,
     Drift,
     ImagesLock,
+    LockedModel,
     ModelsLock,
     current_images,
     image_names,
@@ -33,6 +35,7 @@ from gemma3build.pins.lockfile import (
     read_models_lock,
     refuse_drift,
     write_lock,
+    write_models_lock,
 )
 from gemma3build.util.files import FileDigest
 
@@ -244,8 +247,8 @@ def test_a_lock_is_written_whole_and_read_back(tmp_path: Path) -> None:
 
 
 def test_images_are_for_a_parent_with_a_digest() -> None:
-    config = load_images()
-    assert re.fullmatch(r"python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", config.parent.registry)
+    registry = load_images().parent.registry
+    assert re.fullmatch(r"python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", registry)
 
 
 def test_an_error_names_a_few_of_many_drifts() -> None:
@@ -255,3 +258,74 @@ def test_an_error_names_a_few_of_many_drifts() -> None:
     assert "f5" not in caught.value.why
     with pytest.raises(DriftError, match="f4 is a, the lock says b. Run `mend`"):
         refuse_drift(drifts[:5], "mend")
+
+
+MINE = """
+[mine]
+summary = "my own"
+base_model = "me/mine"
+prefill_seq_lens = [8]
+kv_cache_max_len = 64
+context = 256
+schemes = ["dynamic_int8"]
+shape = { vocab_size = 8, hidden_size = 8, intermediate_size = 8, layers = 1, heads = 1, kv_heads = 1, head_dim = 8 }
+hub = { repo = "me/mine", revision = "main" }
+"""
+LOCKED = LockedModel(source="me/mine", revision="1" * 40, files=())
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package, in an empty working directory; returns the user's own directory."""
+    monkeypatch.setattr(config, "INSTALLED", True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "config" / "gemma3build"
+
+
+def test_a_users_models_and_their_lock_are_read_over_those_of_an_installed_package(
+    installed: Path,
+) -> None:
+    shipped, shipped_lock = load_models(), read_models_lock().models
+    assert "gemma3-270m" in shipped
+    installed.mkdir(parents=True)
+    (installed / "models.toml").write_text(MINE)
+    path = write_models_lock({**shipped_lock, "mine": LOCKED})
+    assert path == installed / "models.lock.json"
+    assert list(read_models_lock(path).models) == ["mine"]
+    assert load_models().keys() == shipped.keys() | {"mine"}
+    assert read_models_lock().models == {**shipped_lock, "mine": LOCKED}
+    assert not model_drift("mine", find_model("mine"), LOCKED)
+
+    (installed / "models.toml").write_text(MINE.replace("[mine]", "[gemma3-270m]"))
+    assert find_model("gemma3-270m").base_model == "me/mine"
+    locked = read_models_lock().models["gemma3-270m"]
+    assert [str(drift) for drift in model_drift("gemma3-270m", find_model("gemma3-270m"), locked)]
+
+
+def test_models_in_the_working_directory_take_the_place_of_the_users_others(
+    installed: Path,
+) -> None:
+    installed.mkdir(parents=True)
+    (installed / "models.toml").write_text(MINE)
+    Path("models.toml").write_text(MINE.replace("[mine]", "[here]"))
+    assert {"mine", "here"} & load_models().keys() == {"here"}
+    assert write_models_lock({"here": LOCKED}) == Path.cwd() / "models.lock.json"
+    Path("models.toml").unlink()
+    assert read_models_lock().models["here"] == LOCKED
+
+
+def test_a_checkout_has_its_own_models_alone(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("models.toml").write_text(MINE)
+    monkeypatch.setattr(config, "INSTALLED", False)
+    assert config.model_dirs() == (PINS_DIR,)
+    assert "mine" not in load_models()
+
+
+def test_a_lock_of_a_user_that_cannot_be_read_is_an_error(installed: Path) -> None:
+    (installed / "models.lock.json").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="A lock cannot be read"):
+        read_models_lock()

@@ -18,6 +18,7 @@ from gemma3build.rebuild import archive as record_archive
 from gemma3build.rebuild.archive import FIRST_MEMBER, FORMAT, header, unpack, write_archive
 from gemma3build.util.files import digest_file, sha256_bytes
 from gemma3build.util.serialize import pretty_json
+from gemma3build.workflows import archive as archive_workflow
 from gemma3build.workflows.archive import run_archived, source_files
 from tests.support.command import run_command
 
@@ -261,6 +262,31 @@ def test_the_source_is_whole_and_nothing_else(tmp_path: Path) -> None:
     made(tmp_path / "one", {name: path.read_bytes() for name, path in files.items()})
     content = (tmp_path / "one" / "a.tar").read_bytes()
     assert unpacked(content, tmp_path / "out").keys() == files.keys()
+
+
+def test_the_source_of_an_installed_package_has_its_containers_and_the_users_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, own = tmp_path / "site" / "gemma3build", tmp_path / "own"
+    for path in (
+        package / "containers" / "Dockerfile",
+        package / "pins" / "models.toml",
+        package / "__pycache__" / "a.pyc",
+        tmp_path / "site" / "gemma3build-1.dist-info" / "licenses" / "LICENSE",
+        tmp_path / "site" / "other" / "a.py",
+        own / "models.toml",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.setattr(archive_workflow, "INSTALLED", True)
+    monkeypatch.setattr(archive_workflow, "PACKAGE_DIR", package)
+    monkeypatch.setattr(archive_workflow, "model_dirs", lambda: (package / "pins", own))
+    assert dict(source_files()) == {
+        "source/LICENSE": tmp_path / "site" / "gemma3build-1.dist-info" / "licenses" / "LICENSE",
+        "source/models.toml": own / "models.toml",
+        "source/gemma3build/containers/Dockerfile": package / "containers" / "Dockerfile",
+        "source/gemma3build/pins/models.toml": package / "pins" / "models.toml",
+    }
 
 
 def test_the_archived_source_runs_not_this_one_and_pip_has_no_network(
