@@ -33,7 +33,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 # Jobs that a shell put into the background ignore SIGINT and pass that on; the tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-COMMAND = [sys.executable, "-m", "gemma3build"]
+COMMAND = (sys.executable, "-m", "gemma3build")
 SHAPES = ["--prefill-seq-lens", "8", "--kv-cache-max-len", "64"]
 
 
@@ -43,6 +43,7 @@ class Command:
 
     cache: Path
     folder: Path
+    command: tuple[str, ...] = COMMAND
 
     @property
     def environment(self) -> dict[str, str]:
@@ -50,7 +51,7 @@ class Command:
 
     def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [*COMMAND, *arguments],
+            [*self.command, *arguments],
             cwd=self.folder,
             env={**self.environment, **environment},
             capture_output=True,
@@ -60,7 +61,7 @@ class Command:
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*self.command, *arguments],
             cwd=self.folder,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
