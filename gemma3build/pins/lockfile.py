@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma3build.errors import ConfigError, DriftError, NoCheckoutError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.pins.config import CONTAINERS_DIR, PINS_DIR, ModelConfig
 from gemma3build.util.files import FileDigest, atomic_write, read_bounded, sha256_file
 from gemma3build.util.serialize import decode_json, encode, pretty_json
@@ -62,7 +62,7 @@ class ImagesLock:
 
 
 def read_models_lock(path: Path = MODELS_LOCK) -> ModelsLock:
-    """Return the lock of models; raises ConfigError."""
+    """Return the lock of models; raises BuildError (CONFIG)."""
     try:
         return decode_json(ModelsLock, read_bounded(path), path.name)
     except FileNotFoundError:
@@ -72,7 +72,7 @@ def read_models_lock(path: Path = MODELS_LOCK) -> ModelsLock:
 
 
 def read_images_lock(path: Path = IMAGES_LOCK) -> ImagesLock:
-    """Return the lock of images; raises ConfigError."""
+    """Return the lock of images; raises BuildError (CONFIG)."""
     try:
         return decode_json(ImagesLock, read_bounded(path), path.name)
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def read_images_lock(path: Path = IMAGES_LOCK) -> ImagesLock:
 
 
 def write_lock(lock: ModelsLock | ImagesLock, path: Path) -> None:
-    """Write a lock whole or not at all; raises OutputError, NoSpaceError."""
+    """Write a lock whole or not at all; raises BuildError."""
     try:
         atomic_write(path, pretty_json(encode(lock)))
     except OSError as error:
@@ -99,10 +99,11 @@ def current_images(containers: Path = CONTAINERS_DIR) -> ImagesLock:
     """Return what a lock of the images would say now.
 
     Raises:
-        NoCheckoutError: there is nothing to make images from.
+        BuildError: there is nothing to make images from (NO_CHECKOUT).
     """
     if not image_names(containers):
-        raise NoCheckoutError(
+        raise BuildError(
+            ErrorCode.NO_CHECKOUT,
             "Images cannot be made",
             f"{containers} is not there, and no wheel of this project has it",
             "Run from a checkout: clone the project, then `python -m pip install -e .` in it.",
@@ -119,9 +120,9 @@ def current_images(containers: Path = CONTAINERS_DIR) -> ImagesLock:
     )
 
 
-def _damaged(error: ValueError) -> ConfigError:
+def _damaged(error: ValueError) -> BuildError:
     hint = "Restore the file, or run `gemma3build lock`."
-    return ConfigError("A lock cannot be read", str(error), hint)
+    return BuildError(ErrorCode.CONFIG, "A lock cannot be read", str(error), hint)
 
 
 PACKAGES = "packages"
@@ -205,13 +206,14 @@ def refuse_drift(drift: tuple[Drift, ...], command: str) -> None:
     """Raise for any drift, with the command that mends it.
 
     Raises:
-        DriftError: there is some.
+        BuildError: there is some (DRIFT).
     """
     if drift:
         shown = [*map(str, drift[:SHOWN])]
         if more := drift[SHOWN:]:
             shown.append(f"and {len(more)} more")
-        raise DriftError(
+        raise BuildError(
+            ErrorCode.DRIFT,
             "The pins have drifted",
             "; ".join(shown),
             f"Run `{command}`, look at the difference, and commit it.",

