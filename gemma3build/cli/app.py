@@ -75,4 +75,4 @@ def main() -> None:
         app()
     except BuildError as error:
         show_error(error)
-        sys.exit(error.exit_code)
+        sys.exit(error.code.exit_code)

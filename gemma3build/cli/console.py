@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gemma3build.errors import BuildError, GateError, StepFailedError
+from gemma3build.errors import BuildError
 from gemma3build.schema.evaluation import flag
 from gemma3build.util.serialize import encode
 from gemma3build.util.text import GIBIBYTE, MEGABYTE, escape_control_chars
@@ -179,7 +179,7 @@ def show_findings(folder: Path | str, findings: Any, *, as_json: bool) -> None:
                 "name": item.name,
                 "state": item.state,
                 "detail": item.detail,
-                **({"flaw": item.error.flaw} if item.error else {}),
+                **({"flaw": item.error.code} if item.error else {}),
             }
             for item in findings
         ]
@@ -241,9 +241,9 @@ def print_json(value: object) -> None:
 
 def show_error(error: BuildError) -> None:
     """Print an error: what failed, why, what to do, and the end of the log where it helps."""
-    if isinstance(error, StepFailedError) and error.log:
+    if error.log:
         err.print(escape_control_chars(error.log), style="dim", soft_wrap=True)
-    if isinstance(error, GateError):
+    if error.checks:
         err.print(checks_table(error.checks))
     # What a file of somebody else's says is nothing that a terminal may obey.
     err.print(escape_control_chars(f"{error.what}."), style="bold red", soft_wrap=True)

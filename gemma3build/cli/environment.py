@@ -7,7 +7,7 @@ import typer
 
 from gemma3build.cli.console import err, make_table, out, print_json
 from gemma3build.cli.options import AsJson
-from gemma3build.errors import EngineError
+from gemma3build.errors import BuildError
 from gemma3build.pins.config import load_images
 from gemma3build.util.serialize import encode
 from gemma3build.util.text import MEGABYTE
@@ -85,7 +85,7 @@ def cache_prune(
     from gemma3build.engine.runner import cache_dir
 
     cache = Cache(cache_dir())
-    with suppress(EngineError):  # a cache can be cleaned where no engine answers
+    with suppress(BuildError):  # a cache can be cleaned where no engine answers
         remove_orphans(connect(), cache)
     freed = cache.prune(everything=everything)
     out.print(f"{freed / MEGABYTE:,.1f} MB were removed.")

@@ -17,7 +17,7 @@ from gemma3build.cli.options import (
     Tokenizer,
     parse_size,
 )
-from gemma3build.errors import RequestError, stopped_error
+from gemma3build.errors import BuildError, ErrorCode, stopped_error
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.schema.evaluation import REPORT
 
@@ -57,7 +57,9 @@ def evaluate(
     if compare is not None:
         if any(item is not None for item in (release, piqa, limit, checkpoint, tokenizer, memory)):
             why = "--compare measures nothing, and takes two releases and --json alone"
-            raise RequestError("The request makes no sense", why, "Leave the rest away.")
+            raise BuildError(
+                ErrorCode.REQUEST, "The request makes no sense", why, "Leave the rest away."
+            )
         releases = [read_release(folder.absolute()) for folder in compare]
         show_evaluations(releases, as_json=as_json)
         if not as_json:

@@ -7,7 +7,7 @@ import typer
 
 from gemma3build.cli.console import err, make_table, out, print_json
 from gemma3build.cli.options import AsJson
-from gemma3build.errors import BuildError, HubError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.pins.config import (
     INSTALLED,
     find_model,
@@ -15,7 +15,6 @@ from gemma3build.pins.config import (
     load_models,
     load_schemes,
 )
-from gemma3build.schema.step import Refusal
 from gemma3build.util.serialize import encode
 from gemma3build.util.text import MEGABYTE
 
@@ -107,4 +106,4 @@ def lock(
 
 def is_locked_out(error: BuildError) -> bool:
     """Return whether the Hub wants a login, or one that may see more: not everybody has one."""
-    return isinstance(error, HubError) and error.refusal in (Refusal.LOGIN, Refusal.ACCESS)
+    return error.code in (ErrorCode.LOGIN, ErrorCode.ACCESS)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gemma3build.errors import UnknownNameError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.publish import Rule
 from gemma3build.util.text import GIBIBYTE, MEBIBYTE
 
@@ -106,11 +106,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 
 
 def parse_size(text: str | None) -> int | None:
-    """Return the bytes that a text such as 8G, 512MiB or 1000000 means; raises UnknownNameError."""
+    """Return the bytes that a text such as 8G, 512MiB or 1000000 means; raises BuildError."""
     if text is None:
         return None
     found = SIZE.fullmatch(text)
     if found is None:
         why = "it must be a number above 0, with K, M, G or nothing"
-        raise UnknownNameError(f"{text!r} is no size", why, "Try 8G.")
+        raise BuildError(ErrorCode.UNKNOWN_NAME, f"{text!r} is no size", why, "Try 8G.")
     return int(found[1]) * UNITS[found[2].upper()]

@@ -9,7 +9,7 @@ from gemma3build.cli.console import err
 from gemma3build.cli.options import ARTIFACTS, DEFAULT_MODEL, AsJson, Private, Skip
 from gemma3build.cli.results import show_publication, show_published
 from gemma3build.cli.verify import Release, look_at
-from gemma3build.errors import InterruptedBuildError, RequestError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.publish import check_tag
 
 
@@ -46,7 +46,7 @@ def publish(
     hub.check_repo(repo, hub.NOT_PUBLISHED)
     if create_pr and tag:
         why = "--tag names a commit of the branch, which a pull request is not yet"
-        raise RequestError(hub.NOT_PUBLISHED, why, "Tag it once it is merged.")
+        raise BuildError(ErrorCode.REQUEST, hub.NOT_PUBLISHED, why, "Tag it once it is merged.")
     if tag:
         check_tag(tag, "tag")
     refuse_offline(hub.NOT_PUBLISHED)
@@ -66,7 +66,7 @@ def publish(
     except KeyboardInterrupt as stopped:
         why = "it got a signal"
         hint = "Run it again: what the Hub has already is not uploaded twice."
-        raise InterruptedBuildError("Publishing was stopped", why, hint) from stopped
+        raise BuildError(ErrorCode.INTERRUPTED, "Publishing was stopped", why, hint) from stopped
     show_published(found, outcome, difference, as_json=as_json)
 
 

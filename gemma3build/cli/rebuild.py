@@ -18,12 +18,7 @@ from gemma3build.cli.options import (
     parse_size,
 )
 from gemma3build.cli.verify import PUBLISHED, Full, Release, download_release, look_at, stoppable
-from gemma3build.errors import (
-    DifferentError,
-    InterruptedBuildError,
-    NotIdenticalError,
-    RequestError,
-)
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.util.text import MEGABYTE
 
 
@@ -168,9 +163,9 @@ def refuse_differences(rebuilt: Any) -> None:
     if verdict is Verdict.IDENTICAL:
         return
     names = join_names(item.path for item in rebuilt.comparisons if item.verdict is verdict)
-    kind = NotIdenticalError if verdict is Verdict.EQUIVALENT else DifferentError
+    code = ErrorCode.NOT_IDENTICAL if verdict is Verdict.EQUIVALENT else ErrorCode.DIFFERENT
     hint = "docs/rebuild.md says what can cause that."
-    raise kind("The rebuilt release has other bytes", f"{names} {verdict}", hint)
+    raise BuildError(code, "The rebuilt release has other bytes", f"{names} {verdict}", hint)
 
 
 def rebuild_archived(
@@ -204,7 +199,7 @@ def rebuild_archived(
             if not index.complete and options["--checkpoint"] is None:
                 why = f"the archive of {index.model} was made without its checkpoint"
                 hint = "Give it: --checkpoint DIR"
-                raise RequestError("The release cannot be rebuilt", why, hint)
+                raise BuildError(ErrorCode.REQUEST, "The release cannot be rebuilt", why, hint)
             err.print(
                 f"Rebuilding {index.model} by gemma3build {index.version}, the archive's own."
             )
@@ -216,10 +211,10 @@ def rebuild_archived(
         raise typer.Exit(code)
 
 
-def rebuild_stopped() -> InterruptedBuildError:
+def rebuild_stopped() -> BuildError:
     """Return the error of a rebuild that a signal stopped."""
     hint = "Run it again; it begins anew."
-    return InterruptedBuildError("The rebuild was stopped", "it got a signal", hint)
+    return BuildError(ErrorCode.INTERRUPTED, "The rebuild was stopped", "it got a signal", hint)
 
 
 def archive(

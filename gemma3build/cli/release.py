@@ -28,7 +28,7 @@ from gemma3build.cli.options import (
 from gemma3build.cli.publish import say
 from gemma3build.cli.results import show_intended, show_line
 from gemma3build.cli.verify import find_signer, find_trust
-from gemma3build.errors import RequestError, stopped_error
+from gemma3build.errors import BuildError, ErrorCode, stopped_error
 from gemma3build.publish import Rule, check_tag
 
 WHAT = "The releases cannot be made"
@@ -90,10 +90,10 @@ def release(
     repos = preconditions.find_repos(releases, repo)
     if (key is not None) + (pkcs11 is not None) + sigstore + unsigned != 1:
         why = "it takes one of --key, --pkcs11, --sigstore and --unsigned"
-        raise RequestError(WHAT, why, "Name what signs them.")
+        raise BuildError(ErrorCode.REQUEST, WHAT, why, "Name what signs them.")
     if (identity or identity_provider) and not sigstore:
         why = "--identity and --identity-provider go with --sigstore"
-        raise RequestError(WHAT, why, "Leave them away.")
+        raise BuildError(ErrorCode.REQUEST, WHAT, why, "Leave them away.")
     signer = None if unsigned else find_signer(key, pkcs11, sigstore=sigstore)
     order = line.PipelineConfig(
         version=version,

@@ -18,7 +18,7 @@ from gemma3build.cli.options import (
     Pkcs11,
     Sigstore,
 )
-from gemma3build.errors import InterruptedBuildError, RequestError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.util.files import FileDigest
 
@@ -89,10 +89,12 @@ def sign(
 
 
 def find_signer(key: Path | None, pkcs11: str | None, *, sigstore: bool) -> Any:
-    """Return what signs, by the options; raises RequestError unless they name one thing."""
+    """Return what signs, by the options; raises BuildError (REQUEST) unless they name one thing."""
     if (key is not None) + (pkcs11 is not None) + sigstore != 1:
         why = "it takes one of --key, --pkcs11 and --sigstore"
-        raise RequestError("The release cannot be signed", why, "Name what signs it.")
+        raise BuildError(
+            ErrorCode.REQUEST, "The release cannot be signed", why, "Name what signs it."
+        )
     from gemma3build.verify import signature
 
     if key is not None:
@@ -113,7 +115,9 @@ def find_trust(key: Path | None, identity: str | None, provider: str | None) -> 
     if key is None and identity is not None and provider is not None:
         return signature.by_identity(identity, provider)
     why = "it takes --key, or --identity with --identity-provider"
-    raise RequestError("The signature cannot be checked", why, "Name who must have signed it.")
+    raise BuildError(
+        ErrorCode.REQUEST, "The signature cannot be checked", why, "Name who must have signed it."
+    )
 
 
 def look_at_published(address: str, trust: Any, *, full: bool) -> Any:
@@ -125,7 +129,7 @@ def look_at_published(address: str, trust: Any, *, full: bool) -> Any:
 
     if trust is not None and not full:
         why = "a signature is of bytes, and the large files stay on the Hub"
-        raise RequestError("The signature cannot be checked", why, "Add --full.")
+        raise BuildError(ErrorCode.REQUEST, "The signature cannot be checked", why, "Add --full.")
     with tempfile.TemporaryDirectory(prefix="gemma3build-") as scratch:
         published = download_release(address, Path(scratch), full=full)
         verified = look_at(published.folder, trust, published.remote_digests)
@@ -161,4 +165,6 @@ def stoppable(what: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stopped:
-        raise InterruptedBuildError(what, "it got a signal", "Run it again.") from stopped
+        raise BuildError(
+            ErrorCode.INTERRUPTED, what, "it got a signal", "Run it again."
+        ) from stopped

@@ -24,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gemma3build.errors import InUseError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.schema.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
 from gemma3build.util.files import FileDigest, digest_file, remove_partial, sha256_file, walk_files
 from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
@@ -139,7 +139,7 @@ class Cache:
                 except BlockingIOError as error:
                     hint = "Wait for it, or leave --all away."
                     what = "The cache cannot be emptied"
-                    raise InUseError(what, "a build is running", hint) from error
+                    raise BuildError(ErrorCode.IN_USE, what, "a build is running", hint) from error
             yield
 
     @contextlib.contextmanager
@@ -179,8 +179,7 @@ class Cache:
         """Give an empty directory for a while; ``prune`` removes what a kill leaves of it.
 
         Raises:
-            NoSpaceError: the disk is full.
-            OutputError: the cache cannot be written.
+            BuildError: the disk is full (DISK); the cache cannot be written (OUTPUT).
         """
         folder = self._staging / f"{purpose}{SCRATCH}{secrets.token_hex(8)}"
         with contextlib.ExitStack() as stack:
@@ -274,7 +273,7 @@ class Cache:
         What a running build holds is left alone: its lock is taken.
 
         Raises:
-            InUseError: a build is running, and everything was to be removed.
+            BuildError: a build is running, and everything was to be removed (IN_USE).
         """
         if everything:
             with self._hold(fcntl.LOCK_EX | fcntl.LOCK_NB):

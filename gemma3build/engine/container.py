@@ -22,18 +22,13 @@ from requests import RequestException
 from gemma3build.engine.cache import STAGING, Cache
 from gemma3build.engine.docker import engine_failed
 from gemma3build.engine.images import Image
-from gemma3build.errors import (
-    InterruptedBuildError,
-    NoMemoryError,
-    NoSpaceError,
-    StepFailedError,
-)
+from gemma3build.errors import BuildError, ErrorCode, from_step
 from gemma3build.plan.graph import Step
 from gemma3build.schema.step import (
     LOG_FILE,
     REQUEST_FILE,
     RESULT_FILE,
-    Refusal,
+    StepErrorCode,
     StepFailure,
     StepRequest,
     StepResult,
@@ -90,10 +85,12 @@ class Containers:
         self._stopped.set()
 
     def check_stopped(self) -> None:
-        """Raise InterruptedBuildError once ``stop`` was called."""
+        """Raise BuildError once ``stop`` was called."""
         if self._stopped.is_set():
-            raise InterruptedBuildError(
-                "The step was stopped", "another one failed, or a signal came", ""
+            raise BuildError(
+                ErrorCode.INTERRUPTED,
+                "The step was stopped",
+                "another one failed, or a signal came",
             )
 
     def run(
@@ -109,10 +106,8 @@ class Containers:
         """Run a step to its end; its result and files are then in ``staged``.
 
         Raises:
-            StepFailedError: the step refused its input or stopped.
-            NoMemoryError: the kernel ended it for its memory.
-            InterruptedBuildError: ``stop`` was called.
-            EngineError: the engine failed.
+            BuildError: the step refused its input or stopped; the kernel ended it for its memory
+                (MEMORY); ``stop`` was called (INTERRUPTED); the engine failed (ENGINE).
         """
         request = StepRequest(step=step.module, parameters=step.parameters, inputs=inputs)
         (staged / REQUEST_FILE).write_bytes(pretty_json(encode(request)))
@@ -190,7 +185,7 @@ class Containers:
         holds the lock of the key.
 
         Raises:
-            EngineError: the engine failed.
+            BuildError: the engine failed (ENGINE).
         """
         with removing():
             for container in labelled(self._client, f"{STAGED_LABEL}={staged}"):
@@ -202,7 +197,8 @@ class Containers:
         if state.get("OOMKilled"):
             limit = self._memory_limit
             bound = f"its limit of {limit / GIBIBYTE:.1f} GiB" if limit else "this machine's memory"
-            raise NoMemoryError(
+            raise BuildError(
+                ErrorCode.MEMORY,
                 f"The kernel ended {step.name}",
                 f"it needed more than {bound} (the estimate is {step.memory / GIBIBYTE:.1f} GiB)",
                 "Close other programs, give --memory more, or use a larger machine.",
@@ -212,17 +208,17 @@ class Containers:
         except (FileNotFoundError, ValueError):
             check_full(step, staged)
             failure = StepFailure(
-                code=Refusal.INTERNAL.value,
+                code=StepErrorCode.INTERNAL.value,
                 what=f"The container of {step.name} ended without a result",
                 why=f"its exit status is {state.get('ExitCode')}, so something killed it",
                 hint="Run the same command again; finished steps are kept.",
             )
-            raise StepFailedError(step.name, failure, log) from None
+            raise from_step(failure, log) from None
         if result.failure is not None:
-            unforeseen = result.failure.code == Refusal.INTERNAL
+            unforeseen = result.failure.code == StepErrorCode.INTERNAL
             if unforeseen:
                 check_full(step, staged)
-            raise StepFailedError(step.name, result.failure, log if unforeseen else "")
+            raise from_step(result.failure, log if unforeseen else "")
         return result
 
 
@@ -247,7 +243,7 @@ def remove_orphans(client: docker.DockerClient, cache: Cache) -> None:
     Also those of a rebuild, which has a store of its own there, of a name that none has again.
 
     Raises:
-        EngineError: the engine failed.
+        BuildError: the engine failed (ENGINE).
     """
     with removing():
         for container in labelled(client, STAGED_LABEL):
@@ -265,7 +261,7 @@ def labelled(client: docker.DockerClient, label: str) -> list[Container]:
 
 @contextlib.contextmanager
 def removing() -> Iterator[None]:
-    """Raise EngineError where the engine fails while containers are removed."""
+    """Raise BuildError where the engine fails while containers are removed."""
     try:
         yield
     except (DockerException, RequestException) as error:
@@ -276,10 +272,11 @@ def check_full(step: Step, staged: Path) -> None:
     """Blame a full disk for a step that failed without knowing why: libraries hide it.
 
     Raises:
-        NoSpaceError: the disk has next to nothing free.
+        BuildError: the disk has next to nothing free (DISK).
     """
     if shutil.disk_usage(staged).free < FULL:
-        raise NoSpaceError(
+        raise BuildError(
+            ErrorCode.DISK,
             f"{step.name} stopped",
             f"the disk of {staged.parent} is full",
             "Free some space and run the same command again; finished steps are kept.",

@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 from docker.errors import DockerException
 
-from gemma3build.errors import EngineError, ImageError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.pins.config import ImagesConfig
 from gemma3build.util.files import sha256_file
 
@@ -33,13 +33,13 @@ def connect() -> docker.DockerClient:
     """Return a client of the engine that DOCKER_HOST or the default socket names.
 
     Raises:
-        EngineError: none answers.
+        BuildError: none answers (ENGINE).
     """
     try:
         client = docker.from_env(timeout=TIMEOUT)
         client.ping()
     except DockerException as error:
-        raise EngineError(NO_ENGINE, _cause(error), HOW_TO_START) from error
+        raise BuildError(ErrorCode.ENGINE, NO_ENGINE, _cause(error), HOW_TO_START) from error
     return client
 
 
@@ -53,11 +53,11 @@ def ensure(say: Callable[[str], None]) -> str:
         say: is given a line for each thing that is done.
 
     Raises:
-        EngineError: none answers, and none can be installed.
+        BuildError: none answers, and none can be installed (ENGINE).
     """
     try:
         client = connect()
-    except EngineError as error:
+    except BuildError as error:
         if os.geteuid() != 0 or shutil.which("apt-get") is None:
             raise
         if shutil.which("dockerd") is None or shutil.which("mmdebstrap") is None:
@@ -80,11 +80,11 @@ def bootstrap(client: docker.DockerClient, config: ImagesConfig, work: Path) -> 
         Its reference, and its kind and digest for the record.
 
     Raises:
-        ImageError: mmdebstrap is missing or failed.
-        EngineError: the engine did not take it.
+        BuildError: mmdebstrap is missing or failed (IMAGE); the engine did not take it (ENGINE).
     """
     if shutil.which("mmdebstrap") is None:
-        raise ImageError(
+        raise BuildError(
+            ErrorCode.IMAGE,
             "The image base cannot be made",
             "no registry answers and mmdebstrap is not installed",
             "Connect to a registry, or on Debian run `apt-get install mmdebstrap` as root.",
@@ -106,25 +106,29 @@ def bootstrap(client: docker.DockerClient, config: ImagesConfig, work: Path) -> 
     )
     if done.returncode:
         why = f"mmdebstrap failed: {done.stderr.strip()[-SHOWN:]}"
-        raise ImageError("The image base cannot be made", why, "Check the network.")
+        raise BuildError(
+            ErrorCode.IMAGE, "The image base cannot be made", why, "Check the network."
+        )
     digest = sha256_file(root)
     tag = digest[:16]
     with root.open("rb") as file:
         answer = client.api.import_image_from_data(file, ROOT_REPOSITORY, tag=tag)
     if "error" in json.loads(answer.strip().splitlines()[-1]):
-        raise EngineError("The base cannot be imported", answer, "Restart the engine.")
+        raise BuildError(
+            ErrorCode.ENGINE, "The base cannot be imported", answer, "Restart the engine."
+        )
     return f"{ROOT_REPOSITORY}:{tag}", f"debian sha256:{digest}"
 
 
-def engine_failed(what: str, error: Exception) -> EngineError:
+def engine_failed(what: str, error: Exception) -> BuildError:
     """Return the error of an engine that refused something, or went away."""
     why = str(getattr(error, "explanation", None) or error)
     hint = "Look at the engine, then run the same command again; finished steps are kept."
-    return EngineError(what, why, hint)
+    return BuildError(ErrorCode.ENGINE, what, why, hint)
 
 
 def _install() -> None:
-    """Install the engine, and what bootstraps a base, by apt; raises EngineError."""
+    """Install the engine, and what bootstraps a base, by apt; raises BuildError (ENGINE)."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (
         ["apt-get", "update", "--quiet=2"],
@@ -132,15 +136,16 @@ def _install() -> None:
     ):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise EngineError(
+            raise BuildError(
+                ErrorCode.ENGINE,
                 "Docker cannot be installed",
                 f"`{' '.join(command)}` failed: {done.stderr.strip()[-SHOWN:]}",
                 "Mend apt, or install Docker by hand.",
             )
 
 
-def _start(missing: EngineError) -> docker.DockerClient:
-    """Start the daemon and wait until it answers; raises EngineError with the hint of ``missing``."""
+def _start(missing: BuildError) -> docker.DockerClient:
+    """Start the daemon and wait until it answers; raises BuildError with the hint of ``missing``."""
     if Path("/run/systemd/system").is_dir():
         subprocess.run(["systemctl", "start", "docker"], check=False)  # noqa: S607 - root's PATH
         daemon = None
@@ -160,9 +165,11 @@ def _start(missing: EngineError) -> docker.DockerClient:
     while time.monotonic() < deadline and (daemon is None or daemon.poll() is None):
         try:
             return connect()
-        except EngineError:
+        except BuildError:
             time.sleep(POLL)
-    raise EngineError("The Docker daemon does not start", f"see {log}", missing.hint) from missing
+    raise BuildError(
+        ErrorCode.ENGINE, "The Docker daemon does not start", f"see {log}", missing.hint
+    ) from missing
 
 
 def _cause(error: DockerException) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from gemma3build.engine.cache import DATASETS, WHEELS, Cache
-from gemma3build.errors import DownloadError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.pins.config import Dataset, ImagesConfig
 from gemma3build.util.files import FileDigest, atomic_file, sha256_bytes, sha256_file
 from gemma3build.util.serialize import canonical_json
@@ -42,7 +42,7 @@ def locked_wheels(
         say: is given a line when something has to be downloaded.
 
     Raises:
-        DownloadError: pip could not download them, or brought something else.
+        BuildError: pip could not download them, or brought something else (DOWNLOAD).
     """
     key = sha256_bytes(requirements.encode())
     hashes = frozenset(HASH.findall(requirements))
@@ -62,7 +62,8 @@ def locked_wheels(
             target = scratch / "wheels"
             pip_download(requirements, target, config)
             if bad := _unlisted(target, hashes):
-                raise DownloadError(
+                raise BuildError(
+                    ErrorCode.DOWNLOAD,
                     "A download is not the locked one",
                     f"the SHA-256 of {bad[0]} is not in the lock",
                     "Run the same command again; if it stays, run `nox -s lock`.",
@@ -88,7 +89,7 @@ def package_files(
         say: is given a line when something has to be downloaded.
 
     Raises:
-        DownloadError: pip could not download them, or brought something else.
+        BuildError: pip could not download them, or brought something else (DOWNLOAD).
     """
     lines = [
         f"{requirement} --hash=sha256:{file.sha256}\n"
@@ -106,7 +107,7 @@ def pip_download(requirements: str, target: Path, config: ImagesConfig) -> None:
         config: for which interpreter and platform.
 
     Raises:
-        DownloadError: pip failed.
+        BuildError: pip failed (DOWNLOAD).
     """
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "requirements.txt"
@@ -118,7 +119,8 @@ def pip_download(requirements: str, target: Path, config: ImagesConfig) -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise DownloadError(
+        raise BuildError(
+            ErrorCode.DOWNLOAD,
             "Wheels cannot be downloaded",
             CREDENTIALS.sub("//", "; ".join(errors[-3:]) or "pip failed"),
             "Check the network and pip's configuration, then run the same command again.",
@@ -137,9 +139,8 @@ def dataset_files(
         say: is given a line for each file that has to be downloaded.
 
     Raises:
-        DownloadError: a file cannot be fetched, or is not what the pin says.
-        NoSpaceError: the disk is full.
-        OutputError: the cache cannot be written.
+        BuildError: a file cannot be fetched, or is not what the pin says (DOWNLOAD); the disk is
+            full (DISK); the cache cannot be written (OUTPUT).
     """
     folder = cache.root / DATASETS / sha256_bytes(canonical_json(dict(dataset.sha256)))
     try:
@@ -192,7 +193,7 @@ def _platform_tags(config: ImagesConfig) -> list[str]:
 
 
 def _download(address: str, path: Path, sha256: str, name: str) -> None:
-    """Fetch a file to ``path``, which appears whole or not at all; raises DownloadError, OSError."""
+    """Fetch a file to ``path``, which appears whole or not at all; raises BuildError (DOWNLOAD), OSError."""
     import httpx2
 
     digest = hashlib.sha256()
@@ -210,6 +211,6 @@ def _download(address: str, path: Path, sha256: str, name: str) -> None:
                     file.write(piece)
             if digest.hexdigest() != sha256:
                 why = f"{address} has the SHA-256 {digest.hexdigest()}, the pin says {sha256}"
-                raise DownloadError(what, why, hint)
+                raise BuildError(ErrorCode.DOWNLOAD, what, why, hint)
     except httpx2.HTTPError as error:
-        raise DownloadError(what, f"{address}: {error}", hint) from error
+        raise BuildError(ErrorCode.DOWNLOAD, what, f"{address}: {error}", hint) from error

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol
 from gemma3build.engine.cache import Cache, CacheEntry, tree_size
 from gemma3build.engine.container import Containers, Mount
 from gemma3build.engine.images import Image, Images
-from gemma3build.errors import BuildError, ChangedError, DamagedError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.plan.graph import ExternalInput, Input, Step, StepOutput
 from gemma3build.schema.step import OUTPUT_DIR
 from gemma3build.util.files import FileDigest, sha256_bytes
@@ -165,12 +165,12 @@ class Executor:
             self._cache.unstage(key)
 
     def _refuse_changed(self, step: Step, what: str) -> None:
-        """Raise ChangedError for a material that is not what the plan was made from."""
+        """Raise BuildError for a material that is not what the plan was made from."""
         for item in step.inputs.values():
             if isinstance(item, ExternalInput) and not self._materials.unchanged(item):
                 why = f"the files of {item.name} changed, or one is gone"
                 hint = "Run the same command again when nothing writes there."
-                raise ChangedError(what, why, hint)
+                raise BuildError(ErrorCode.INPUT_CHANGED, what, why, hint)
 
     def _mounts(
         self, step: Step, done: Mapping[str, FinishedStep]
@@ -206,12 +206,14 @@ def intact_output(cache: Cache, step: str, done: Mapping[str, FinishedStep], wha
         what: what fails if they are damaged, for the message.
 
     Raises:
-        DamagedError: a file is not what it was; the result was removed.
+        BuildError: a file is not what it was; the result was removed (DAMAGED).
     """
     found = done[step]
     if not cache.verify(found.key, found.entry):
         why = f"the stored result of {step} was damaged, and has been removed"
-        raise DamagedError(what, why, "Run the same command again; it will be made anew.")
+        raise BuildError(
+            ErrorCode.DAMAGED, what, why, "Run the same command again; it will be made anew."
+        )
     return cache.output(found.key)
 
 

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import docker
 
-from gemma3build.errors import ImageError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.util.files import sha256_bytes, sha256_file
 from gemma3build.util.serialize import canonical_json
 
@@ -105,7 +105,7 @@ def import_image(client: docker.DockerClient, folder: Path, tag: str, scratch: P
         scratch: a directory for a file as large as the image.
 
     Raises:
-        ImageError: a layer is not the one of the configuration.
+        BuildError: a layer is not the one of the configuration (IMAGE).
         DockerException: the engine failed.
         OSError: a file cannot be read or written.
     """
@@ -114,12 +114,12 @@ def import_image(client: docker.DockerClient, folder: Path, tag: str, scratch: P
         diff_ids = [str(digest) for digest in json.loads(config)["rootfs"]["diff_ids"]]
     except (ValueError, LookupError, TypeError) as error:
         why = f"{CONFIG} names no layers: {error}"
-        raise ImageError("The archived image cannot be loaded", why, "") from error
+        raise BuildError(ErrorCode.IMAGE, "The archived image cannot be loaded", why) from error
     layers = [_layer_file(folder, number) for number in range(len(diff_ids))]
     for path, diff_id in zip(layers, diff_ids, strict=True):
         if f"sha256:{sha256_file(path)}" != diff_id:
             why = f"{path.name} is not the layer that {CONFIG} names"
-            raise ImageError("The archived image cannot be loaded", why, "")
+            raise BuildError(ErrorCode.IMAGE, "The archived image cannot be loaded", why)
     target = scratch / "image.tar"
     _write_image(target, config, layers, diff_ids, tag)
     with target.open("rb") as file:

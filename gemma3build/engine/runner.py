@@ -98,7 +98,7 @@ class Runner:
         self._images.forget()
 
     def export_base(self, folder: Path) -> None:
-        """Write the base image to a directory as files; raises ImageError."""
+        """Write the base image to a directory as files; raises BuildError (IMAGE)."""
         self._images.export_base(folder)
 
     def image(self, name: str) -> Image:
@@ -109,7 +109,8 @@ class Runner:
         """Return the results that are there already; without its image, that of a step does not count.
 
         Raises:
-            OutputError: the cache cannot be read, or a damaged result in it cannot be removed.
+            BuildError: the cache cannot be read, or a damaged result in it cannot be removed
+                (OUTPUT).
         """
         images = {name: self._images.find(name) for name in image_names(steps)}
         there = {name: image for name, image in images.items() if image is not None}
@@ -196,7 +197,7 @@ def open_runner(say: Callable[[str], None], memory_limit: int | None = None) -> 
         memory_limit: of each container, in bytes; None leaves it to the machine.
 
     Raises:
-        EngineError: no engine answers.
+        BuildError: no engine answers (ENGINE).
     """
     from gemma3build.engine.docker import connect
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gemma3build.gemma.architecture import Architecture, ArchitectureError, read_architecture
-from gemma3build.schema.step import Refusal, StepError
+from gemma3build.schema.step import StepError, StepErrorCode
 from gemma3build.util.files import read_bounded, read_bounded_text
 from gemma3build.util.serialize import load_json
 
@@ -44,7 +44,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     for name in names:
         if not (folder / name).is_file():
             why = f"{INDEX} names {name}, which is not there"
-            refuse(Refusal.TENSORS, why, "Copy every shard.")
+            refuse(StepErrorCode.TENSORS, why, "Copy every shard.")
     return tuple(folder / name for name in names)
 
 
@@ -63,11 +63,19 @@ def checkpoint_architecture(folder: Path) -> Architecture:
     try:
         return read_architecture(load_json(read_bounded(folder / CONFIG)))
     except FileNotFoundError:
-        refuse(Refusal.CONFIG, "it has no config.json", "Give the directory of a checkpoint.")
+        refuse(
+            StepErrorCode.CHECKPOINT_CONFIG,
+            "it has no config.json",
+            "Give the directory of a checkpoint.",
+        )
     except ArchitectureError as error:
-        refuse(Refusal.ARCHITECTURE, str(error), "Only Gemma 3 text models can be built.")
+        refuse(StepErrorCode.ARCHITECTURE, str(error), "Only Gemma 3 text models can be built.")
     except (ValueError, AttributeError, TypeError) as error:
-        refuse(Refusal.CONFIG, f"config.json cannot be read: {error}", "Save the model again.")
+        refuse(
+            StepErrorCode.CHECKPOINT_CONFIG,
+            f"config.json cannot be read: {error}",
+            "Save the model again.",
+        )
 
 
 def shards(index: Path) -> list[str]:
@@ -75,11 +83,15 @@ def shards(index: Path) -> list[str]:
     try:
         names = sorted(set(load_json(read_bounded(index))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        refuse(Refusal.CONFIG, f"{INDEX} has no weight_map: {error}", "Save the model again.")
+        refuse(
+            StepErrorCode.CHECKPOINT_CONFIG,
+            f"{INDEX} has no weight_map: {error}",
+            "Save the model again.",
+        )
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             why = f"{INDEX} names {name!r}, which is not a file beside it"
-            refuse(Refusal.TENSORS, why, "Save the model again.")
+            refuse(StepErrorCode.TENSORS, why, "Save the model again.")
     return names
 
 
@@ -88,15 +100,15 @@ def refuse_missing(folder: Path) -> NoReturn:
     for path in sorted(folder.iterdir()):
         if path.suffix in PICKLES:
             refuse(
-                Refusal.PICKLE,
+                StepErrorCode.PICKLE,
                 f"{path.name} is a pickle, which can run any code when it is opened",
                 "Save the model with save_pretrained(..., safe_serialization=True).",
             )
     why = "it holds no safetensors file"
-    refuse(Refusal.TENSORS, why, "Give the directory that save_pretrained wrote.")
+    refuse(StepErrorCode.TENSORS, why, "Give the directory that save_pretrained wrote.")
 
 
-def refuse(code: Refusal, why: str, hint: str) -> NoReturn:
+def refuse(code: StepErrorCode, why: str, hint: str) -> NoReturn:
     """Raise the error of a checkpoint that cannot be built."""
     raise StepError(code, "The checkpoint cannot be built", why, hint)
 
@@ -118,7 +130,7 @@ def read_chat_template(path: Path) -> str:
         return text if path.name == TEMPLATE else configured(load_json(text))
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise StepError(
-            Refusal.CONFIG,
+            StepErrorCode.CHECKPOINT_CONFIG,
             f"{path.name} has no chat template that can be read",
             f"{type(error).__name__}: {error}",
             "Save the tokenizer again, or remove the file.",

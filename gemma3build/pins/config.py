@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import platformdirs
 
-from gemma3build.errors import ConfigError, UnknownNameError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.gemma.architecture import Shape
 from gemma3build.schema.scheme import Scheme
 from gemma3build.util.files import read_bounded_text
@@ -156,7 +156,7 @@ def load_models() -> dict[str, ModelConfig]:
     """Return all models by name.
 
     Raises:
-        ConfigError: a models.toml has an unknown key or a wrong type.
+        BuildError: a models.toml has an unknown key or a wrong type (CONFIG).
     """
     paths = [folder / MODELS for folder in model_dirs()]
     return {
@@ -168,12 +168,12 @@ def load_models() -> dict[str, ModelConfig]:
 
 
 def load_images() -> ImagesConfig:
-    """Return what images.toml says; raises ConfigError."""
+    """Return what images.toml says; raises BuildError (CONFIG)."""
     return parse(ImagesConfig, toml(PINS_DIR / "images.toml"), "images.toml")
 
 
 def load_datasets() -> dict[str, Dataset]:
-    """Return all datasets by name; raises ConfigError."""
+    """Return all datasets by name; raises BuildError (CONFIG)."""
     tables = toml(PINS_DIR / "datasets.toml")
     return {name: parse(Dataset, value, f"datasets.toml: {name}") for name, value in tables.items()}
 
@@ -186,7 +186,7 @@ def load_schemes() -> dict[str, Scheme]:
 
 
 def load_scheme(path: Path) -> Scheme:
-    """Return the scheme in a file; raises ConfigError."""
+    """Return the scheme in a file; raises BuildError (CONFIG)."""
     return parse(Scheme, toml(path), path.name)
 
 
@@ -194,11 +194,12 @@ def find_model(name: str) -> ModelConfig:
     """Return the model of this name.
 
     Raises:
-        UnknownNameError: there is none.
+        BuildError: there is none (UNKNOWN_NAME).
     """
     models = load_models()
     if name not in models:
-        raise UnknownNameError(
+        raise BuildError(
+            ErrorCode.UNKNOWN_NAME,
             f"The model {name!r} is unknown",
             f"known are {', '.join(models)}",
             "Use one of them, or --checkpoint DIR for a checkpoint of your own.",
@@ -214,8 +215,8 @@ def find_schemes(names: tuple[str | Scheme, ...]) -> tuple[Scheme, ...]:
             or a scheme, which is used as it is.
 
     Raises:
-        UnknownNameError: a name is neither.
-        ConfigError: a file is no scheme, or two schemes have one name or one suffix.
+        BuildError: a name is neither (UNKNOWN_NAME); a file is no scheme, or two schemes have one
+            name or one suffix (CONFIG).
     """
     shipped = load_schemes()
     found: dict[str, Scheme] = {}
@@ -229,21 +230,24 @@ def find_schemes(names: tuple[str | Scheme, ...]) -> tuple[Scheme, ...]:
         elif name.endswith(".toml"):
             scheme = load_scheme(Path(name))
             if scheme != {**found, **shipped}.get(scheme.name, scheme):
-                raise ConfigError(
+                raise BuildError(
+                    ErrorCode.CONFIG,
                     f"The scheme in {name} cannot be used",
                     f"another one has its name, {scheme.name}",
                     "Give your scheme a name of its own.",
                 )
             found[scheme.name] = scheme
         else:
-            raise UnknownNameError(
+            raise BuildError(
+                ErrorCode.UNKNOWN_NAME,
                 f"The scheme {name!r} is unknown",
                 f"known are {', '.join(shipped)} and {ALL_SCHEMES}",
                 "Use one of them, or the path of a .toml file of your own.",
             )
     suffixes = [scheme.suffix for scheme in found.values()]
     if len(set(suffixes)) != len(suffixes):
-        raise ConfigError(
+        raise BuildError(
+            ErrorCode.CONFIG,
             "Two schemes would write one file",
             f"their suffixes are {', '.join(suffixes)}",
             "Give your scheme a suffix of its own.",
@@ -252,18 +256,24 @@ def find_schemes(names: tuple[str | Scheme, ...]) -> tuple[Scheme, ...]:
 
 
 def toml(path: Path) -> dict[str, object]:
-    """Return a TOML file as tables; raises ConfigError."""
+    """Return a TOML file as tables; raises BuildError (CONFIG)."""
     try:
         return tomllib.loads(read_bounded_text(path))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path} cannot be read", "there is no such file", "") from error
+        raise BuildError(
+            ErrorCode.CONFIG, f"{path} cannot be read", "there is no such file", ""
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read", str(error), "Mend the file.") from error
+        raise BuildError(
+            ErrorCode.CONFIG, f"{path} cannot be read", str(error), "Mend the file."
+        ) from error
 
 
 def parse(kind: type[T], value: object, where: str) -> T:
-    """Decode a table strictly; raises ConfigError."""
+    """Decode a table strictly; raises BuildError (CONFIG)."""
     try:
         return decode(kind, value, where)
     except DecodeError as error:
-        raise ConfigError("The configuration is wrong", str(error), f"Mend {where}.") from error
+        raise BuildError(
+            ErrorCode.CONFIG, "The configuration is wrong", str(error), f"Mend {where}."
+        ) from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from gemma3build.errors import ConfigError, DriftError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.pins.config import CONTAINERS_DIR, MODELS_LOCK, PINS_DIR, ModelConfig, model_dirs
 from gemma3build.util.files import FileDigest, atomic_write, read_bounded, sha256_file
 from gemma3build.util.serialize import decode_json, encode, pretty_json
@@ -89,7 +89,7 @@ def read_models_lock(*paths: Path) -> ModelsLock:
         paths: the files, which need not be there; without any, all that are in force.
 
     Raises:
-        ConfigError: one cannot be read, or has another form.
+        BuildError: one cannot be read, or has another form (CONFIG).
     """
     locks = [
         _read(ModelsLock, path) or ModelsLock(models={})
@@ -99,7 +99,7 @@ def read_models_lock(*paths: Path) -> ModelsLock:
 
 
 def read_images_lock(path: Path = IMAGES_LOCK) -> ImagesLock:
-    """Return the lock of images; raises ConfigError."""
+    """Return the lock of images; raises BuildError (CONFIG)."""
     return _read(ImagesLock, path) or ImagesLock(images={})
 
 
@@ -109,9 +109,8 @@ def write_models_lock(models: Mapping[str, LockedModel]) -> Path:
     A user's own says nothing of a model whose lock in the package is the same.
 
     Raises:
-        ConfigError: the lock in the package cannot be read.
-        NoSpaceError: the disk is full.
-        OutputError: the lock cannot be written.
+        BuildError: the lock in the package cannot be read (CONFIG); the disk is full (DISK); the
+            lock cannot be written (OUTPUT).
     """
     *shipped, path = (folder / MODELS_LOCK.name for folder in model_dirs())
     known = read_models_lock(*shipped).models if shipped else {}
@@ -121,7 +120,7 @@ def write_models_lock(models: Mapping[str, LockedModel]) -> Path:
 
 
 def write_lock(lock: ModelsLock | ImagesLock, path: Path) -> None:
-    """Write a lock whole or not at all, and its directory; raises OutputError, NoSpaceError."""
+    """Write a lock whole or not at all, and its directory; raises BuildError (OUTPUT), NoSpaceError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, pretty_json(encode(lock)))
@@ -203,12 +202,13 @@ def images_drift(current: ImagesLock, locked: ImagesLock) -> tuple[Drift, ...]:
 
 
 def refuse_drift(drift: tuple[Drift, ...], command: str) -> None:
-    """Raise DriftError for any drift, with the command that removes it."""
+    """Raise BuildError (DRIFT) for any drift, with the command that removes it."""
     if drift:
         shown = [*map(str, drift[:SHOWN])]
         if more := drift[SHOWN:]:
             shown.append(f"and {len(more)} more")
-        raise DriftError(
+        raise BuildError(
+            ErrorCode.DRIFT,
             "The pins have drifted",
             "; ".join(shown),
             f"Run `{command}`, look at the difference, and commit it.",
@@ -234,4 +234,4 @@ def _read(kind: type[T], path: Path) -> T | None:
         return None
     except (OSError, ValueError) as error:
         hint = "Restore the file, or run `gemma3build lock`."
-        raise ConfigError("A lock cannot be read", str(error), hint) from error
+        raise BuildError(ErrorCode.CONFIG, "A lock cannot be read", str(error), hint) from error

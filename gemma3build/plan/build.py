@@ -2,7 +2,7 @@
 
 import re
 
-from gemma3build.errors import RequestError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.gemma.architecture import Shape
 from gemma3build.gemma.graph import FLOAT_MODEL
 from gemma3build.gemma.prompts import LONGEST
@@ -49,7 +49,7 @@ def plan_build(
         schemes: what to build.
 
     Raises:
-        RequestError: the parameters do not go together.
+        BuildError: the parameters do not go together (REQUEST).
     """
     check_parameters(parameters, context, schemes)
     check_name(model)
@@ -112,24 +112,26 @@ def check_parameters(parameters: Parameters, context: int, schemes: tuple[Scheme
     """Refuse parameters that would fail late or mean nothing.
 
     Raises:
-        RequestError: saying which and why.
+        BuildError: saying which and why (REQUEST).
     """
     lengths = parameters.prefill_seq_lens
     what = "The request makes no sense"
     if not schemes:
-        raise RequestError(what, "it names no scheme", "Give --scheme.")
+        raise BuildError(ErrorCode.REQUEST, what, "it names no scheme", "Give --scheme.")
     if not lengths or min(lengths) < 1 or len(set(lengths)) != len(lengths):
         why = f"the prefill lengths {list(lengths)} are not distinct positive numbers"
-        raise RequestError(what, why, "Give --prefill-seq-lens, such as 128.")
+        raise BuildError(ErrorCode.REQUEST, what, why, "Give --prefill-seq-lens, such as 128.")
     if parameters.kv_cache_max_len <= max(lengths):
-        raise RequestError(
+        raise BuildError(
+            ErrorCode.REQUEST,
             what,
             f"the key-value cache ({parameters.kv_cache_max_len}) is not longer than the longest"
             f" prefill ({max(lengths)}), so no token could be generated after it",
             "Give a larger --kv-cache-max-len or smaller --prefill-seq-lens.",
         )
     if parameters.kv_cache_max_len > context:
-        raise RequestError(
+        raise BuildError(
+            ErrorCode.REQUEST,
             what,
             f"the key-value cache ({parameters.kv_cache_max_len}) is longer than the positions that"
             f" the model knows ({context})",
@@ -141,7 +143,7 @@ def check_name(name: str) -> None:
     """Refuse a name that could lead out of a directory, confuse a shell, or be taken for a refusal.
 
     Raises:
-        RequestError: saying why.
+        BuildError: saying why (REQUEST).
     """
     why = ""
     if not re.fullmatch(NAME, name):
@@ -149,7 +151,9 @@ def check_name(name: str) -> None:
     elif name.endswith(REFUSED):
         why = f"{REFUSED} at its end means that the gate refused it"
     if why:
-        raise RequestError(f"{name!r} is no name for a release", why, "Give --name.")
+        raise BuildError(
+            ErrorCode.REQUEST, f"{name!r} is no name for a release", why, "Give --name."
+        )
 
 
 def plan_calibration(checkpoint: Input, shape: Shape, after: tuple[str, ...] = ()) -> Step:

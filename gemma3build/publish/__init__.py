@@ -3,7 +3,7 @@
 import enum
 import re
 
-from gemma3build.errors import RequestError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.schema.scheme import NAME
 
 NOT_A_TAG = re.compile(r"\.\.|\.lock$|\.$")  # what git refuses of what NAME allows
@@ -31,8 +31,8 @@ def check_tag(text: str, kind: str) -> None:
         kind: what it is to be, for messages.
 
     Raises:
-        RequestError: it cannot.
+        BuildError: it cannot (REQUEST).
     """
     if not re.fullmatch(NAME, text) or NOT_A_TAG.search(text):
         why = "it must be of letters, digits, dots, dashes and underscores, as a tag of git can be"
-        raise RequestError(f"{text!r} is no {kind}", why, "Try v1.0.0.")
+        raise BuildError(ErrorCode.REQUEST, f"{text!r} is no {kind}", why, "Try v1.0.0.")

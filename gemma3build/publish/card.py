@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemma3build.errors import RefusedPublicationError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.publish.rules import AGREEMENT, NOTICE, Violation
 from gemma3build.release.checksums import CHECKSUMS
 from gemma3build.release.manifest import LOCAL
@@ -154,18 +154,24 @@ def read_prose(path: Path) -> str:
     """Return a publisher's own text for a card.
 
     Raises:
-        RefusedPublicationError: it cannot be read, or has front matter, which is generated.
+        BuildError: it cannot be read, or has front matter, which is generated (PUBLICATION).
     """
     what = f"{path} cannot be put into the card"
     try:
         text = read_bounded_text(path).strip()
     except OSError as error:
-        raise RefusedPublicationError(what, error.strerror or str(error), "Check it.") from error
+        raise BuildError(
+            ErrorCode.PUBLICATION, what, error.strerror or str(error), "Check it."
+        ) from error
     except ValueError as error:
-        raise RefusedPublicationError(what, "it is no small text in UTF-8", "Mend it.") from error
+        raise BuildError(
+            ErrorCode.PUBLICATION, what, "it is no small text in UTF-8", "Mend it."
+        ) from error
     if text.startswith(FENCE):
         hint = f"Remove what is between the lines of {FENCE}."
-        raise RefusedPublicationError(what, "it has front matter, which is generated", hint)
+        raise BuildError(
+            ErrorCode.PUBLICATION, what, "it has front matter, which is generated", hint
+        )
     return text
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma3build.errors import Flaw, NoSpaceError, RequestError, VerificationError
+from gemma3build.errors import BuildError, ErrorCode, release_error
 from gemma3build.publish import hub
 from gemma3build.publish.diff import BRANCH, Remote
 from gemma3build.release.checksums import UNLISTED
@@ -49,9 +49,7 @@ class PartialDownload:
         """Download a file that was left there.
 
         Raises:
-            HubError: the Hub refuses.
-            NoSpaceError: it does not fit.
-            VerificationError: it is not what the Hub states.
+            BuildError: the Hub refuses; it does not fit (DISK); it is not what the Hub states.
         """
         refuse_large(self.remote, [name], self.folder)
         with hub.explained(WHAT, self.remote.repo):
@@ -59,15 +57,15 @@ class PartialDownload:
         hub.remove_notes(self.folder)
         if sha256_file(path) != self.remote.files[name].sha256:
             why = f"{name} is not what the Hub states"
-            raise VerificationError(Flaw.CHANGED, "The bytes of a file have changed", why)
+            raise release_error(ErrorCode.CHANGED, "The bytes of a file have changed", why)
 
 
 def parse(address: str) -> tuple[str, str]:
-    """Return repository and revision of ``hf://owner/name@revision``; raises RequestError."""
+    """Return repository and revision of ``hf://owner/name@revision``; raises BuildError."""
     found = ADDRESS.fullmatch(address)
     if found is None:
         why = f"{address!r} is no address of a release"
-        raise RequestError(WHAT, why, "Try hf://owner/name@revision.")
+        raise BuildError(ErrorCode.REQUEST, WHAT, why, "Try hf://owner/name@revision.")
     hub.check_repo(found["repo"], WHAT)
     return found["repo"], found["revision"] or BRANCH
 
@@ -81,9 +79,8 @@ def download_release(address: str, scratch: Path, *, full: bool) -> PartialDownl
         full: whether large files are downloaded, too.
 
     Raises:
-        HubError: the Hub refuses.
-        NoSpaceError: the files do not fit.
-        VerificationError: a record is larger than any, or a name is none of a release.
+        BuildError: the Hub refuses; the files do not fit (DISK); a record is larger than any, or a
+            name is none of a release.
     """
     repo, revision = parse(address)
     remote = hub.look(repo, revision, WHAT)
@@ -91,7 +88,7 @@ def download_release(address: str, scratch: Path, *, full: bool) -> PartialDownl
     # While a file is downloaded, the Hub's client shows its name as it is.
     if odd := [name for name in ours if not name.isprintable()]:
         why = f"{join_names(odd)} no name of a release's file"
-        raise VerificationError(Flaw.EXTRA, "There are files that do not belong there", why)
+        raise release_error(ErrorCode.EXTRA, "There are files that do not belong there", why)
     remote_digests = tuple(
         FileDigest(path=name, size=file.size, sha256=file.sha256)
         for name, file in remote.files.items()
@@ -127,10 +124,10 @@ def refuse_large(remote: Remote, names: list[str], folder: Path) -> None:
     texts = [name for name in names if not name.endswith(ARTIFACTS)]
     if large := [name for name in texts if remote.files[name].size > LARGEST_TEXT]:
         why = f"{join_names(large)} too large for what it should be"
-        raise VerificationError(Flaw.CHANGED, "A file is too large", why)
+        raise release_error(ErrorCode.CHANGED, "A file is too large", why)
     needed = sum(remote.files[name].size for name in names)
     free = shutil.disk_usage(folder).free
     if needed > free:
         why = f"its files have {needed / GIBIBYTE:.1f} GiB, {free / GIBIBYTE:.1f} GiB are free"
         hint = "Set TMPDIR to a larger disk, or for a rebuild GEMMA3BUILD_CACHE."
-        raise NoSpaceError(WHAT, f"{why} at {folder.parent}", hint)
+        raise BuildError(ErrorCode.DISK, WHAT, f"{why} at {folder.parent}", hint)

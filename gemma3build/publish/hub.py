@@ -31,15 +31,7 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 
-from gemma3build.errors import (
-    FULL,
-    HubError,
-    LostRaceError,
-    ReadBackError,
-    RefusedPublicationError,
-    RequestError,
-    from_os_error,
-)
+from gemma3build.errors import FULL, BuildError, ErrorCode, from_os_error, from_step
 from gemma3build.publish.diff import (
     BRANCH,
     Payload,
@@ -52,7 +44,7 @@ from gemma3build.publish.diff import (
 from gemma3build.release.checksums import CHECKSUMS, parse_checksums
 from gemma3build.schema.hub_errors import LOG_IN, endpoint, first_line, moved, refusal
 from gemma3build.schema.manifest import MANIFEST, MANIFEST_FORMAT
-from gemma3build.schema.step import Refusal, StepFailure
+from gemma3build.schema.step import StepErrorCode, StepFailure
 from gemma3build.util.files import LARGEST, read_bounded
 from gemma3build.util.serialize import load_json
 from gemma3build.verify.untrusted import join_names, truncate
@@ -85,17 +77,17 @@ def explained(what: str, repo: str) -> Iterator[None]:
             raise from_os_error(what, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
         why = f"Xet failed: {first_line(str(error))}"
         hint = "Run it again, or set HF_HUB_DISABLE_XET=1 to go the classic way."
-        failure = StepFailure(code=Refusal.NETWORK.value, what=what, why=why, hint=hint)
-        raise HubError(failure) from error
+        failure = StepFailure(code=StepErrorCode.NETWORK.value, what=what, why=why, hint=hint)
+        raise from_step(failure) from error
     except (HTTPError, OSError, JSONDecodeError) as error:
         # Of the disk, not of the network; what fails to be written has no name in the error.
         if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
             raise from_os_error(what, error) from error
         failure = refusal(what, repo, error, logged_in=get_token() is not None).failure
-        if failure.code == Refusal.NETWORK.value and is_final(error):
+        if failure.code == StepErrorCode.NETWORK.value and is_final(error):
             hint = "The same again will be refused, too: mend what it names."
             failure = dataclasses.replace(failure, hint=hint)
-        raise HubError(failure) from error
+        raise from_step(failure) from error
 
 
 def is_final(error: Exception) -> bool:
@@ -107,40 +99,42 @@ def is_final(error: Exception) -> bool:
 
 
 def check_repo(repo: str, what: str) -> None:
-    """Require the form of a repository's name; raises RequestError."""
+    """Require the form of a repository's name; raises BuildError (REQUEST)."""
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise RequestError(what, truncate(first_line(str(error))), "Try owner/name.") from error
+        raise BuildError(
+            ErrorCode.REQUEST, what, truncate(first_line(str(error))), "Try owner/name."
+        ) from error
     if "/" not in repo:
-        raise RequestError(what, f"{repo} names no owner", "Try owner/name.")
+        raise BuildError(ErrorCode.REQUEST, what, f"{repo} names no owner", "Try owner/name.")
 
 
 def require_login(repo: str) -> None:
     """Require a token; whether it may write is for the Hub to say.
 
     Raises:
-        HubError: there is none.
+        BuildError: there is none.
     """
     if get_token() is None:
         why = f"to write to {repo} takes a token, and there is none"
         failure = StepFailure(
-            code=Refusal.LOGIN.value, what=NOT_PUBLISHED, why=why, hint=f"Please {LOG_IN}."
+            code=StepErrorCode.LOGIN.value, what=NOT_PUBLISHED, why=why, hint=f"Please {LOG_IN}."
         )
-        raise HubError(failure)
+        raise from_step(failure)
 
 
 def look(repo: str, revision: str, what: str) -> Remote:
     """Return what the Hub states about a repository at a revision.
 
     Raises:
-        HubError: it refuses, or cannot be reached, or the repository has another name now.
+        BuildError: it refuses, or cannot be reached, or the repository has another name now.
     """
     api = HfApi(endpoint())
     with explained(what, repo):
         info = api.model_info(repo, revision=revision)
         if info.id != repo:
-            raise HubError(moved(what, repo, info.id, f"Ask for {info.id}.").failure)
+            raise from_step(moved(what, repo, info.id, f"Ask for {info.id}.").failure)
         commit = str(info.sha)
         files = remote_files(api, repo, commit)
         tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo).tags}
@@ -168,8 +162,8 @@ def look_if_there(repo: str, what: str) -> Remote | None:
     """Return what the Hub states about a repository; None where it knows none, or hides it."""
     try:
         return look(repo, BRANCH, what)
-    except HubError as error:
-        if error.refusal is Refusal.UNKNOWN and isinstance(
+    except BuildError as error:
+        if error.code is ErrorCode.NOT_FOUND and isinstance(
             error.__cause__, RepositoryNotFoundError
         ):
             return None
@@ -180,7 +174,7 @@ def pull_requests(repo: str, title: str) -> Iterator[Remote]:
     """Yield what is in each open pull request of this title, newest first.
 
     Raises:
-        HubError: the Hub refuses.
+        BuildError: the Hub refuses.
     """
     with explained(NOT_PUBLISHED, repo):
         found = HfApi(endpoint()).get_repo_discussions(
@@ -200,7 +194,7 @@ def user(repo: str) -> str:
     """Return whose token it is; empty without one.
 
     Raises:
-        HubError: the Hub refuses.
+        BuildError: the Hub refuses.
     """
     if get_token() is None:
         return ""
@@ -212,7 +206,7 @@ def stands_on(remote: Remote, commit_id: str) -> bool:
     """Return whether a commit is among those that this one goes back to.
 
     Raises:
-        HubError: the Hub refuses.
+        BuildError: the Hub refuses.
     """
     with explained(NOT_PUBLISHED, remote.repo):
         history = HfApi(endpoint()).list_repo_commits(remote.repo, revision=remote.commit)
@@ -261,7 +255,7 @@ def create(repo: str, *, private: bool) -> Remote:
     """Make a repository and return what is in it then.
 
     Raises:
-        HubError: the Hub refuses.
+        BuildError: the Hub refuses.
     """
     with explained(NOT_PUBLISHED, repo):
         HfApi(endpoint()).create_repo(repo, private=private or None)
@@ -288,9 +282,8 @@ def commit(
         say: is told what the Hub remarks.
 
     Raises:
-        LostRaceError: the branch has moved since.
-        HubError: the Hub refuses.
-        RefusedPublicationError: it does not take the front matter of the card.
+        BuildError: the branch has moved since (BRANCH_MOVED); the Hub refuses; it does not take the
+            front matter of the card (PUBLICATION).
     """
     contents = {item.digest.path: item.content for item in files}
     operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
@@ -321,28 +314,27 @@ def commit(
             raise
         except ValueError as error:  # the client's word for front matter that the Hub refuses
             why = truncate(" ".join(str(error).split()))
-            raise RefusedPublicationError(NOT_PUBLISHED, why, "Mend the card.") from error
+            raise BuildError(ErrorCode.PUBLICATION, NOT_PUBLISHED, why, "Mend the card.") from error
     for warning in noted:
         say(truncate(" ".join(str(warning.message).split())))
     opened = remote.pull_request.url if remote.pull_request else done.pr_url or ""
     return HubCommit(commit=done.oid, url=done.commit_url, pull_request=opened)
 
 
-def lost_race(api: HfApi, remote: Remote) -> LostRaceError:
+def lost_race(api: HfApi, remote: Remote) -> BuildError:
     """Return the error of a branch that moved, with who moved it as the Hub says."""
     last = api.list_repo_commits(remote.repo, revision=remote.revision)[0]
     who = ", ".join(last.authors) or "someone"
     why = f"{who} moved {remote.revision} meanwhile: {last.commit_id[:12]}, {last.title!r}"
     hint = "Look at that commit, then publish again; yours goes on top. Nothing was changed."
-    return LostRaceError(NOT_PUBLISHED, truncate(why), hint)
+    return BuildError(ErrorCode.BRANCH_MOVED, NOT_PUBLISHED, truncate(why), hint)
 
 
 def read_back(repo: str, done: HubCommit, files: Sequence[Payload]) -> None:
     """Require that the Hub states of every file what was uploaded.
 
     Raises:
-        ReadBackError: it does not.
-        HubError: it cannot be asked.
+        BuildError: it does not (READ_BACK); it cannot be asked.
     """
     what = f"What was published to {repo} could not be read back"
     with explained(what, repo):
@@ -351,7 +343,7 @@ def read_back(repo: str, done: HubCommit, files: Sequence[Payload]) -> None:
         what = f"{repo} does not hold what was uploaded"
         why = f"{join_names(wrong)} not what was uploaded, says the Hub of {done.commit[:12]}"
         hint = f"Look at {done.url}, and revert it; do not tell anyone to use it."
-        raise ReadBackError(what, why, hint)
+        raise BuildError(ErrorCode.READ_BACK, what, why, hint)
 
 
 def committed(remote: Remote) -> HubCommit:
@@ -368,6 +360,6 @@ def set_output(*, progress: bool) -> None:
 
 
 def tag(repo: str, name: str, commit_id: str) -> None:
-    """Give a commit a tag; raises HubError."""
+    """Give a commit a tag; raises BuildError."""
     with explained(f"{name} could not be made a tag of {commit_id[:12]}", repo):
         HfApi(endpoint()).create_tag(repo, tag=name, revision=commit_id)

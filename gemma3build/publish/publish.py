@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma3build.errors import InterruptedBuildError, RequestError, StalePullRequestError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.publish import Rule, card, hub
 from gemma3build.publish.diff import Payload, Remote, RepoDiff, compare, payloads
 from gemma3build.publish.rules import AGREEMENT, NOTICE, Facts, Violation, refuse, violations
@@ -77,8 +77,7 @@ def prepare(
         prose: the publisher's own text for the card.
 
     Raises:
-        VerificationError: the release is not what it says.
-        RefusedPublicationError: a rule does not hold.
+        BuildError: the release is not what it says; a rule does not hold (PUBLICATION).
     """
     # What the gate said is a rule, too, which can be skipped; nothing else of this can.
     for finding in verified.findings:
@@ -141,9 +140,8 @@ def look(publication: Publication) -> tuple[Remote | None, RepoDiff]:
     of this release open, what is in that.
 
     Raises:
-        HubError: the Hub refuses.
-        RequestError: the repository is public, or the tag taken.
-        StalePullRequestError: the pull request stands on an older commit.
+        BuildError: the Hub refuses; the repository is public, or the tag taken (REQUEST); the pull
+            request stands on an older commit (PULL_REQUEST).
     """
     target = publication.target
     remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
@@ -169,14 +167,19 @@ def look_at_tag(target: Target, remote: Remote | None) -> Remote | None:
         remote: what is there; None for nothing.
 
     Raises:
-        HubError: the Hub refuses.
-        RequestError: the repository is public, or the tag that of something else than a release.
+        BuildError: the Hub refuses; the repository is public, or the tag that of something else
+            than a release (REQUEST).
     """
     if remote is None:
         return None
     if target.private and not remote.private:
         why = f"{target.repo} is there already, and public"
-        raise RequestError(hub.NOT_PUBLISHED, why, "Leave --private away, or change its settings.")
+        raise BuildError(
+            ErrorCode.REQUEST,
+            hub.NOT_PUBLISHED,
+            why,
+            "Leave --private away, or change its settings.",
+        )
     leads = remote.tags.get(target.tag)
     if leads is None:
         return None
@@ -186,10 +189,10 @@ def look_at_tag(target: Target, remote: Remote | None) -> Remote | None:
     return tagged
 
 
-def tag_taken(target: Target, tagged: Remote) -> RequestError:
+def tag_taken(target: Target, tagged: Remote) -> BuildError:
     """Return the error of a tag that a commit with other content has."""
     why = f"{target.repo} has a tag {target.tag} already, of {tagged.commit[:12]}"
-    return RequestError(hub.NOT_PUBLISHED, why, target.other_tag)
+    return BuildError(ErrorCode.REQUEST, hub.NOT_PUBLISHED, why, target.other_tag)
 
 
 def find_pull_request(publication: Publication, remote: Remote) -> Remote | None:
@@ -198,8 +201,7 @@ def find_pull_request(publication: Publication, remote: Remote) -> Remote | None
     That is one that has everything already, by whomever, or one of ours, which gets a further commit.
 
     Raises:
-        HubError: the Hub refuses.
-        StalePullRequestError: the branch has moved since ours was opened.
+        BuildError: the Hub refuses; the branch has moved since ours was opened (PULL_REQUEST).
     """
     opened = []
     for there in hub.pull_requests(remote.repo, publication.title):
@@ -215,8 +217,8 @@ def find_pull_request(publication: Publication, remote: Remote) -> Remote | None
         assert there.pull_request is not None  # noqa: S101 - see above
         url = there.pull_request.url
         why = f"{url} is open, and stands on an older commit than {remote.commit[:12]}"
-        raise StalePullRequestError(
-            hub.NOT_PUBLISHED, why, "Merge or close it, then publish again."
+        raise BuildError(
+            ErrorCode.PULL_REQUEST, hub.NOT_PUBLISHED, why, "Merge or close it, then publish again."
         )
     return None
 
@@ -226,7 +228,7 @@ def left(what: str, done: hub.HubCommit) -> Iterator[None]:
     """Say, where a signal comes, that the commit is there, and what was left to do.
 
     Raises:
-        InterruptedBuildError: a signal came.
+        BuildError: a signal came (INTERRUPTED).
     """
     try:
         yield
@@ -234,8 +236,8 @@ def left(what: str, done: hub.HubCommit) -> Iterator[None]:
         where = done.pull_request or done.url or done.commit
         why = f"it got a signal before {what}"
         hint = "Run the same command again: it compares what is there, and does what is left."
-        raise InterruptedBuildError(
-            f"{where} is there, but not all is done", why, hint
+        raise BuildError(
+            ErrorCode.INTERRUPTED, f"{where} is there, but not all is done", why, hint
         ) from stopped
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from gemma3build.errors import RefusedPublicationError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.publish import Rule
 from gemma3build.schema.evaluation import Evaluation, flag
 from gemma3build.schema.manifest import Manifest
@@ -67,7 +67,7 @@ def refuse(found: Iterable[Violation], skipped: Iterable[Rule]) -> tuple[Violati
     """Return the violations that were skipped by name.
 
     Raises:
-        RefusedPublicationError: there are others.
+        BuildError: there are others (PUBLICATION).
     """
     found, names = tuple(found), frozenset(skipped)
     left = [item for item in found if item.rule not in names]
@@ -76,7 +76,7 @@ def refuse(found: Iterable[Violation], skipped: Iterable[Rule]) -> tuple[Violati
         skips = " ".join(f"--skip {item.rule}" for item in left)
         hints = dict.fromkeys(item.hint for item in left)
         hint = f"{'; '.join(hints)}. Or {skips}, and the model card says so."
-        raise RefusedPublicationError("The release cannot be published", why, hint)
+        raise BuildError(ErrorCode.PUBLICATION, "The release cannot be published", why, hint)
     return found
 
 

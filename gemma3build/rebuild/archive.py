@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from gemma3build.errors import ArchiveError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.util.files import FileDigest, atomic_file, digest_file
 from gemma3build.util.serialize import decode_json, encode, pretty_json
 from gemma3build.util.text import MEBIBYTE
@@ -68,9 +68,9 @@ def write_archive(
         complete: whether the files have what the checkpoint is made of.
 
     Raises:
-        ArchiveError: a file has a path that an archive cannot have, or changed meanwhile.
-        NoSpaceError: the disk is full.
-        OutputError: a file cannot be read, or the archive cannot be written.
+        BuildError: a file has a path that an archive cannot have, or changed meanwhile (ARCHIVE);
+            the disk is full (DISK); a file cannot be read, or the archive cannot be written
+            (OUTPUT).
     """
     what = "The archive cannot be made"
     try:
@@ -79,7 +79,7 @@ def write_archive(
             format=FORMAT, model=model, version=version, complete=complete, members=members
         )
         if why := _flaw(index):
-            raise ArchiveError(what, why, "Rename the file, or take it away.")
+            raise BuildError(ErrorCode.ARCHIVE, what, why, "Rename the file, or take it away.")
         text = pretty_json(encode(index))
         with atomic_file(target) as staged, staged.open("wb") as file:
             file.write(header(FIRST_MEMBER, len(text)) + text + _padding(len(text)))
@@ -89,7 +89,7 @@ def write_archive(
                     digest, size = _copy(source, file, member.size, ignore)
                 if (digest, size) != (member.sha256, member.size):
                     why = f"{member.path} changed while it was read"
-                    raise ArchiveError(what, why, "Run the same command again.")
+                    raise BuildError(ErrorCode.ARCHIVE, what, why, "Run the same command again.")
                 file.write(_padding(member.size))
             file.write(END)
     except OSError as error:
@@ -108,13 +108,12 @@ def unpack(path: Path, folder: Path, advance: Advance = ignore) -> ArchiveIndex:
         advance: is told of bytes that were read.
 
     Raises:
-        ArchiveError: it is none, is not whole, or holds more or other things than its index says.
-        NoSpaceError: the disk is full.
-        OutputError: a file cannot be written.
+        BuildError: it is none, is not whole, or holds more or other things than its index says
+            (ARCHIVE); the disk is full (DISK); a file cannot be written (OUTPUT).
     """
     try:
         if not path.is_file():
-            raise ArchiveError(WHAT, f"{path} is no file", HINT)
+            raise BuildError(ErrorCode.ARCHIVE, WHAT, f"{path} is no file", HINT)
         with path.open("rb") as file:
             index, start = _read_index(file, path.stat().st_size)
             advance(start)
@@ -220,5 +219,5 @@ def _padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
-def _refusal(why: str) -> ArchiveError:
-    return ArchiveError(WHAT, truncate(why), HINT)
+def _refusal(why: str) -> BuildError:
+    return BuildError(ErrorCode.ARCHIVE, WHAT, truncate(why), HINT)

@@ -53,7 +53,7 @@ def find_differences(
 
     Raises:
         OSError: a file cannot be read.
-        VerificationError: a record is too large to be one.
+        BuildError: a record is too large to be one.
     """
     readers: Mapping[str, Callable[[UntrustedFolder, str], dict[str, str]]] = {
         MANIFEST: _values,
@@ -216,7 +216,7 @@ def compare(
 
     Raises:
         OSError: a file cannot be read.
-        VerificationError: a record is too large to be one.
+        BuildError: a record is too large to be one.
     """
     said = said or {}
     names = released.sizes.keys() | rebuilt.sizes.keys() | said.keys() | {MANIFEST, CHECKSUMS}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma3build.errors import OutputError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, checksums
 from gemma3build.release.manifest import LEGAL_DIR, artifact_digests
 from gemma3build.release.sbom import SBOM
@@ -83,8 +83,7 @@ def write(release: Release, measured: Mapping[str, bytes], folder: Path) -> None
         folder: where it appears.
 
     Raises:
-        NoSpaceError: the disk is full.
-        OutputError: the directory cannot be written.
+        BuildError: the disk is full (DISK); the directory cannot be written (OUTPUT).
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = partial_prefix(folder)
@@ -109,7 +108,7 @@ def remove(folder: Path) -> None:
     """Remove a release, whole at once as far as readers can see; the caller holds its lock.
 
     Raises:
-        OutputError: it cannot be removed.
+        BuildError: it cannot be removed (OUTPUT).
     """
     try:
         grave = Path(tempfile.mkdtemp(prefix=partial_prefix(folder), dir=folder.parent))
@@ -127,8 +126,7 @@ def write_measured(measured: Mapping[str, bytes], folder: Path) -> None:
     A signature covers them and would no longer hold: it is removed.
 
     Raises:
-        NoSpaceError: the disk is full.
-        OutputError: the directory cannot be written.
+        BuildError: the disk is full (DISK); the directory cannot be written (OUTPUT).
     """
     try:
         (folder / SIGNATURE).unlink(missing_ok=True)
@@ -175,32 +173,37 @@ def check_output(folder: Path) -> None:
     So must be the one beside it that the release goes to if the gate refuses it.
 
     Raises:
-        OutputError: saying why.
+        BuildError: saying why (OUTPUT).
     """
     if folder.name.endswith(REFUSED):
         why = f"{REFUSED} at the end of a name means that the gate refused what is in it"
-        raise OutputError(f"{folder} is no place for a release", why, "Give another --output.")
+        raise BuildError(
+            ErrorCode.OUTPUT, f"{folder} is no place for a release", why, "Give another --output."
+        )
     check_replaceable(folder)
     check_replaceable(folder.with_name(folder.name + REFUSED))
     above = existing(folder.parent)
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         why = f"{above} is {'not writable' if above.is_dir() else 'not a directory'}"
         hint = "Give another --output, or mend the permissions."
-        raise OutputError(f"The release cannot be written to {folder}", why, hint)
+        raise BuildError(ErrorCode.OUTPUT, f"The release cannot be written to {folder}", why, hint)
 
 
 def check_replaceable(folder: Path) -> None:
     """Refuse to replace anything but a release or an empty directory: a build replaces it whole.
 
     Raises:
-        OutputError: saying what is in the way.
+        BuildError: saying what is in the way (OUTPUT).
     """
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise OutputError(f"{folder} is in the way", "it is not a directory", "Move it away.")
+        raise BuildError(
+            ErrorCode.OUTPUT, f"{folder} is in the way", "it is not a directory", "Move it away."
+        )
     if any(folder.iterdir()) and not is_release(folder):
-        raise OutputError(
+        raise BuildError(
+            ErrorCode.OUTPUT,
             f"{folder} is in the way",
             "it holds other things than a release, and a release replaces it whole",
             "Give another --output, such as a new directory below it.",

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from gemma3build.errors import RequestError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.schema.manifest import (
     MANIFEST,
     MANIFEST_FORMAT,
@@ -26,7 +26,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of a release.
 
     Raises:
-        RequestError: there is none, or it is of another format.
+        BuildError: there is none, or it is of another format (REQUEST).
     """
     path = folder / MANIFEST
     hint = "Name the directory of a release, or make one: nox -s build"
@@ -34,12 +34,14 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = decode_json(Manifest, read_bounded(path), str(path))
     except OSError as error:
         why = f"{path} cannot be read: {error.strerror}"
-        raise RequestError(f"{folder} is not a release", why, hint) from error
+        raise BuildError(ErrorCode.REQUEST, f"{folder} is not a release", why, hint) from error
     except ValueError as error:
-        raise RequestError(f"{folder} is not a release", str(error), hint) from error
+        raise BuildError(
+            ErrorCode.REQUEST, f"{folder} is not a release", str(error), hint
+        ) from error
     if manifest.format != MANIFEST_FORMAT:
         why = f"its manifest has the format {manifest.format!r}, not {MANIFEST_FORMAT!r}"
-        raise RequestError(f"{folder} cannot be read", why, hint)
+        raise BuildError(ErrorCode.REQUEST, f"{folder} cannot be read", why, hint)
     return manifest
 
 

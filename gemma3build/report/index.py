@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemma3build.errors import Flaw, VerificationError, from_os_error
+from gemma3build.errors import ErrorCode, from_os_error, release_error
 from gemma3build.release.checksums import CHECKSUMS
 from gemma3build.release.evaluation import read_evaluation
 from gemma3build.release.manifest import read_manifest
@@ -184,8 +184,8 @@ def reindex_release(entry: IndexEntry, folder: Path, advance: Advance = ignore) 
         advance: is told of bytes that were read.
 
     Raises:
-        RequestError: there is none.
-        VerificationError: it does not verify, or has other files than the index says.
+        BuildError: there is none (REQUEST); it does not verify, or has other files than the index
+            says.
     """
     verified = verify(folder, advance=advance)
     if verified.error is not None:
@@ -198,7 +198,7 @@ def reindex_release(entry: IndexEntry, folder: Path, advance: Advance = ignore) 
         if listed.entry == entry:
             return listed
     why = "its files are not those that the index names"
-    raise VerificationError(Flaw.CHANGED, f"{entry.name} is another release", why)
+    raise release_error(ErrorCode.CHANGED, f"{entry.name} is another release", why)
 
 
 def read_index(folder: Path) -> Index | None:
@@ -224,8 +224,7 @@ def write_index(
     """Write both files, each whole or not at all; return whether anything had to be written.
 
     Raises:
-        NoSpaceError: the disk is full.
-        OutputError: the directory cannot be written.
+        BuildError: the disk is full (DISK); the directory cannot be written (OUTPUT).
     """
     index = Index(
         version=version, commit=source.commit, releases=tuple(item.entry for item in releases)

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from json import JSONDecodeError
 from typing import Any
 
-from gemma3build.schema.step import Refusal, StepError
+from gemma3build.schema.step import StepError, StepErrorCode
 
 ENDPOINT = "https://huggingface.co"
 ADDRESS = re.compile(r"\bhttps?://\S+")
@@ -42,32 +42,38 @@ def refusal(what: str, repo: str, error: Exception, *, logged_in: bool) -> StepE
     page, tokens = f"{endpoint()}/{repo}", f"{endpoint()}/{TOKENS}"
     match response.headers.get("X-Error-Code", ""), response.status_code:
         case "GatedRepo", _ if not logged_in:
-            code, why = Refusal.LOGIN, "the repository is gated and no token was sent"
+            code, why = StepErrorCode.LOGIN, "the repository is gated and no token was sent"
             hint = f"Accept the terms at {page}, and {LOG_IN}."
         case "GatedRepo", _:
-            code, why = Refusal.ACCESS, "the repository is gated and this account has no access"
+            code, why = (
+                StepErrorCode.ACCESS,
+                "the repository is gated and this account has no access",
+            )
             hint = f"Accept the terms at {page} with the account of this token, or use its token."
         case name, HTTPStatus.UNAUTHORIZED if logged_in and name != "RepoNotFound":
-            code = Refusal.LOGIN
+            code = StepErrorCode.LOGIN
             why = "the Hub does not accept this token: it has expired, was revoked or is mistyped"
             hint = f"Make a new one at {tokens}, then {LOG_IN}."
         case "RevisionNotFound", _:
-            code, why = Refusal.UNKNOWN, f"{repo} has no such revision"
+            code, why = StepErrorCode.NOT_FOUND, f"{repo} has no such revision"
             hint = f"Look at {page}/commits/main for one."
         case "EntryNotFound", _:
-            code, why = Refusal.UNKNOWN, "there is no such file at that revision"
+            code, why = StepErrorCode.NOT_FOUND, "there is no such file at that revision"
             hint = f"Look at {page}/tree/main, and lock anew."
         case _, HTTPStatus.UNAUTHORIZED | HTTPStatus.NOT_FOUND:
             whom = "this account" if logged_in else "those who are not logged in"
-            code = Refusal.UNKNOWN
+            code = StepErrorCode.NOT_FOUND
             why = f"the Hub knows no repository {repo}, or hides it from {whom}"
             hint = "Check the name" + ("." if logged_in else f"; if it is private, {LOG_IN}.")
         case _, HTTPStatus.FORBIDDEN:
-            code = Refusal.ACCESS
+            code = StepErrorCode.ACCESS
             why = f"this token has no permission for that: {server_message(response)}"
             hint = f"Make one that has it at {tokens}, then {LOG_IN}."
         case _, status:
-            code, why = Refusal.NETWORK, f"the Hub answered {status}: {server_message(response)}"
+            code, why = (
+                StepErrorCode.NETWORK,
+                f"the Hub answered {status}: {server_message(response)}",
+            )
             hint = "Wait a little, then run the same command again."
     return StepError(code, what, why, hint)
 
@@ -80,7 +86,7 @@ def unreached(what: str, error: Exception) -> StepError:
     else:
         why = f"the Hub cannot be reached: {first_line(str(error)) or type(error).__name__}"
         hint = "Check the network, HF_ENDPOINT and any proxy, then run the same command again."
-    return StepError(Refusal.NETWORK, what, why, hint)
+    return StepError(StepErrorCode.NETWORK, what, why, hint)
 
 
 def moved(what: str, repo: str, name: str, hint: str) -> StepError:
@@ -89,7 +95,7 @@ def moved(what: str, repo: str, name: str, hint: str) -> StepError:
     Whoever takes the old name later decides what it leads to, so it is not followed.
     """
     why = f"{repo} is called {name} now"
-    return StepError(Refusal.MOVED, what, why, hint)
+    return StepError(StepErrorCode.MOVED, what, why, hint)
 
 
 def server_message(response: Any) -> str:

@@ -15,11 +15,11 @@ LOG_FILE = "log.txt"
 OUTPUT_DIR = "output"
 
 
-class Refusal(enum.StrEnum):
-    """Why a step refused its input; each has an exit code of its own in ``errors``."""
+class StepErrorCode(enum.StrEnum):
+    """Why a step refused its input; ``errors.ErrorCode`` has a code of the same name for each."""
 
     ARCHITECTURE = "architecture"
-    CONFIG = "config"
+    CHECKPOINT_CONFIG = "checkpoint_config"
     DIGEST = "digest"
     NETWORK = "network"
     PICKLE = "pickle"
@@ -31,18 +31,18 @@ class Refusal(enum.StrEnum):
     ROUNDING = "rounding"
     ACCESS = "access"
     LOGIN = "login"
-    UNKNOWN = "unknown"
+    NOT_FOUND = "not_found"
     MOVED = "moved"
     QUANTIZATION = "quantization"
-    NO_SPACE = "no_space"
-    NO_MEMORY = "no_memory"
+    DISK = "disk"
+    MEMORY = "memory"
     INTERNAL = "internal"
 
 
 class StepError(Exception):
     """A step cannot go on: what failed, why, and what to do next."""
 
-    def __init__(self, code: Refusal, what: str, why: str, hint: str) -> None:
+    def __init__(self, code: StepErrorCode, what: str, why: str, hint: str) -> None:
         super().__init__(f"{what}: {why}. {hint}")
         self.failure = StepFailure(code=code.value, what=what, why=why, hint=hint)
 

@@ -21,8 +21,8 @@ from gemma3build.schema.step import (
     OUTPUT_DIR,
     REQUEST_FILE,
     RESULT_FILE,
-    Refusal,
     StepError,
+    StepErrorCode,
     StepFailure,
     StepRequest,
     StepResult,
@@ -59,11 +59,11 @@ def main(work: Path) -> int:
 def describe(error: Exception) -> StepFailure:
     """Return an unexpected exception as a failure; a full disk and spent memory have their own."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        code, hint = Refusal.NO_SPACE, "Free some disk space and run the same command again."
+        code, hint = StepErrorCode.DISK, "Free some disk space and run the same command again."
     elif isinstance(error, MemoryError):
-        code, hint = Refusal.NO_MEMORY, "Free some memory and run the same command again."
+        code, hint = StepErrorCode.MEMORY, "Free some memory and run the same command again."
     else:
-        code, hint = Refusal.INTERNAL, "The log has the traceback."
+        code, hint = StepErrorCode.INTERNAL, "The log has the traceback."
     why = f"{type(error).__name__}: {error}".rstrip(": .")
     return StepFailure(code=code.value, what="The step stopped", why=why, hint=hint)
 

@@ -1,7 +1,7 @@
 """The checks of a release, each a function of what lies in its folder.
 
 Nothing there is trusted. A check returns what it found in words, or a record that it read; one that fails
-raises ``VerificationError``. docs/verify.md says what each of them means.
+raises ``BuildError``. docs/verify.md says what each of them means.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma3build.errors import Flaw, VerificationError
+from gemma3build.errors import BuildError, ErrorCode, release_error
 from gemma3build.formats.litertlm import read_sections
 from gemma3build.formats.task import read_members
 from gemma3build.pins.lockfile import read_images_lock
@@ -72,7 +72,7 @@ def check_plain(folder: UntrustedFolder) -> str:
     if folder.others:
         why = f"{join_names(folder.others)} no plain file"
         hint = "A release has no directories, links or devices."
-        raise VerificationError(Flaw.EXTRA, "The release holds other things than files", why, hint)
+        raise release_error(ErrorCode.EXTRA, "The release holds other things than files", why, hint)
     return f"{len(folder.sizes)} plain files"
 
 
@@ -81,7 +81,7 @@ def read_sums(folder: UntrustedFolder) -> dict[str, str]:
     try:
         return parse_checksums(folder.read(CHECKSUMS).decode("ascii"))
     except ValueError as error:
-        raise _unusable(Flaw.CHECKSUMS, CHECKSUMS, str(error)) from error
+        raise _unusable(ErrorCode.CHECKSUMS, CHECKSUMS, str(error)) from error
 
 
 def read_record(folder: UntrustedFolder) -> Manifest:
@@ -94,13 +94,13 @@ def read_record(folder: UntrustedFolder) -> Manifest:
         value = json.loads(text)
         validator = jsonschema.Draft202012Validator(schema())
         if error := jsonschema.exceptions.best_match(validator.iter_errors(value)):
-            raise _unusable(Flaw.MANIFEST, MANIFEST, f"{error.json_path}: {error.message}")
+            raise _unusable(ErrorCode.MANIFEST, MANIFEST, f"{error.json_path}: {error.message}")
         # Two readers of a key that stands there twice could see two manifests.
         if pretty_json(value) != text:
             why = "it is not in the form in which a build writes it"
-            raise _unusable(Flaw.MANIFEST, MANIFEST, why)
+            raise _unusable(ErrorCode.MANIFEST, MANIFEST, why)
     except (ValueError, RecursionError) as error:
-        raise _unusable(Flaw.MANIFEST, MANIFEST, str(error)) from error
+        raise _unusable(ErrorCode.MANIFEST, MANIFEST, str(error)) from error
     return manifest
 
 
@@ -110,7 +110,7 @@ def check_names(folder: UntrustedFolder, sums: Mapping[str, str]) -> str:
         raise missing(lacking)
     if extra := folder.sizes.keys() - sums.keys() - UNLISTED:
         why = f"{join_names(extra)} in no line of {CHECKSUMS}"
-        raise VerificationError(Flaw.EXTRA, "There are files that do not belong there", why)
+        raise release_error(ErrorCode.EXTRA, "There are files that do not belong there", why)
     unlisted = len(UNLISTED & folder.sizes.keys())
     return f"all {len(sums)} are there, and {unlisted} that no checksum covers"
 
@@ -120,10 +120,10 @@ def check_digests(sums: Mapping[str, str], digests: Mapping[str, str]) -> str:
     changed = {name for name, digest in digests.items() if sums.get(name, digest) != digest}
     if MANIFEST in changed:
         why = f"it is not the one that {CHECKSUMS} lists"
-        raise VerificationError(Flaw.SWAPPED, f"{MANIFEST} was swapped or edited", why)
+        raise release_error(ErrorCode.SWAPPED, f"{MANIFEST} was swapped or edited", why)
     if changed:
         why = f"{join_names(changed)} not what {CHECKSUMS} says"
-        raise VerificationError(Flaw.CHANGED, "The bytes of a file have changed", why)
+        raise release_error(ErrorCode.CHANGED, "The bytes of a file have changed", why)
     return f"SHA-256 of {len(digests.keys() & sums.keys())} files"
 
 
@@ -134,19 +134,19 @@ def check_contents(folder: UntrustedFolder, sums: Mapping[str, str], manifest: M
     """
     artifacts = {item.path: item for item in manifest.artifacts}
     if len(artifacts) < len(manifest.artifacts):
-        raise _unusable(Flaw.MANIFEST, MANIFEST, "it names an artifact twice")
+        raise _unusable(ErrorCode.MANIFEST, MANIFEST, "it names an artifact twice")
     named = {MANIFEST, SBOM, *manifest.terms, *artifacts}
     what = f"{MANIFEST} is of another release"
     if apart := named ^ sums.keys():
         why = f"{join_names(apart)} not in both {MANIFEST} and {CHECKSUMS}"
-        raise VerificationError(Flaw.SWAPPED, what, why)
+        raise release_error(ErrorCode.SWAPPED, what, why)
     for name, item in artifacts.items():
         if item.sha256 != sums[name]:
             why = f"it names another {name} than {CHECKSUMS}"
-            raise VerificationError(Flaw.SWAPPED, what, why)
+            raise release_error(ErrorCode.SWAPPED, what, why)
         if item.size != folder.sizes.get(name, item.size):
             why = f"it gives {name} {item.size} bytes, the file has {folder.sizes[name]}"
-            raise VerificationError(Flaw.SWAPPED, what, why)
+            raise release_error(ErrorCode.SWAPPED, what, why)
     return f"{len(artifacts)} artifacts, terms {', '.join(manifest.terms)}"
 
 
@@ -169,7 +169,7 @@ def check_bundle(
         spans = kind.spans(folder.path / name)
     except (ValueError, OSError) as error:
         why = truncate(str(error))
-        raise VerificationError(Flaw.UNSAFE, f"{name} is not safe to open", why) from error
+        raise release_error(ErrorCode.UNSAFE, f"{name} is not safe to open", why) from error
     found = {part: folder.digest_span(name, *span, advance) for part, span in spans.items()}
     models = {
         item.sha256
@@ -186,7 +186,7 @@ def check_bundle(
         wrong = "its tokenizer is not the checkpoint's"
     if wrong:
         what = f"{name} holds other things than it should"
-        raise VerificationError(Flaw.BUNDLE, what, truncate(wrong))
+        raise release_error(ErrorCode.BUNDLE, what, truncate(wrong))
     return f"{len(found)} {kind.fact}, the model and the tokenizer of the release"
 
 
@@ -197,7 +197,7 @@ def check_evaluation(
     try:
         found = decode_json(Evaluation, folder.read(EVALUATION), EVALUATION)
     except DecodeError as error:
-        raise _unusable(Flaw.EVALUATION, EVALUATION, str(error)) from error
+        raise _unusable(ErrorCode.EVALUATION, EVALUATION, str(error)) from error
     known = {(item.path, item.size, item.sha256) for item in manifest.artifacts}
     files = [file for item in found.schemes for file in (item.model, item.bundle)]
     why = ""
@@ -212,7 +212,7 @@ def check_evaluation(
     if why:
         what = f"{EVALUATION} does not speak for this release"
         hint = "Build it again: nox -s build"
-        raise VerificationError(Flaw.EVALUATION, what, truncate(why), hint)
+        raise release_error(ErrorCode.EVALUATION, what, truncate(why), hint)
     return found
 
 
@@ -223,7 +223,7 @@ def check_gate(evaluation: Evaluation) -> str:
         why = truncate(f"the gate refused {', '.join(refused)}")
         hint = "Look at its report, and build it of another scheme."
         what = "The release is not faithful to its checkpoint"
-        raise VerificationError(Flaw.EVALUATION, what, why, hint)
+        raise release_error(ErrorCode.EVALUATION, what, why, hint)
     return f"it passed {len(evaluation.schemes)} schemes"
 
 
@@ -239,7 +239,7 @@ def check_bill(folder: UntrustedFolder, manifest: Manifest) -> str:
             if ref.startswith(ARTIFACT)
         }
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise _unusable(Flaw.BILL, SBOM, f"{type(error).__name__}: {error}") from error
+        raise _unusable(ErrorCode.SBOM, SBOM, f"{type(error).__name__}: {error}") from error
     why = ""
     if kind != "CycloneDX":
         why = f"its format is {kind!r}"
@@ -247,7 +247,7 @@ def check_bill(folder: UntrustedFolder, manifest: Manifest) -> str:
         why = f"{join_names(apart)} not as the manifest says"
     if why:
         what = f"{SBOM} does not speak for this release"
-        raise VerificationError(Flaw.BILL, what, truncate(why))
+        raise release_error(ErrorCode.SBOM, what, truncate(why))
     return f"{len(components)} components"
 
 
@@ -273,7 +273,7 @@ def check_provenance(
         ]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
-        raise _unusable(Flaw.PROVENANCE, PROVENANCE, why) from error
+        raise _unusable(ErrorCode.PROVENANCE, PROVENANCE, why) from error
     named = dict(subjects)
     why = ""
     if kind != (STATEMENT, PREDICATE_TYPE):
@@ -286,7 +286,7 @@ def check_provenance(
         why = f"{join_names(wrong)} not what it says"
     if why:
         what = f"{PROVENANCE} does not speak for this release"
-        raise VerificationError(Flaw.PROVENANCE, what, truncate(why))
+        raise release_error(ErrorCode.PROVENANCE, what, truncate(why))
     return f"{len(named)} subjects"
 
 
@@ -295,7 +295,7 @@ def check_signature(folder: UntrustedFolder, digests: Mapping[str, str], trust: 
     if SIGNATURE not in folder.sizes:
         hint = "Leave --key away, or sign it: gemma3build sign --key PRIVATE_KEY"
         why = f"it has no {SIGNATURE}"
-        raise VerificationError(Flaw.UNSIGNED, "The release is not signed", why, hint)
+        raise release_error(ErrorCode.UNSIGNED, "The release is not signed", why, hint)
     return trust(folder, digests)
 
 
@@ -312,5 +312,5 @@ def compare_pins(manifest: Manifest) -> str:
     return f"its {len(manifest.images)} images are from this checkout's pins"
 
 
-def _unusable(flaw: Flaw, name: str, why: str) -> VerificationError:
-    return VerificationError(flaw, f"{name} cannot be used", truncate(why))
+def _unusable(code: ErrorCode, name: str, why: str) -> BuildError:
+    return release_error(code, f"{name} cannot be used", truncate(why))

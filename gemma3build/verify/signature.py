@@ -21,13 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, manifest, signing, verifying
 
-from gemma3build.errors import (
-    ChangedError,
-    Flaw,
-    SigningError,
-    VerificationError,
-    from_os_error,
-)
+from gemma3build.errors import BuildError, ErrorCode, from_os_error, release_error
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.schema.manifest import MANIFEST
 from gemma3build.util.files import atomic_file
@@ -71,21 +65,23 @@ def key_signer(path: Path) -> Signer:
     """Return what signs with an elliptic key in a PEM file.
 
     Raises:
-        SigningError: the file has no such key, or has it under a password.
+        BuildError: the file has no such key, or has it under a password (SIGNING).
     """
     what = "The private key cannot be used"
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except OSError as error:
-        raise SigningError(what, f"{path}: {error.strerror}", NEW_KEY) from error
+        raise BuildError(ErrorCode.SIGNING, what, f"{path}: {error.strerror}", NEW_KEY) from error
     except TypeError as error:
         hint = "Take the password away, or keep the key in a token: --pkcs11 URI"
-        raise SigningError(what, f"{path} has a password", hint) from error
+        raise BuildError(ErrorCode.SIGNING, what, f"{path} has a password", hint) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise SigningError(what, f"{path} has no private key in PEM", NEW_KEY) from error
+        raise BuildError(
+            ErrorCode.SIGNING, what, f"{path} has no private key in PEM", NEW_KEY
+        ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
         why = f"{path} has no elliptic key on one of {', '.join(CURVES)}"
-        raise SigningError(what, why, NEW_KEY)
+        raise BuildError(ErrorCode.SIGNING, what, why, NEW_KEY)
     config = signing.Config().use_elliptic_key_signer(private_key=path)
     return Signer(config=config, trust=by_public_half(key.public_key()))
 
@@ -94,19 +90,21 @@ def token_signer(uri: str) -> Signer:
     """Return what signs with an elliptic key in a PKCS#11 token (URI: RFC 7512).
 
     Raises:
-        SigningError: the token cannot be used, or the library for tokens is not installed.
+        BuildError: the token cannot be used, or the library for tokens is not installed (SIGNING).
     """
     what = "The token cannot be used"
     if importlib.util.find_spec("PyKCS11") is None:
         hint = "Install it: python -m pip install PyKCS11"
-        raise SigningError(what, "PyKCS11, which reads tokens, is not installed", hint)
+        raise BuildError(
+            ErrorCode.SIGNING, what, "PyKCS11, which reads tokens, is not installed", hint
+        )
     try:
         config = signing.Config().use_pkcs11_signer(pkcs11_uri=uri)
         token: Any = config._signer  # noqa: SLF001 - the library gives its public half out nowhere else
         return Signer(config=config, trust=by_public_half(token.public_key()))
     except Exception as error:  # noqa: BLE001 - of the library, of PyKCS11, of Python
         why = truncate(without_pin(f"{type(error).__name__}: {error}", uri))
-        raise SigningError(what, why, "Check the URI and what it names.") from None
+        raise BuildError(ErrorCode.SIGNING, what, why, "Check the URI and what it names.") from None
 
 
 def without_pin(message: str, uri: str) -> str:
@@ -121,7 +119,7 @@ def keyless_signer() -> Signer:
     """Return what signs with an identity, by Sigstore; it asks in a browser where it must.
 
     Raises:
-        SigningError: Sigstore cannot be reached.
+        BuildError: Sigstore cannot be reached (NETWORK).
     """
     try:
         config = signing.Config().use_sigstore_signer(use_ambient_credentials=True)
@@ -134,9 +132,8 @@ def sign(verified: Verified, signer: Signer) -> None:
     """Write the signature of a release that was verified, whole or not at all.
 
     Raises:
-        SigningError: no signature could be made.
-        ChangedError: a file changed after it was verified.
-        BuildError: the signature cannot be written.
+        BuildError: no signature could be made (SIGNING); a file changed after it was verified
+            (INPUT_CHANGED); the signature cannot be written.
     """
     folder = verified.folder.path
     try:
@@ -144,7 +141,12 @@ def sign(verified: Verified, signer: Signer) -> None:
             _write(signer.config, folder, staged)
             if signed_digests(staged.read_bytes()) != covered(verified.digests):
                 hint = "Let whatever writes to it end, and sign again."
-                raise ChangedError("The release was not signed", "a file of it changed", hint)
+                raise BuildError(
+                    ErrorCode.INPUT_CHANGED,
+                    "The release was not signed",
+                    "a file of it changed",
+                    hint,
+                )
     except OSError as error:
         raise from_os_error(f"{folder / SIGNATURE} cannot be written", error) from error
 
@@ -157,25 +159,29 @@ def _write(config: signing.Config, folder: Path, staged: Path) -> None:
     except Exception as error:  # of a token, of the network, of Sigstore
         why = truncate(f"{type(error).__name__}: {error}")
         hint = "Check the token or the network."
-        raise SigningError("The release could not be signed", why, hint) from error
+        raise BuildError(ErrorCode.SIGNING, "The release could not be signed", why, hint) from error
 
 
 def by_key(path: Path) -> Trust:
     """Return the check of a signature by a public key in a PEM file.
 
     Raises:
-        SigningError: the file has no such key.
+        BuildError: the file has no such key (SIGNING).
     """
     what = "The public key cannot be used"
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
     except OSError as error:
-        raise SigningError(what, f"{path}: {error.strerror}", EXTRACT_KEY) from error
+        raise BuildError(
+            ErrorCode.SIGNING, what, f"{path}: {error.strerror}", EXTRACT_KEY
+        ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise SigningError(what, f"{path} has no public key in PEM", EXTRACT_KEY) from error
+        raise BuildError(
+            ErrorCode.SIGNING, what, f"{path} has no public key in PEM", EXTRACT_KEY
+        ) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
         why = f"{path} has no elliptic key on one of {', '.join(CURVES)}"
-        raise SigningError(what, why, EXTRACT_KEY)
+        raise BuildError(ErrorCode.SIGNING, what, why, EXTRACT_KEY)
     return by_public_half(key)
 
 
@@ -192,7 +198,7 @@ def by_public_half(key: ec.EllipticCurvePublicKey) -> Trust:
         if named != own:
             why = f"it names the key {named}, and the one that was given is {own}"
             hint = "Give the public key of whoever signed it."
-            raise VerificationError(Flaw.KEY, f"{SIGNATURE} is by another key", why, hint)
+            raise release_error(ErrorCode.KEY, f"{SIGNATURE} is by another key", why, hint)
         check_signed(config, folder, digests)
         return f"of {len(covered(digests))} files, by the key {own}"
 
@@ -207,7 +213,7 @@ def by_identity(identity: str, provider: str) -> Trust:
         provider: URL of the OpenID Connect provider.
 
     Raises:
-        SigningError: Sigstore's keys cannot be had.
+        BuildError: Sigstore's keys cannot be had (NETWORK).
     """
     try:
         config = verifying.Config().use_sigstore_verifier(identity=identity, oidc_issuer=provider)
@@ -227,7 +233,7 @@ def check_signed(
     """Require a signature that holds, of the files that are there.
 
     Raises:
-        VerificationError: it does not, or is of other files.
+        BuildError: it does not, or is of other files.
     """
     hashed = _Hashing()
     failure: Exception | None = None
@@ -240,7 +246,7 @@ def check_signed(
         compare(signed_digests(folder.read(SIGNATURE)), covered(digests))
     if failure is not None:
         why = truncate(f"{type(failure).__name__}: {failure}")
-        raise VerificationError(Flaw.SIGNATURE, f"{SIGNATURE} does not hold", why) from failure
+        raise release_error(ErrorCode.SIGNATURE, f"{SIGNATURE} does not hold", why) from failure
 
 
 def compare(signed: Mapping[str, str], found: Mapping[str, str]) -> None:
@@ -251,32 +257,32 @@ def compare(signed: Mapping[str, str], found: Mapping[str, str]) -> None:
         found: SHA-256 by name, of the files that are there.
 
     Raises:
-        VerificationError: saying which is not.
+        BuildError: saying which is not.
     """
     removed, added = signed.keys() - found.keys(), found.keys() - signed.keys()
     changed = {name for name in signed.keys() & found.keys() if signed[name] != found[name]}
     if MANIFEST in changed:
         what, why = f"{MANIFEST} was swapped after signing", "another one was signed"
-        raise VerificationError(Flaw.SWAPPED, what, why)
+        raise release_error(ErrorCode.SWAPPED, what, why)
     if removed:
         what, why = (
             "A file was removed after signing",
             f"{join_names(removed)} signed and not there",
         )
-        raise VerificationError(Flaw.MISSING, what, why)
+        raise release_error(ErrorCode.MISSING, what, why)
     if changed:
         what, why = "A file was changed after signing", f"{join_names(changed)} not what was signed"
-        raise VerificationError(Flaw.CHANGED, what, why)
+        raise release_error(ErrorCode.CHANGED, what, why)
     if added:
         what, why = "A file was added after signing", f"{join_names(added)} not signed"
-        raise VerificationError(Flaw.EXTRA, what, why)
+        raise release_error(ErrorCode.EXTRA, what, why)
 
 
 def signed_digests(bundle: bytes) -> dict[str, str]:
     """Return what a signature is of: SHA-256 by name. Whether it holds is another question.
 
     Raises:
-        VerificationError: the signature is of another kind.
+        BuildError: the signature is of another kind.
     """
     try:
         payload = base64.b64decode(json.loads(bundle)["dsseEnvelope"]["payload"], validate=True)
@@ -285,14 +291,14 @@ def signed_digests(bundle: bytes) -> dict[str, str]:
         return {item["name"]: item["digest"] for item in resources}
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         why = truncate(f"{type(error).__name__}: {error}")
-        raise VerificationError(Flaw.SIGNATURE, f"{SIGNATURE} cannot be read", why) from error
+        raise release_error(ErrorCode.SIGNATURE, f"{SIGNATURE} cannot be read", why) from error
 
 
 def named_key(bundle: bytes) -> str:
     """Return the id of the key that a signature says it is by; ``key_id`` makes it.
 
     Raises:
-        VerificationError: it names none.
+        BuildError: it names none.
     """
     try:
         return truncate(str(json.loads(bundle)["verificationMaterial"]["publicKey"]["hint"]))
@@ -300,14 +306,14 @@ def named_key(bundle: bytes) -> str:
         why = "it names no key"
         hint = "One by Sigstore is checked with --identity and --identity-provider."
         what = f"{SIGNATURE} cannot be read"
-        raise VerificationError(Flaw.SIGNATURE, what, why, hint) from error
+        raise release_error(ErrorCode.SIGNATURE, what, why, hint) from error
 
 
 def find_key(bundle: bytes) -> str:
     """Return the id of the key that a signature says it is by; empty for one that names none."""
     try:
         return named_key(bundle)
-    except VerificationError:
+    except BuildError:
         return ""
 
 
@@ -328,6 +334,8 @@ def covered(digests: Mapping[str, str]) -> dict[str, str]:
     return {name: digest for name, digest in digests.items() if name != SIGNATURE}
 
 
-def _unreachable(error: Exception) -> SigningError:
+def _unreachable(error: Exception) -> BuildError:
     why = truncate(f"{type(error).__name__}: {error}")
-    return SigningError("Sigstore cannot be reached", why, "Check the network, or use --key.")
+    return BuildError(
+        ErrorCode.NETWORK, "Sigstore cannot be reached", why, "Check the network, or use --key."
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from gemma3build.errors import Flaw, RequestError, VerificationError
+from gemma3build.errors import BuildError, ErrorCode, release_error
 from gemma3build.util.files import FileDigest
 from gemma3build.util.text import MEBIBYTE
 
@@ -46,7 +46,7 @@ class UntrustedFolder:
         """Open a plain file.
 
         Raises:
-            VerificationError: there is none.
+            BuildError: there is none.
             OSError: it cannot be opened.
         """
         if name not in self.sizes:
@@ -59,13 +59,13 @@ class UntrustedFolder:
         """Return the content of a small file.
 
         Raises:
-            VerificationError: there is none, or it is not small.
+            BuildError: there is none, or it is not small.
         """
         with self.open(name) as file:
             content = file.read(LARGEST_TEXT + 1)
         if len(content) > LARGEST_TEXT:
             why = f"{name} has more than {LARGEST_TEXT // MEBIBYTE} MiB"
-            raise VerificationError(Flaw.CHANGED, "A file is too large", why)
+            raise release_error(ErrorCode.CHANGED, "A file is too large", why)
         return content
 
     def digest(self, name: str, advance: Advance = ignore) -> str:
@@ -105,7 +105,7 @@ def list_folder(path: Path, remote_digests: Iterable[FileDigest] = ()) -> Untrus
         remote_digests: digests of files that lie elsewhere.
 
     Raises:
-        RequestError: it is no directory that can be read.
+        BuildError: it is no directory that can be read (REQUEST).
     """
     sizes, others = {}, []
     try:
@@ -119,7 +119,7 @@ def list_folder(path: Path, remote_digests: Iterable[FileDigest] = ()) -> Untrus
     except OSError as error:
         why = f"{path}: {error.strerror}"
         hint = "Name the directory of a release, or make one: nox -s build"
-        raise RequestError("The release cannot be verified", why, hint) from error
+        raise BuildError(ErrorCode.REQUEST, "The release cannot be verified", why, hint) from error
     elsewhere = {file.path: file for file in remote_digests}
     sizes |= {name: file.size for name, file in elsewhere.items()}
     return UntrustedFolder(
@@ -127,16 +127,16 @@ def list_folder(path: Path, remote_digests: Iterable[FileDigest] = ()) -> Untrus
     )
 
 
-def unreadable(error: OSError) -> VerificationError:
+def unreadable(error: OSError) -> BuildError:
     """Return the error of a file that cannot be read."""
     why = ": ".join(filter(None, (error.filename and str(error.filename), error.strerror)))
-    return VerificationError(Flaw.MISSING, "A file cannot be read", truncate(why))
+    return release_error(ErrorCode.MISSING, "A file cannot be read", truncate(why))
 
 
-def missing(names: Iterable[str]) -> VerificationError:
+def missing(names: Iterable[str]) -> BuildError:
     """Return the error of files that are not there."""
     why = f"{join_names(names)} not there"
-    return VerificationError(Flaw.MISSING, "The release is not whole", why)
+    return release_error(ErrorCode.MISSING, "The release is not whole", why)
 
 
 def join_names(names: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gemma3build.errors import VerificationError
+from gemma3build.errors import BuildError
 from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE
 from gemma3build.release.sbom import SBOM
 from gemma3build.schema.evaluation import EVALUATION
@@ -44,7 +44,7 @@ class Finding:
     name: str
     state: State
     detail: str
-    error: VerificationError | None = None
+    error: BuildError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Verified:
     findings: tuple[Finding, ...]
 
     @property
-    def error(self) -> VerificationError | None:
+    def error(self) -> BuildError | None:
         """The first failure."""
         return next((item.error for item in self.findings if item.error), None)
 
@@ -83,8 +83,10 @@ class _Sheet:
             return None
         try:
             found = check(*given)
-        except (VerificationError, OSError) as raised:
-            error = raised if isinstance(raised, VerificationError) else unreadable(raised)
+        except (BuildError, OSError) as raised:
+            error = raised if isinstance(raised, BuildError) else unreadable(raised)
+            if not error.code.is_flaw:
+                raise
             detail = f"{error.what}: {error.why}"
             finding = Finding(name=name, state=State.FAILED, detail=detail, error=error)
             self.findings.append(finding)
@@ -108,12 +110,12 @@ def verify(
     Args:
         path: its directory.
         trust: checks its signature: takes the folder and the digests of its files, says who signed,
-            raises VerificationError.
+            raises BuildError.
         advance: is told of bytes that were read.
         remote_digests: digests of files that lie elsewhere, by whoever has them.
 
     Raises:
-        RequestError: ``path`` is no directory that can be read.
+        BuildError: ``path`` is no directory that can be read (REQUEST).
     """
     folder, sheet = list_folder(path, remote_digests), _Sheet()
     sheet.look("files", checks.check_plain, folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from gemma3build import __version__
 from gemma3build.engine.downloads import locked_wheels, package_files
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import RequestError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.pins.config import CONTAINERS_DIR, INSTALLED, MODELS, MODELS_LOCK, model_dirs
 from gemma3build.pins.lockfile import REQUIREMENTS, LockedModel, image_files, image_names
 from gemma3build.plan.checkpoint import FETCH
@@ -49,8 +49,8 @@ def make_archive(
         with_checkpoint: whether what the checkpoint is made of goes in, too.
 
     Raises:
-        RequestError: this version would not rebuild it, or its checkpoint is not at hand.
-        BuildError: something failed; no archive is left.
+        BuildError: this version would not rebuild it, or its checkpoint is not at hand (REQUEST);
+            something failed; no archive is left.
     """
     locked = find_checkpoint(manifest, runner) if with_checkpoint else {}
     names = sorted(image.name for image in manifest.images)
@@ -58,7 +58,7 @@ def make_archive(
     if apart := environment_differences(manifest, images, runner.sources):
         why = "; ".join(apart)
         hint = "Archive it by the version that built it, or build it again: nox -s build"
-        raise RequestError(REFUSAL, why, hint)
+        raise BuildError(ErrorCode.REQUEST, REFUSAL, why, hint)
     try:
         with runner.cache.scratch("archive") as scratch:
             runner.export_base(scratch)
@@ -80,7 +80,7 @@ def make_archive(
 
 
 def requirements_wheels(name: str, runner: Runner) -> Path:
-    """Return the directory with the wheels of an image; raises DownloadError."""
+    """Return the directory with the wheels of an image; raises BuildError (DOWNLOAD)."""
     text = image_files(name)[REQUIREMENTS].read_text(encoding="utf-8")
     return locked_wheels(runner.downloads, text, runner.config, runner.say)
 
@@ -115,12 +115,12 @@ def find_checkpoint(manifest: Manifest, runner: Runner) -> dict[str, Path]:
     """Return what the checkpoint of a pinned model is made of, by path in an archive.
 
     Raises:
-        RequestError: it is somebody's own, or was not fetched.
+        BuildError: it is somebody's own, or was not fetched (REQUEST).
     """
     if manifest.checkpoint.source == LOCAL:
         why = "its checkpoint is somebody's own"
         hint = "Leave --with-checkpoint away, and keep the checkpoint beside the archive."
-        raise RequestError(REFUSAL, why, hint)
+        raise BuildError(ErrorCode.REQUEST, REFUSAL, why, hint)
     prepared = prepare_again(manifest, OwnCheckpoint(), REFUSAL)
     locked = prepared.origin
     assert isinstance(locked, LockedModel)  # noqa: S101 - of a pinned model
@@ -133,7 +133,7 @@ def find_checkpoint(manifest: Manifest, runner: Runner) -> dict[str, Path]:
     found = runner.found(tuple(step for step in prepared.plan.steps if step.name == FETCH))
     if FETCH not in found:
         why = "its checkpoint is not in the cache"
-        raise RequestError(REFUSAL, why, "Build it again: nox -s build")
+        raise BuildError(ErrorCode.REQUEST, REFUSAL, why, "Build it again: nox -s build")
     folder = runner.cache.output(found[FETCH].key)
     return {f"{CHECKPOINT}/{file.path}": folder / file.path for file in found[FETCH].entry.digests}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.executor import FinishedStep, files
 from gemma3build.engine.images import Image
-from gemma3build.errors import VerificationError
+from gemma3build.errors import BuildError
 from gemma3build.pins.lockfile import REQUIREMENTS, image_files
 from gemma3build.plan.build import CHECK, REFERENCE_STEP, gate_step
 from gemma3build.plan.graph import Plan
@@ -54,7 +54,7 @@ def is_written(release: Release, folder: Path) -> bool:
             return False
         check_provenance(list_folder(folder), release.digests, release.digests)
         return all(_same(folder / name, path) for name, path in release.artifacts.items())
-    except (OSError, VerificationError):
+    except (OSError, BuildError):
         return False
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from gemma3build.engine.executor import FinishedStep, InputProvider, Reporter, intact_output
 from gemma3build.engine.inputs import LocalCheckpoint, PackagedModel
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import DirtyError, GateError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.plan.build import gate_step
 from gemma3build.plan.graph import Plan
 from gemma3build.release.checksums import PROVENANCE
@@ -95,8 +95,8 @@ class Builder:
         """Run what has to run and write the release.
 
         Raises:
-            GateError: a file is not faithful to the checkpoint; the release lies aside.
-            BuildError: something else failed; what was finished is kept.
+            BuildError: a file is not faithful to the checkpoint; the release lies aside (GATE);
+                something else failed; what was finished is kept.
         """
         plan = prepared.plan
         # Now: whoever waits for a build may edit the source meanwhile.
@@ -111,7 +111,14 @@ class Builder:
         refused = folder.with_name(folder.name + REFUSED)
         if failed:
             self._write(release, refused)
-            raise GateError(failed, refused)
+            raise BuildError(
+                ErrorCode.GATE,
+                f"The release was refused: {', '.join(failed)} differ from the checkpoint",
+                "the table above has what was measured and what is allowed",
+                f"The files are in {refused} to look at. Use another scheme, or one of your own "
+                "with wider limits if you know what you lose.",
+                checks=failed,
+            )
         release = self._write(release, folder)
         with release_lock(self._runner, refused):
             if is_release(refused):  # of this name, by a build before
@@ -160,17 +167,17 @@ def clean_revision() -> GitRevision:
     """Return the source that runs; refuse one that nobody else could build from.
 
     Raises:
-        DirtyError: the source has changes that no commit has, or no commit is known.
+        BuildError: the source has changes that no commit has, or no commit is known (SOURCE).
     """
     source = find_revision()
     if source is None:
         why = "the package does not lie in a checkout that git can read"
         hint = "Clone the project as the user who builds."
-        raise DirtyError("No release can be built from this source", why, hint)
+        raise BuildError(ErrorCode.SOURCE, "No release can be built from this source", why, hint)
     if source.dirty:
         why = f"it is not what commit {source.commit[:12]} has"
         hint = "Commit or remove the changes: git status"
-        raise DirtyError("No release can be built from this source", why, hint)
+        raise BuildError(ErrorCode.SOURCE, "No release can be built from this source", why, hint)
     return source
 
 

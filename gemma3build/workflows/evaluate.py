@@ -12,7 +12,7 @@ from gemma3build.engine.downloads import dataset_files
 from gemma3build.engine.executor import FinishedStep, Reporter, intact_output
 from gemma3build.engine.inputs import ChainedInputs, LocalFiles
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import DamagedError, RequestError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.gemma.piqa import make_questions, read_data
 from gemma3build.pins.config import load_datasets
 from gemma3build.plan.evaluation import piqa_step, plan_evaluation, speed_step
@@ -81,13 +81,14 @@ def read_release(folder: Path) -> EvaluatedRelease:
     """Return a release with its evaluation.
 
     Raises:
-        RequestError: it is none, or its evaluation goes with another manifest or other files.
+        BuildError: it is none, or its evaluation goes with another manifest or other files
+            (REQUEST).
     """
     manifest = read_manifest(folder)
     evaluation = read_evaluation(folder)
     if evaluation is None or evaluation.manifest != manifest_digest(manifest):
         why = f"{folder} has no evaluation.json that goes with its manifest"
-        raise RequestError(REFUSAL, why, REBUILD)
+        raise BuildError(ErrorCode.REQUEST, REFUSAL, why, REBUILD)
     check_files(manifest, evaluation)
     return EvaluatedRelease(folder=folder, manifest=manifest, evaluation=evaluation)
 
@@ -96,7 +97,7 @@ def check_files(manifest: Manifest, evaluation: Evaluation) -> None:
     """Refuse files that are not the manifest's, or whose names lead out of the release.
 
     Raises:
-        RequestError: naming the first.
+        BuildError: naming the first (REQUEST).
     """
     known = {
         (item.scheme, FileDigest(path=item.path, size=item.size, sha256=item.sha256))
@@ -106,10 +107,10 @@ def check_files(manifest: Manifest, evaluation: Evaluation) -> None:
         for file in (item.model, item.bundle):
             if (item.scheme, file) not in known:
                 why = f"evaluation.json names a {file.path!r} that the manifest does not"
-                raise RequestError(REFUSAL, why, REBUILD)
+                raise BuildError(ErrorCode.REQUEST, REFUSAL, why, REBUILD)
             if not re.fullmatch(NAME, file.path):
                 why = f"{file.path!r} is no name of a file in a release"
-                raise RequestError(REFUSAL, why, REBUILD)
+                raise BuildError(ErrorCode.REQUEST, REFUSAL, why, REBUILD)
 
 
 def prepare_evaluation(
@@ -162,7 +163,7 @@ def evaluate(
         there = read_release(release.folder)  # another evaluation may have finished since
         if there.manifest != release.manifest:
             why = f"another build replaced {release.folder} while it was measured"
-            raise RequestError(REFUSAL, why, "Run the same command again.")
+            raise BuildError(ErrorCode.REQUEST, REFUSAL, why, "Run the same command again.")
         kept = merge(there.evaluation, measured)
         write_measured(measured_files(release.manifest, kept), release.folder)
     now = {item.scheme: item.piqa for item in schemes}
@@ -176,7 +177,7 @@ def is_measured(evaluation: Evaluation, request: EvaluationRequest, runner: Runn
     """Return whether a release has all that a request asks for, or figures that say more.
 
     Raises:
-        RequestError: the user's own questions cannot be read.
+        BuildError: the user's own questions cannot be read (REQUEST).
     """
     own: Data | None = None
     if request.piqa is not None and find_questions(request.piqa, runner)[1]:
@@ -233,8 +234,8 @@ def find_questions(folder: Path | None, runner: Runner) -> tuple[LocalFiles, boo
     """Return the files of PIQA, and whether they are a user's own instead of the pinned ones.
 
     Raises:
-        RequestError: the files in a user's folder cannot be read, or have not the form of PIQA's.
-        DownloadError: the pinned ones cannot be fetched.
+        BuildError: the files in a user's folder cannot be read, or have not the form of PIQA's
+            (REQUEST); the pinned ones cannot be fetched (DOWNLOAD).
     """
     dataset = load_datasets()[PIQA]
     if folder is None:
@@ -244,23 +245,25 @@ def find_questions(folder: Path | None, runner: Runner) -> tuple[LocalFiles, boo
         make_questions(*read_data(folder))
     except (OSError, ValueError) as error:
         hint = "The files must have the form of PIQA's."
-        raise RequestError(f"{folder} has no questions to ask", str(error), hint) from error
+        raise BuildError(
+            ErrorCode.REQUEST, f"{folder} has no questions to ask", str(error), hint
+        ) from error
     return found, {file.path: file.sha256 for file in found.material.files} != dataset.sha256
 
 
 def intact_file(folder: Path, digest: FileDigest) -> LocalFiles:
-    """Return a file of a release, compared with its digest; raises DamagedError."""
+    """Return a file of a release, compared with its digest; raises BuildError (DAMAGED)."""
     found = local_files(digest.path, {digest.path: folder / digest.path})
     if found.material.files != (digest,):
         why = f"{digest.path} is not the file that the manifest names"
-        raise DamagedError(REFUSAL, why, REBUILD)
+        raise BuildError(ErrorCode.DAMAGED, REFUSAL, why, REBUILD)
     return found
 
 
 def local_files(name: str, paths: Mapping[str, Path]) -> LocalFiles:
-    """Return files where they lie; raises RequestError for one that cannot be read."""
+    """Return files where they lie; raises BuildError (REQUEST) for one that cannot be read."""
     try:
         return LocalFiles(name, paths)
     except OSError as error:
         why = f"{error.filename}: {error.strerror}"
-        raise RequestError(REFUSAL, why, "Check the path.") from error
+        raise BuildError(ErrorCode.REQUEST, REFUSAL, why, "Check the path.") from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gemma3build.engine import preflight
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import BuildError, OutputError, RequestError, stopped_error
+from gemma3build.errors import BuildError, ErrorCode, stopped_error
 from gemma3build.plan.build import artifacts_size
 from gemma3build.plan.evaluation import expect_evaluation
 from gemma3build.plan.graph import identities
@@ -41,15 +41,17 @@ def error_context(name: str, part: str = "") -> Iterator[None]:
 
 
 def check_output_paths(folder: Path, releases: Sequence[PlannedRelease]) -> None:
-    """Refuse places that releases or their index cannot be written to; raises OutputError."""
+    """Refuse places that releases or their index cannot be written to; raises BuildError."""
     if is_release(folder):
         why = "it is a release itself"
-        raise OutputError(f"{folder} is no place for releases", why, "Give another --output.")
+        raise BuildError(
+            ErrorCode.OUTPUT, f"{folder} is no place for releases", why, "Give another --output."
+        )
     files = (folder / INDEX, *(folder / release.name / MANIFEST for release in releases))
     if any(would_change(path) for path in files):
         why = "it lies in the checkout and git does not ignore it: a release would be a change"
         hint = "Give an --output outside of the checkout, or below artifacts."
-        raise OutputError(f"{folder} is no place for releases", why, hint)
+        raise BuildError(ErrorCode.OUTPUT, f"{folder} is no place for releases", why, hint)
     for release in releases:
         with error_context(release.name):
             check_output(folder / release.name)
@@ -97,7 +99,7 @@ def find_repos(releases: Sequence[PlannedRelease], pattern: str | None) -> tuple
         pattern: ``owner/name`` instead of those, with ``{name}`` in it for several.
 
     Raises:
-        RequestError: two would go to one repository.
+        BuildError: two would go to one repository (REQUEST).
     """
     if pattern is None:
         found = tuple(release.repo for release in releases)
@@ -107,7 +109,7 @@ def find_repos(releases: Sequence[PlannedRelease], pattern: str | None) -> tuple
     if len(set(named)) < len(named):
         why = "two releases would go to one repository"
         hint = f"Name one for each in a release file, or give --repo 'OWNER/{PLACE}'."
-        raise RequestError("The releases were not published", why, hint)
+        raise BuildError(ErrorCode.REQUEST, "The releases were not published", why, hint)
     return found
 
 
@@ -115,8 +117,8 @@ def check_targets(releases: Sequence[PlannedRelease], targets: Sequence["Target"
     """Refuse what can be known of the Hub before there is anything to publish.
 
     Raises:
-        RequestError: a release has no repository, or one that is public or has the tag.
-        BuildError: the Hub refuses.
+        BuildError: a release has no repository, or one that is public or has the tag (REQUEST); the
+            Hub refuses.
     """
     from gemma3build.pins.resolver import refuse_offline
     from gemma3build.publish import hub
@@ -126,7 +128,7 @@ def check_targets(releases: Sequence[PlannedRelease], targets: Sequence["Target"
         with error_context(release.name):
             if not target.repo:
                 hint = f"Name it in a release file, or give --repo OWNER/NAME or 'OWNER/{PLACE}'."
-                raise RequestError(hub.NOT_PUBLISHED, "it has no repository", hint)
+                raise BuildError(ErrorCode.REQUEST, hub.NOT_PUBLISHED, "it has no repository", hint)
             hub.check_repo(target.repo, hub.NOT_PUBLISHED)
     refuse_offline(hub.NOT_PUBLISHED)
     for release, target in zip(releases, targets, strict=True):

@@ -17,7 +17,7 @@ from gemma3build.engine.executor import FinishedStep, Reporter, intact_output
 from gemma3build.engine.images import Image
 from gemma3build.engine.inputs import LocalCheckpoint
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import ChangedError, RequestError, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.plan.build import CHECK
 from gemma3build.plan.checkpoint import FETCH, IMPORT
 from gemma3build.plan.graph import Plan, Step
@@ -111,8 +111,8 @@ def prepare_rebuild(
         remote_digests: digests of its files that lie elsewhere.
 
     Raises:
-        RequestError: it is no release, or its request cannot be made again.
-        VerificationError: its manifest cannot be used.
+        BuildError: it is no release, or its request cannot be made again (REQUEST); its manifest
+            cannot be used.
     """
     folder = list_folder(path, remote_digests)
     manifest = read_record(folder)
@@ -231,7 +231,12 @@ def keep_checkpoint(runner: Runner, plan: Plan, given: LocalCheckpoint) -> None:
     runner.keep(arrival, given.paths(given.material))
     if not given.unchanged(given.material):
         what, why = REFUSAL, "the checkpoint changed while it was copied"
-        raise ChangedError(what, why, "Run the same command again when nothing writes there.")
+        raise BuildError(
+            ErrorCode.INPUT_CHANGED,
+            what,
+            why,
+            "Run the same command again when nothing writes there.",
+        )
 
 
 def lay_out(
@@ -262,10 +267,15 @@ def rebuilder(client: docker.DockerClient) -> RebuilderRecord:
 
 
 def require_diffoscope() -> None:
-    """Raise RequestError where diffoscope is not installed."""
+    """Raise BuildError where diffoscope is not installed."""
     if shutil.which(DIFFOSCOPE) is None:
         hint = "Install it, or leave --diffoscope away."
-        raise RequestError("The files cannot be compared as asked", "there is no diffoscope", hint)
+        raise BuildError(
+            ErrorCode.REQUEST,
+            "The files cannot be compared as asked",
+            "there is no diffoscope",
+            hint,
+        )
 
 
 def run_diffoscope(
@@ -277,7 +287,7 @@ def run_diffoscope(
     """Write what diffoscope says about each file that differs, beside another file; return where.
 
     Raises:
-        RequestError: it failed.
+        BuildError: it failed (REQUEST).
         OSError: it cannot be run.
     """
     reports = []
@@ -290,6 +300,8 @@ def run_diffoscope(
             )
             if done.returncode not in (0, 1):  # 1: it found a difference
                 why = done.stderr.strip()[-200:] or f"its exit status is {done.returncode}"
-                raise RequestError(f"{DIFFOSCOPE} failed on {item.path}", why, "Run it by hand.")
+                raise BuildError(
+                    ErrorCode.REQUEST, f"{DIFFOSCOPE} failed on {item.path}", why, "Run it by hand."
+                )
             reports.append(report)
     return tuple(reports)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gemma3build.engine.executor import Reporter
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import BuildError, DirtyError, RequestError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.publish import Rule
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.release.evaluation import read_evaluation
@@ -174,7 +174,7 @@ class Pipeline:
         if full and some and not all(self._is_measured(item, everything) for item in known):
             why = "--publish takes all questions of PIQA, and others or fewer would be asked"
             hint = "Leave --limit and --piqa away, or add --skip piqa."
-            raise RequestError("The releases could not be published", why, hint)
+            raise BuildError(ErrorCode.REQUEST, "The releases could not be published", why, hint)
 
     def _is_measured(self, known: Evaluation | None, wanted: EvaluationRequest) -> bool:
         return known is not None and is_measured(known, wanted, self._runner)
@@ -220,7 +220,9 @@ class Pipeline:
             if clean_revision() != order.source:
                 why = f"it is not at commit {order.source.commit[:12]} any more"
                 hint = "Run the same command again; then all releases come from one source."
-                raise DirtyError("The source changed while the line ran", why, hint)
+                raise BuildError(
+                    ErrorCode.SOURCE, "The source changed while the line ran", why, hint
+                )
             with self._reports.steps(len(release.prepared.plan.steps)) as reporter:
                 built = self._builder.ensure(release.prepared, folder, order.jobs, reporter)
             if not built.idle:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma3build.errors import BuildError, RequestError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.pins.config import parse, toml
 from gemma3build.report.index import INDEX, INDEX_PAGE
 from gemma3build.workflows.request import BuildRequest, Prepared, prepare
@@ -104,7 +104,7 @@ class PlannedRelease:
 
 
 def load_releases(path: Path) -> ReleaseFile:
-    """Return what a release file says; raises ConfigError."""
+    """Return what a release file says; raises BuildError (CONFIG)."""
     return parse(ReleaseFile, toml(path), path.name)
 
 
@@ -142,12 +142,14 @@ def check_release_names(names: Iterable[str]) -> None:
     """Refuse names that would be one directory, or that of the index.
 
     Raises:
-        RequestError: saying which.
+        BuildError: saying which (REQUEST).
     """
     counts = Counter(names)
     if twice := [name for name, count in counts.items() if count > 1]:
         why = f"more than one has the name {', '.join(twice)}"
-        raise RequestError(WHAT, why, "Give one of them a name of its own in a release file.")
+        raise BuildError(
+            ErrorCode.REQUEST, WHAT, why, "Give one of them a name of its own in a release file."
+        )
     if taken := counts.keys() & {INDEX, INDEX_PAGE}:
         why = f"{', '.join(sorted(taken))} is the name of the index"
-        raise RequestError(WHAT, why, "Give the release another name.")
+        raise BuildError(ErrorCode.REQUEST, WHAT, why, "Give the release another name.")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from gemma3build.engine.inputs import LocalCheckpoint
-from gemma3build.errors import RequestError, StepFailedError
+from gemma3build.errors import BuildError, ErrorCode, from_step
 from gemma3build.gemma.architecture import Architecture
 from gemma3build.gemma.checkpoint import TOKENIZER, checkpoint_architecture
 from gemma3build.pins.config import find_model, find_schemes, load_models
 from gemma3build.pins.lockfile import LockedModel, model_drift, read_models_lock, refuse_drift
-from gemma3build.plan.build import CHECK, plan_build
+from gemma3build.plan.build import plan_build
 from gemma3build.plan.graph import CheckpointSource, Parameters, Plan
 from gemma3build.release.manifest import LOCAL
 from gemma3build.schema.manifest import Manifest
@@ -75,11 +75,11 @@ def prepare(request: BuildRequest) -> Prepared:
     if request.checkpoint is not None:
         if request.model:
             why = "a model by name and a checkpoint of one's own are two"
-            raise RequestError(SENSELESS, why, "Give --model or --checkpoint.")
+            raise BuildError(ErrorCode.REQUEST, SENSELESS, why, "Give --model or --checkpoint.")
         return prepare_local(request, request.checkpoint)
     if request.tokenizer is not None:
         why = "--tokenizer goes with --checkpoint"
-        raise RequestError(SENSELESS, why, "Give both or neither.")
+        raise BuildError(ErrorCode.REQUEST, SENSELESS, why, "Give both or neither.")
     model = find_model(request.model)
     locked = read_models_lock().models.get(request.model)
     refuse_drift(model_drift(request.model, model, locked), f"gemma3build lock {request.model}")
@@ -132,8 +132,7 @@ def read_checkpoint(folder: Path, tokenizer: Path | None) -> tuple[Architecture,
     """Return the architecture and the files of a user's own checkpoint.
 
     Raises:
-        StepFailedError: it is none that can be built.
-        RequestError: it cannot be read.
+        BuildError: it is none that can be built; it cannot be read (REQUEST).
     """
     what = f"The checkpoint {folder} cannot be read"
     if not folder.is_dir():
@@ -141,13 +140,15 @@ def read_checkpoint(folder: Path, tokenizer: Path | None) -> tuple[Architecture,
         if HUB_REPO.fullmatch(str(folder)):
             hint += f" For a repository of the Hub: `hf download {folder} --local-dir DIR` first,"
             hint += " then --checkpoint DIR; or pin it in models.toml."
-        raise RequestError(what, "it is no directory", hint)
+        raise BuildError(ErrorCode.REQUEST, what, "it is no directory", hint)
     try:
         return checkpoint_architecture(folder), LocalCheckpoint(folder, tokenizer)
     except StepError as error:
-        raise StepFailedError(CHECK, error.failure) from error
+        raise from_step(error.failure) from error
     except OSError as error:
-        raise RequestError(what, error.strerror or str(error), "Check the path.") from error
+        raise BuildError(
+            ErrorCode.REQUEST, what, error.strerror or str(error), "Check the path."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +176,8 @@ def prepare_again(
         schemes: what is built of it; empty for the defaults.
 
     Raises:
-        RequestError: the checkpoint is not at hand, or is another one.
-        DriftError: it is that of a pinned model which has to be locked first.
+        BuildError: the checkpoint is not at hand, or is another one (REQUEST); it is that of a
+            pinned model which has to be locked first (DRIFT).
     """
     record = manifest.checkpoint
     parameters = decode_manifest_part(Parameters, manifest.parameters, "parameters", what)
@@ -190,7 +191,9 @@ def prepare_again(
     if record.source == LOCAL:
         if own.folder is None:
             why = "it was made from a checkpoint of somebody's own"
-            raise RequestError(what, why, "Give the same directory: --checkpoint DIR")
+            raise BuildError(
+                ErrorCode.REQUEST, what, why, "Give the same directory: --checkpoint DIR"
+            )
         prepared = prepare(
             dataclasses.replace(wanted, checkpoint=own.folder, tokenizer=own.tokenizer)
         )
@@ -202,45 +205,45 @@ def prepare_again(
         if (locked.source, locked.revision) == (record.source, record.revision):
             if set(locked.files) - set(record.files) != set(record.fetched):
                 why = f"its manifest names other files of {record.source} than the lock"
-                raise RequestError(what, why, OTHER_VERSION)
+                raise BuildError(ErrorCode.REQUEST, what, why, OTHER_VERSION)
             return prepare(dataclasses.replace(wanted, model=name))
     for name, model in load_models().items():  # a gated one, say, that nobody locked here
         if model.hub and (model.hub.repo, model.hub.revision) == (record.source, record.revision):
             refuse_drift(model_drift(name, model, lock.get(name)), f"gemma3build lock {name}")
     why = f"no pinned model comes from {record.source} at {record.revision}"
-    raise RequestError(what, why, OTHER_VERSION)
+    raise BuildError(ErrorCode.REQUEST, what, why, OTHER_VERSION)
 
 
 def released_schemes(manifest: Manifest, what: str) -> tuple[Scheme, ...]:
-    """Return the schemes of a release in full; raises RequestError."""
+    """Return the schemes of a release in full; raises BuildError (REQUEST)."""
     return tuple(find_scheme(manifest, name, what) for name in sorted(manifest.schemes))
 
 
 def find_scheme(manifest: Manifest, name: str, what: str) -> Scheme:
-    """Return a scheme of a release; raises RequestError where its manifest has none of this name."""
+    """Return a scheme of a release; raises BuildError where its manifest has none of this name."""
     scheme = decode_manifest_part(Scheme, manifest.schemes.get(name), f"schemes.{name}", what)
     if scheme.name != name:
         why = f"its manifest has {scheme.name!r} under the name {name!r}"
-        raise RequestError(what, why, REBUILD)
+        raise BuildError(ErrorCode.REQUEST, what, why, REBUILD)
     return scheme
 
 
 def decode_manifest_part(kind: type[T], value: object, where: str, what: str) -> T:
-    """Return a part of a manifest; raises RequestError for one of another form."""
+    """Return a part of a manifest; raises BuildError (REQUEST) for one of another form."""
     try:
         return decode(kind, value, f"manifest.json: {where}")
     except DecodeError as error:
-        raise RequestError(what, str(error), REBUILD) from error
+        raise BuildError(ErrorCode.REQUEST, what, str(error), REBUILD) from error
 
 
 def refuse_other_files(
     found: tuple[FileDigest, ...], expected: tuple[FileDigest, ...], folder: Path, what: str
 ) -> None:
-    """Raise RequestError for a checkpoint that is not the manifest's, or has another tokenizer."""
+    """Raise BuildError for a checkpoint that is not the manifest's, or has another tokenizer."""
     differing = {file.path for file in set(found) ^ set(expected)}
     if differing == {TOKENIZER}:
         why = f"it was built with another {TOKENIZER} than that of {folder}"
-        raise RequestError(what, why, "Give the same one: --tokenizer FILE")
+        raise BuildError(ErrorCode.REQUEST, what, why, "Give the same one: --tokenizer FILE")
     if differing:
         why = f"{folder} is not the checkpoint that the manifest names"
-        raise RequestError(what, why, "Give the directory that it was built from.")
+        raise BuildError(ErrorCode.REQUEST, what, why, "Give the directory that it was built from.")

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemma3build.cli.console import figures
-from gemma3build.errors import ConfigError, RequestError
+from gemma3build.errors import BuildError
 from gemma3build.formats.gguf import GgufError, check_header
 from gemma3build.gemma.checkpoint import checkpoint_architecture, read_chat_template, weight_files
 from gemma3build.gemma.piqa import make_questions, read_data
@@ -101,12 +101,12 @@ class Parser:
 
 
 PARSERS = {
-    "manifest.json": Parser(read=read_release, errors=(RequestError,)),
+    "manifest.json": Parser(read=read_release, errors=(BuildError,)),
     "evaluation.json": Parser(read=read_figures, errors=()),
-    "models.lock.json": Parser(read=read_models_lock, errors=(ConfigError,)),
-    "images.lock.json": Parser(read=read_images_lock, errors=(ConfigError,)),
-    "scheme.toml": Parser(read=load_scheme, errors=(ConfigError,)),
-    "releases.toml": Parser(read=load_releases, errors=(ConfigError,)),
+    "models.lock.json": Parser(read=read_models_lock, errors=(BuildError,)),
+    "images.lock.json": Parser(read=read_images_lock, errors=(BuildError,)),
+    "scheme.toml": Parser(read=load_scheme, errors=(BuildError,)),
+    "releases.toml": Parser(read=load_releases, errors=(BuildError,)),
     "config.json": Parser(
         read=lambda path: checkpoint_architecture(path.parent).shape.tensors, errors=(StepError,)
     ),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from gemma3build.errors import ErrorCode
 from tests.conftest import SHAPES, Command
 from tests.support.checkpoint import CONFIG, tensors, tokenizer
 
@@ -99,22 +100,34 @@ def no_config(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "code", "message"),
     [
-        (truncate, 37, "model.safetensors is not a whole safetensors file"),
-        (garbage, 37, "model.safetensors is not a whole safetensors file"),
-        (only_pickles, 35, "pytorch_model.bin is a pickle"),
-        (no_tokenizer, 39, "it has no tokenizer.model"),
-        (wrong_tokenizer, 39, "tokenizer.model has no <end_of_turn> at 106"),
-        (larger_tokenizer, 39, "tokenizer.model has 600 pieces, the embedding 512 rows"),
-        (tokenizer_that_is_none, 39, "tokenizer.model is no SentencePiece model"),
-        (not_a_number, 38, "model.norm.weight holds 1 values that are NaN or infinite"),
-        (infinite, 38, "model.norm.weight holds 1 values that are NaN or infinite"),
-        (wrong_shape, 36, "has the shape"),
-        (missing_tensor, 36, "1 tensors are missing, the first is model.layers.1.self_attn.q_norm"),
-        (stray_tensor, 36, "model.layers.0.lora_A.weight is not part of Gemma 3"),
-        (integer_weights, 36, "model.norm.weight is I8"),
-        (untied_head, 36, "lm_head.weight differs from the embedding"),
-        (another_architecture, 33, "this is LlamaForCausalLM"),
-        (no_config, 34, "it has no config.json"),
+        (truncate, ErrorCode.TRUNCATED, "model.safetensors is not a whole safetensors file"),
+        (garbage, ErrorCode.TRUNCATED, "model.safetensors is not a whole safetensors file"),
+        (only_pickles, ErrorCode.PICKLE, "pytorch_model.bin is a pickle"),
+        (no_tokenizer, ErrorCode.TOKENIZER, "it has no tokenizer.model"),
+        (wrong_tokenizer, ErrorCode.TOKENIZER, "tokenizer.model has no <end_of_turn> at 106"),
+        (
+            larger_tokenizer,
+            ErrorCode.TOKENIZER,
+            "tokenizer.model has 600 pieces, the embedding 512 rows",
+        ),
+        (tokenizer_that_is_none, ErrorCode.TOKENIZER, "tokenizer.model is no SentencePiece model"),
+        (
+            not_a_number,
+            ErrorCode.VALUES,
+            "model.norm.weight holds 1 values that are NaN or infinite",
+        ),
+        (infinite, ErrorCode.VALUES, "model.norm.weight holds 1 values that are NaN or infinite"),
+        (wrong_shape, ErrorCode.TENSORS, "has the shape"),
+        (
+            missing_tensor,
+            ErrorCode.TENSORS,
+            "1 tensors are missing, the first is model.layers.1.self_attn.q_norm",
+        ),
+        (stray_tensor, ErrorCode.TENSORS, "model.layers.0.lora_A.weight is not part of Gemma 3"),
+        (integer_weights, ErrorCode.TENSORS, "model.norm.weight is I8"),
+        (untied_head, ErrorCode.TENSORS, "lm_head.weight differs from the embedding"),
+        (another_architecture, ErrorCode.ARCHITECTURE, "this is LlamaForCausalLM"),
+        (no_config, ErrorCode.CHECKPOINT_CONFIG, "it has no config.json"),
     ],
 )
 def test_a_bad_checkpoint_is_refused(
@@ -122,13 +135,13 @@ def test_a_bad_checkpoint_is_refused(
     tiny: Path,
     tmp_path: Path,
     damage: Callable[[Path], None],
-    code: int,
+    code: ErrorCode,
     message: str,
 ) -> None:
     folder = shutil.copytree(tiny, tmp_path / "checkpoint")
     damage(folder)
     done = cold.run("build", "--checkpoint", str(folder), *SHAPES)
-    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+    assert (done.returncode, message in done.stderr) == (code.exit_code, True), done.stderr
     assert "  Next: " in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "artifacts").exists()

@@ -12,7 +12,7 @@ import pytest
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.inputs import LocalCheckpoint, PackagedModel
 from gemma3build.engine.runner import cache_dir
-from gemma3build.errors import NoMemoryError, StepFailedError
+from gemma3build.errors import ErrorCode
 from gemma3build.pins.config import find_model, load_images, load_schemes
 from gemma3build.pins.lockfile import LockedModel, read_models_lock
 from gemma3build.plan.build import plan_build
@@ -20,6 +20,7 @@ from gemma3build.plan.checkpoint import plan_fetch, plan_import
 from gemma3build.plan.graph import CheckpointSource, Parameters, Plan, Step
 from gemma3build.util.files import FileDigest, sha256_bytes
 from tests.conftest import run_plan
+from tests.support.errors import raises
 from tests.support.hub import MAIN, Hub, User
 
 pytestmark = pytest.mark.integration
@@ -47,7 +48,7 @@ def test_a_step_that_outgrows_its_limit_is_ended_with_a_clear_message(
 ) -> None:
     local = LocalCheckpoint(tiny)
     plan = plan_of(CheckpointSource(checkpoint=local.material))
-    with pytest.raises(NoMemoryError, match=r"its limit of 0\.1 GiB"):
+    with raises(ErrorCode.MEMORY, match=r"its limit of 0\.1 GiB"):
         run_plan(client, plan, tmp_path / "cache", local, memory_limit=150 << 20)
     assert [path.name for path in (tmp_path / "cache" / "staging").iterdir()] == []
 
@@ -97,11 +98,16 @@ def test_the_hub_is_asked_for_the_pinned_revision_with_the_token(
         (
             {"config.json": b"changed!"},
             {"HF_TOKEN": TOKEN},
-            30,
+            ErrorCode.DIGEST,
             "config.json of org/name is not the pinned one",
         ),
-        ({}, {}, 80, "is gated and no token was sent"),
-        ({"gone.json": b""}, {"HF_TOKEN": TOKEN}, 81, "there is no such file at that revision"),
+        ({}, {}, ErrorCode.LOGIN, "is gated and no token was sent"),
+        (
+            {"gone.json": b""},
+            {"HF_TOKEN": TOKEN},
+            ErrorCode.NOT_FOUND,
+            "there is no such file at that revision",
+        ),
     ],
 )
 def test_what_the_hub_refuses_or_changes_is_told(
@@ -110,17 +116,16 @@ def test_what_the_hub_refuses_or_changes_is_told(
     tmp_path: Path,
     change: Mapping[str, bytes],
     token: Mapping[str, str],
-    code: int,
+    code: ErrorCode,
     message: str,
 ) -> None:
-    with serving() as hub, pytest.raises(StepFailedError) as caught:
+    with serving() as hub, raises(code) as caught:
         run_plan(
             client,
             hub_plan(hub, {**CONTENT, **change}),
             tmp_path / "cache",
             environment={"HF_ENDPOINT": hub.address, **token},
         )
-    assert caught.value.exit_code == code
     assert message in str(caught.value)
     assert not (tmp_path / "cache" / "steps").exists()
 
@@ -161,7 +166,6 @@ def test_a_model_with_another_digest_than_the_locked_one_is_refused(
     )
     # The wheels are those of the lock, from the user's own cache.
     packaged = PackagedModel(Cache(cache_dir()), locked, load_images(), print)
-    with pytest.raises(StepFailedError, match="The GGUF file is not the pinned one") as caught:
+    with raises(ErrorCode.DIGEST, match="The GGUF file is not the pinned one"):
         run_plan(client, plan, tmp_path / "cache", packaged)
-    assert caught.value.exit_code == 30
     assert not (tmp_path / "cache" / "steps").exists()

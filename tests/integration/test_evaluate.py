@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gemma3build.errors import ErrorCode
 from gemma3build.schema.evaluation import EVALUATION, REPORT, Evaluation
 from gemma3build.util.serialize import decode_json
 from tests.conftest import SHAPES, Command
@@ -103,5 +104,5 @@ def test_what_cannot_be_evaluated_is_refused_before_the_long_work(
     bundle.unlink()
     bundle.write_bytes(content)
     done = command.run("evaluate", "artifacts/tiny", "--piqa", str(piqa), "--checkpoint", str(tiny))
-    assert done.returncode == 42
+    assert done.returncode == ErrorCode.DAMAGED.exit_code
     assert bundle.name in done.stderr

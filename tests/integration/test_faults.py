@@ -16,7 +16,7 @@ import docker
 import pytest
 
 from gemma3build.engine.container import STAGED_LABEL
-from gemma3build.errors import DamagedError, EngineError, NoMemoryError, NoSpaceError, OutputError
+from gemma3build.errors import ErrorCode
 from tests.conftest import SHAPES, Command
 
 pytestmark = pytest.mark.integration
@@ -174,7 +174,7 @@ def test_an_engine_that_goes_away_in_a_step_is_an_error_and_the_next_build_goes_
     left = wait_for_container(client, command)
     forwarder.cut()
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == EngineError.exit_code, output
+    assert process.returncode == ErrorCode.ENGINE.exit_code, output
     assert "The container of quantize-dynamic_int8 failed" in output
     assert "Traceback" not in output
     assert not (tmp_path / "artifacts").exists()
@@ -191,7 +191,7 @@ def test_a_killed_container_is_an_error_and_the_next_build_goes_on(
     wait_until(process, "export …")
     client.api.kill(wait_for_container(client, command), signal=signal.SIGKILL)
     output, _ = process.communicate()
-    assert process.returncode == 41
+    assert process.returncode == ErrorCode.INTERNAL.exit_code
     assert "The container of export ended without a result" in output
     assert not (tmp_path / "artifacts").exists()
     assert command.run(*build(tiny)).returncode == 0
@@ -208,7 +208,7 @@ def test_a_stopped_build_removes_its_containers_at_once(
     process.send_signal(number)
     started = time.monotonic()
     output, _ = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == ErrorCode.INTERRUPTED.exit_code
     assert time.monotonic() - started < 5
     assert "finished steps are kept" in output
     assert "Traceback" not in output
@@ -272,7 +272,7 @@ def test_a_gate_that_rotted_is_an_error_once_and_then_made_anew(
         path.write_bytes(b"?" * before.st_size)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     done = command.run(*build(tiny))
-    assert done.returncode == DamagedError.exit_code
+    assert done.returncode == ErrorCode.DAMAGED.exit_code
     assert "the stored result of gate-dynamic_int8 was damaged" in done.stderr
     done = command.run(*build(tiny))
     assert done.returncode == 0, done.stderr
@@ -323,7 +323,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_the_work(
 ) -> None:
     (small_disk / "filler").write_bytes(bytes(456 << 20))
     done = Command(small_disk / "cache", cold.folder).run(*build(tiny))
-    assert done.returncode == NoSpaceError.exit_code
+    assert done.returncode == ErrorCode.DISK.exit_code
     assert "There is not enough disk space" in done.stderr
     assert "GiB are free" in done.stderr
 
@@ -346,7 +346,7 @@ def test_a_disk_that_fills_up_in_a_step_is_an_error_and_leaves_nothing_half_writ
     with pytest.raises(OSError, match="No space left"):
         fill()
     output, _ = process.communicate()
-    assert process.returncode == NoSpaceError.exit_code, output
+    assert process.returncode == ErrorCode.DISK.exit_code, output
     assert not (tmp_path / "artifacts").exists()
     (small_disk / "filler").unlink()
     assert command.run(*build(tiny)).returncode == 0
@@ -368,7 +368,7 @@ def test_a_cache_that_is_read_only_is_noticed_before_the_work(
     command = without_export(warm, tmp_path, "export")
     with read_only(command.cache):
         done = command.run(*build(tiny))
-    assert done.returncode == OutputError.exit_code
+    assert done.returncode == ErrorCode.OUTPUT.exit_code
     assert f"{command.cache} cannot be written" in done.stderr
     assert "Read-only file system" in done.stderr
     assert "…" not in done.stderr
@@ -392,20 +392,20 @@ def test_a_damaged_result_on_a_read_only_disk_is_an_error(
     stored.unlink()
     with read_only(command.cache):
         done = command.run(*build(tiny))
-    assert done.returncode == OutputError.exit_code
+    assert done.returncode == ErrorCode.OUTPUT.exit_code
     assert "The cache cannot be used" in done.stderr
 
 
 def test_a_machine_that_is_too_small_is_noticed_before_the_work(cold: Command, tiny: Path) -> None:
     done = cold.run(*build(tiny, "--memory", "200M"))
-    assert done.returncode == NoMemoryError.exit_code
+    assert done.returncode == ErrorCode.MEMORY.exit_code
     assert "There is not enough memory for" in done.stderr
     assert not (cold.cache / "steps").exists()
 
 
 def test_no_engine_is_an_error_that_says_what_to_do(cold: Command, tiny: Path) -> None:
     done = cold.run(*build(tiny), DOCKER_HOST="unix:///nowhere/docker.sock")
-    assert done.returncode == 10
+    assert done.returncode == ErrorCode.ENGINE.exit_code
     assert "No Docker engine answers" in done.stderr
     assert "gemma3build engine" in done.stderr
 
@@ -416,7 +416,7 @@ def test_an_output_that_cannot_be_written_is_noticed_before_the_work(
     blocker = cold.folder / "blocker"
     blocker.write_text("")
     done = cold.run(*build(tiny, "--output", str(blocker / "release")))
-    assert done.returncode == OutputError.exit_code
+    assert done.returncode == ErrorCode.OUTPUT.exit_code
     assert "cannot be written" in done.stderr
     assert not (cold.cache / "steps").exists()
 
@@ -430,5 +430,5 @@ def test_a_checkpoint_that_changes_under_the_build_gives_no_release(
     wait_until(process, "export …")
     os.utime(mine / "model.safetensors")
     output, _ = process.communicate()
-    assert process.returncode == 23, output
+    assert process.returncode == ErrorCode.INPUT_CHANGED.exit_code, output
     assert not (tmp_path / "artifacts").exists()

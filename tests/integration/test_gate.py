@@ -14,6 +14,7 @@ from gemma3build.engine.cache import Cache
 from gemma3build.engine.images import Images
 from gemma3build.engine.inputs import ChainedInputs, LocalFiles
 from gemma3build.engine.runner import cache_dir
+from gemma3build.errors import ErrorCode
 from gemma3build.pins.config import load_images, load_schemes
 from gemma3build.plan.graph import Step
 from gemma3build.schema.evaluation import EVALUATION, GATE_FILE, REPORT, Evaluation, Gate
@@ -162,7 +163,7 @@ def test_a_refused_release_is_kept_aside_with_its_figures(
     command = Command(warm_cache, cold.folder)
     arguments = ("build", "--checkpoint", str(tiny), "--scheme", str(scheme), *SHAPES)
     done = command.run(*arguments)
-    assert done.returncode == 43
+    assert done.returncode == ErrorCode.GATE.exit_code
     assert re.search(r"strict +KL divergence +[\d.e-]+ +≤ 1e-09 +refused", done.stderr)
     assert not (cold.folder / "artifacts" / "tiny").exists()
     folder = cold.folder / "artifacts" / f"tiny{REFUSED}"
@@ -172,7 +173,7 @@ def test_a_refused_release_is_kept_aside_with_its_figures(
     assert (folder / REPORT).stat().st_size > 10_000
     # It stays refused, without running anything.
     again = command.run(*arguments)
-    assert again.returncode == 43
+    assert again.returncode == ErrorCode.GATE.exit_code
     assert "…" not in again.stderr
 
 

@@ -14,16 +14,17 @@ from gemma3build.engine.cache import Cache
 from gemma3build.engine.container import Containers, Mount
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import cache_dir
-from gemma3build.errors import REFUSAL_EXIT_CODES, StepFailedError
+from gemma3build.errors import ErrorCode
 from gemma3build.gemma.graph import FLOAT_MODEL
 from gemma3build.pins.config import load_images
 from gemma3build.plan.graph import Step
 from gemma3build.schema.evaluation import PIQA_FILE, SPEED_FILE, Piqa, Speed
-from gemma3build.schema.step import OUTPUT_DIR, RESULT_FILE, Refusal
+from gemma3build.schema.step import OUTPUT_DIR, RESULT_FILE
 from gemma3build.util.git import PACKAGE_DIR
 from gemma3build.util.serialize import decode_json
 from tests.e2e.piqa_reference import compare
 from tests.support.checkpoint import write_checkpoint
+from tests.support.errors import raises
 
 pytestmark = pytest.mark.integration
 
@@ -210,9 +211,8 @@ def test_a_model_with_other_weights_than_the_artifact_is_not_asked(
     parameters = {"groups": INT8, "file_name": FLOAT_MODEL}
     other, _ = lab.run("convert.quantize", parameters, model=exported)
     inputs = {"model": int8_models[1], "artifact": other, "tokenizer": tokenizer, "data": data}
-    with pytest.raises(StepFailedError, match="now gives other weights") as caught:
+    with raises(ErrorCode.OTHER_WEIGHTS, match="now gives other weights"):
         lab.run("harness.piqa", ALL, **inputs)
-    assert caught.value.exit_code == REFUSAL_EXIT_CODES[Refusal.OTHER_WEIGHTS]
 
 
 def test_labels_that_do_not_fit_the_questions_are_refused(
@@ -222,7 +222,7 @@ def test_labels_that_do_not_fit_the_questions_are_refused(
     (tmp_path / "valid-labels.lst").write_text("0\n1\n")
     artifact, score = int8_models
     inputs = {"model": score, "artifact": artifact, "tokenizer": tokenizer, "data": tmp_path}
-    with pytest.raises(StepFailedError, match="has 6 questions, valid-labels.lst has 2 labels"):
+    with raises(ErrorCode.INTERNAL, match="has 6 questions, valid-labels.lst has 2 labels"):
         lab.run("harness.piqa", ALL, **inputs)
 
 

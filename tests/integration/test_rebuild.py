@@ -11,6 +11,7 @@ import pytest
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.images import Images
 from gemma3build.engine.runner import CACHE_VARIABLE
+from gemma3build.errors import ErrorCode
 from gemma3build.pins import lockfile
 from gemma3build.pins.config import load_images
 from gemma3build.rebuild.archive import unpack
@@ -71,13 +72,13 @@ def test_a_release_is_rebuilt_and_every_way_to_differ_has_its_verdict(
     bundle, other = (release / f"{INT8}.{kind}" for kind in ("task", "litertlm"))
     own_copy(bundle, with_clock(bundle))
     done = warm.run(*arguments)
-    assert done.returncode == 70, done.stderr
+    assert done.returncode == ErrorCode.NOT_IDENTICAL.exit_code, done.stderr
     assert "equivalent once stabilized" in done.stdout
     assert "clock of the zip members" in done.stdout
 
     own_copy(other, other.read_bytes().replace(b"<filler500>", b"<FILLER500>"))
     done = warm.run(*arguments, "--json")
-    assert done.returncode == 71, done.stderr
+    assert done.returncode == ErrorCode.DIFFERENT.exit_code, done.stderr
     files = {item["path"]: item for item in json.loads(done.stdout)["files"]}
     assert files[bundle.name]["verdict"] == "equivalent once stabilized"
     (difference,) = files[other.name]["differences"]
@@ -98,7 +99,7 @@ def test_a_checkpoint_that_was_changed_is_refused_before_the_work(
         file.seek(-1, 2)
         file.write(b"\x01")
     done = warm.run("rebuild", str(release), "--checkpoint", str(other))
-    assert done.returncode == 6
+    assert done.returncode == ErrorCode.REQUEST.exit_code
     assert "is not the checkpoint that the manifest names" in done.stderr
 
 
@@ -156,5 +157,5 @@ def test_an_archive_has_all_that_an_image_and_a_rebuild_need(
 
 def test_a_local_checkpoint_is_not_archived(warm: Command, release: Path) -> None:
     done = warm.run("archive", str(release), "--with-checkpoint")
-    assert done.returncode == 6
+    assert done.returncode == ErrorCode.REQUEST.exit_code
     assert "its checkpoint is somebody's own" in done.stderr

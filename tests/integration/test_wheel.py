@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gemma3build.engine.runner import source_digests
+from gemma3build.errors import ErrorCode
 from gemma3build.rebuild.archive import unpack
 from gemma3build.util.files import digest_tree
 from tests.conftest import SHAPES, Command
@@ -91,7 +92,7 @@ def test_the_wheel_holds_what_the_checkout_does(
     assert json.loads(call(environment / "bin" / "python", "-c", text)) == source_digests()
     assert (package / "py.typed").is_file()
     done = installed.run("build", "--release", "--dry-run")
-    assert done.returncode == 7
+    assert done.returncode == ErrorCode.SOURCE.exit_code
     assert "does not lie in a checkout" in done.stderr
     assert not list(installed.folder.iterdir())
 
@@ -102,7 +103,10 @@ def test_what_a_user_adds_and_locks_is_in_files_of_the_user(installed: Command) 
         text = MODEL.format(revision=commit, **CONFIG)
         (installed.folder / "models.toml").write_text(text)
         drifted = installed.run("build", "--model", "mine", "--dry-run")
-        assert (drifted.returncode, "`gemma3build lock mine`" in drifted.stderr) == (5, True)
+        assert (drifted.returncode, "`gemma3build lock mine`" in drifted.stderr) == (
+            ErrorCode.DRIFT.exit_code,
+            True,
+        )
         done = installed.run("lock", "mine", HF_ENDPOINT=hub.address, HF_TOKEN="")
     assert done.returncode == 0, done.stderr
     locked = json.loads((installed.folder / "models.lock.json").read_text())

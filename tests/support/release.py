@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gemma3build.errors import Flaw
+from gemma3build.errors import ErrorCode
 from gemma3build.pins.config import load_schemes
 from gemma3build.pins.lockfile import read_images_lock
 from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, UNLISTED, checksums
@@ -246,9 +246,9 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     path.write_bytes(pretty_json(value))
 
 
-def flaws(folder: Path) -> dict[str, Flaw]:
+def flaws(folder: Path) -> dict[str, ErrorCode]:
     """What failed, by check."""
-    return {item.name: item.error.flaw for item in verify(folder).findings if item.error}
+    return {item.name: item.error.code for item in verify(folder).findings if item.error}
 
 
 def state(folder: Path, name: str) -> tuple[State, str]:

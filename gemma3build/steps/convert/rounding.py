@@ -12,7 +12,7 @@ reduction of numpy or libm takes part: their results may differ between CPUs, an
 import ml_dtypes
 import numpy as np
 
-from gemma3build.schema.step import Refusal, StepError
+from gemma3build.schema.step import StepError, StepErrorCode
 
 # Candidate scales of a block are its largest magnitude divided by these. 7 is min-max; 8 and above
 # let a negative extreme use the level -8; below 7 clips nothing but spreads the grid, which helps
@@ -133,7 +133,7 @@ def round_strengths(logarithms: np.ndarray) -> tuple[np.ndarray, float]:
     margin = float(0.5 - np.abs(logarithms - rounded).max())
     if margin < LEAST_MARGIN:
         raise StepError(
-            Refusal.ROUNDING,
+            StepErrorCode.ROUNDING,
             "The checkpoint cannot be calibrated",
             f"a logarithm lies {margin:.0e} from the middle of two whole numbers, nearer than the"
             f" {LEAST_MARGIN:.0e} that rounding on every processor alike needs",

@@ -28,7 +28,7 @@ from gemma3build.gemma.checkpoint import (
     refuse,
     weight_files,
 )
-from gemma3build.schema.step import Refusal, StepRequest
+from gemma3build.schema.step import StepErrorCode, StepRequest
 from gemma3build.util.files import read_bounded
 from gemma3build.util.serialize import encode
 
@@ -66,7 +66,7 @@ def check_shape(found: Shape, promised: Mapping[str, int] | None) -> None:
     for name, value in encode(found).items():
         if promised is not None and value != promised[name]:
             refuse(
-                Refusal.TENSORS,
+                StepErrorCode.TENSORS,
                 f"{name} is {value} where the pins promise {promised[name]}",
                 "The source has changed, or models.toml is wrong about it.",
             )
@@ -83,10 +83,10 @@ def check_tensors(files: tuple[Path, ...], shape: Shape) -> None:
             wanted = expected[EMBEDDING] if name == LM_HEAD else expected.get(name)
             if wanted is None or name in seen:
                 why = "stands there twice" if name in seen else "is not part of Gemma 3"
-                refuse(Refusal.TENSORS, f"the tensor {name} {why}", "Merge adapters first.")
+                refuse(StepErrorCode.TENSORS, f"the tensor {name} {why}", "Merge adapters first.")
             if extent != wanted:
                 refuse(
-                    Refusal.TENSORS,
+                    StepErrorCode.TENSORS,
                     f"{name} has the shape {list(extent)}, config.json means {list(wanted)}",
                     "The weights and config.json are not of one model.",
                 )
@@ -96,13 +96,13 @@ def check_tensors(files: tuple[Path, ...], shape: Shape) -> None:
             lm_head = bits if name == LM_HEAD else lm_head
     if missing := sorted(set(expected) - seen):
         refuse(
-            Refusal.TENSORS,
+            StepErrorCode.TENSORS,
             f"{len(missing)} tensors are missing, the first is {missing[0]}",
             "A shard or a part of the model was not saved.",
         )
     if lm_head is not None and (embedding is None or not np.array_equal(lm_head, embedding)):
         refuse(
-            Refusal.TENSORS,
+            StepErrorCode.TENSORS,
             "lm_head.weight differs from the embedding, Gemma 3 shares them",
             "Tie the weights before saving the model.",
         )
@@ -117,7 +117,7 @@ def read(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], np.ndarray]]:
                 kind = part.get_dtype()
                 if kind not in WEIGHT_TYPES:
                     refuse(
-                        Refusal.TENSORS,
+                        StepErrorCode.TENSORS,
                         f"{name} is {kind}, weights must be one of {', '.join(WEIGHT_TYPES)}",
                         "Dequantize the model, then save it in bfloat16.",
                     )
@@ -125,7 +125,7 @@ def read(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], np.ndarray]]:
                 yield name, kind, tuple(part.get_shape()), bits
     except (SafetensorError, OSError) as error:
         refuse(
-            Refusal.TRUNCATED,
+            StepErrorCode.TRUNCATED,
             f"{path.name} is not a whole safetensors file: {error}",
             "Download or save it again.",
         )
@@ -141,7 +141,7 @@ def check_values(name: str, kind: str, bits: np.ndarray) -> None:
     bad = int(np.count_nonzero((bits & exponent) == exponent))
     if bad:
         refuse(
-            Refusal.VALUES,
+            StepErrorCode.VALUES,
             f"{name} holds {bad} values that are NaN or infinite",
             "The training diverged or the file is damaged; use an earlier checkpoint.",
         )
@@ -151,7 +151,7 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
     """Refuse a tokenizer that is not a Gemma 3 SentencePiece model of at most this size."""
     hint = "Give the tokenizer.model of the base model with --tokenizer."
     if not path.is_file():
-        refuse(Refusal.TOKENIZER, "it has no tokenizer.model", hint)
+        refuse(StepErrorCode.TOKENIZER, "it has no tokenizer.model", hint)
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(read_bounded(path))
@@ -161,14 +161,14 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
             index: processor.IdToPiece(index) for index in SPECIAL_TOKENS.values() if index < size
         }
     except (RuntimeError, ValueError) as error:
-        refuse(Refusal.TOKENIZER, f"tokenizer.model is no SentencePiece model: {error}", hint)
+        refuse(StepErrorCode.TOKENIZER, f"tokenizer.model is no SentencePiece model: {error}", hint)
     # A checkpoint may pad its embedding beyond the tokenizer; never the other way round.
     if size > vocab_size:
         why = f"tokenizer.model has {size} pieces, the embedding {vocab_size} rows"
-        refuse(Refusal.TOKENIZER, why, hint)
+        refuse(StepErrorCode.TOKENIZER, why, hint)
     for piece, index in SPECIAL_TOKENS.items():
         if found.get(index) != piece:
-            refuse(Refusal.TOKENIZER, f"tokenizer.model has no {piece} at {index}", hint)
+            refuse(StepErrorCode.TOKENIZER, f"tokenizer.model has no {piece} at {index}", hint)
     for piece in TURN:
         if processor.EncodeAsIds(piece) != [SPECIAL_TOKENS[piece]]:
-            refuse(Refusal.TOKENIZER, f"tokenizer.model splits {piece} in text", hint)
+            refuse(StepErrorCode.TOKENIZER, f"tokenizer.model splits {piece} in text", hint)

@@ -27,7 +27,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from gemma3build.formats.gguf import GgufError, check_header
 from gemma3build.gemma.architecture import MOST_LAYERS
-from gemma3build.schema.step import Refusal, StepError, StepRequest
+from gemma3build.schema.step import StepError, StepErrorCode, StepRequest
 from gemma3build.util.serialize import pretty_json
 
 # GGUF name to the name in a transformers checkpoint, for "blk.N.<name>.weight".
@@ -64,7 +64,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     digest = join_parts(Path(request.inputs["wheels"]), request.parameters["parts"], gguf_path)
     if digest != request.parameters["sha256"]:
         raise StepError(
-            Refusal.DIGEST,
+            StepErrorCode.DIGEST,
             "The GGUF file is not the pinned one",
             f"its SHA-256 is {digest}, the lock says {request.parameters['sha256']}",
             "Run `gemma3build cache prune --all` and build again; if it stays, the source has changed.",
@@ -74,15 +74,15 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
             check_header(file)
         config = convert(GGUFReader(gguf_path), output)
     except GgufError as error:
-        raise unusable(Refusal.TRUNCATED, str(error)) from error
+        raise unusable(StepErrorCode.TRUNCATED, str(error)) from error
     except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError) as error:
         # What the library raises for types, shapes and values that do not go together.
-        raise unusable(Refusal.TENSORS, f"{type(error).__name__}: {error}") from error
+        raise unusable(StepErrorCode.TENSORS, f"{type(error).__name__}: {error}") from error
     gguf_path.unlink()
     return {"gguf_sha256": digest, "hidden_size": config["hidden_size"]}
 
 
-def unusable(code: Refusal, why: str) -> StepError:
+def unusable(code: StepErrorCode, why: str) -> StepError:
     """Return the error of a file that cannot be imported."""
     hint = "Convert the model again with a current llama.cpp."
     return StepError(code, "The GGUF file cannot be imported", why, hint)
@@ -98,7 +98,7 @@ def convert(reader: GGUFReader, output: Path) -> dict[str, Any]:
     architecture = field(reader, "general.architecture")
     if architecture != "gemma3":
         raise StepError(
-            Refusal.ARCHITECTURE,
+            StepErrorCode.ARCHITECTURE,
             "The GGUF file cannot be built",
             f"its architecture is {architecture!r}",
             "Only Gemma 3 text models can be built.",
@@ -130,7 +130,7 @@ def field(reader: GGUFReader, key: str) -> Any:
     """
     found = reader.get_field(key)
     if found is None:
-        raise unusable(Refusal.CONFIG, f"it lacks the metadata key {key}")
+        raise unusable(StepErrorCode.CHECKPOINT_CONFIG, f"it lacks the metadata key {key}")
     return found.contents()
 
 
@@ -138,7 +138,7 @@ def checkpoint_config(reader: GGUFReader) -> dict[str, Any]:
     """Return config.json as ``transformers`` writes it for Gemma3ForCausalLM."""
     layers = int(field(reader, "gemma3.block_count"))
     if not 0 < layers <= MOST_LAYERS:
-        raise unusable(Refusal.CONFIG, f"it claims {layers} layers")
+        raise unusable(StepErrorCode.CHECKPOINT_CONFIG, f"it claims {layers} layers")
     head_dim = int(field(reader, "gemma3.attention.key_length"))
     return {
         "architectures": ["Gemma3ForCausalLM"],
@@ -199,7 +199,7 @@ def checkpoint_name(name: str) -> str:
     if block and block[2] in BLOCK_TENSORS:
         return f"model.layers.{block[1]}.{BLOCK_TENSORS[block[2]]}.weight"
     raise StepError(
-        Refusal.TENSORS,
+        StepErrorCode.TENSORS,
         "The GGUF file cannot be imported",
         f"Gemma 3 has no tensor {name}",
         "Only Gemma 3 text models can be built.",

@@ -31,7 +31,7 @@ from huggingface_hub.utils import (
 )
 
 from gemma3build.schema.hub_errors import endpoint, moved, refusal
-from gemma3build.schema.step import Refusal, StepError, StepRequest
+from gemma3build.schema.step import StepError, StepErrorCode, StepRequest
 from gemma3build.util.files import FileDigest, digest_file
 from gemma3build.util.serialize import decode
 
@@ -175,7 +175,7 @@ def cannot_fetch(repo: str, name: str, error: Exception) -> StepError:
 def not_pinned(repo: str, file: FileDigest, found: str) -> StepError:
     """Return the refusal of a file with another digest."""
     return StepError(
-        Refusal.DIGEST,
+        StepErrorCode.DIGEST,
         f"{file.path} of {repo} is not the pinned one",
         f"its SHA-256 is {found}, the lock says {file.sha256}",
         "Run the same command again; if it stays, the file has changed on the Hub.",

@@ -13,7 +13,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from gemma3build.schema.step import Refusal, StepError
+from gemma3build.schema.step import StepError, StepErrorCode
 from gemma3build.steps.shared.weights import shape_of, weights
 
 LAYER = re.compile(r"DecoderBlock_(\d+)/")
@@ -31,7 +31,7 @@ def refuse_other_weights(path: Path, artifact: Path) -> None:
     if differing:
         places = sorted({place for place, _ in differing})
         raise StepError(
-            Refusal.OTHER_WEIGHTS,
+            StepErrorCode.OTHER_WEIGHTS,
             f"{artifact.name} cannot be measured",
             "its checkpoint, quantized by its scheme, now gives other weights; the first of"
             f" {len(places)} differences is in {places[0]}",

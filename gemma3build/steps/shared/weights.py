@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from gemma3build.schema.scheme import Group, GroupName
-from gemma3build.schema.step import Refusal, StepError
+from gemma3build.schema.step import StepError, StepErrorCode
 
 # An op's scope is the name of its output tensor, which carries the path of the torch module. The
 # LM head is the exception: its output is renamed after the signature's output.
@@ -170,7 +170,7 @@ def tensor_type_name(kind: int) -> str:
 def refuse(why: str) -> NoReturn:
     """Raise the error of a file that is not what its scheme says."""
     raise StepError(
-        Refusal.QUANTIZATION,
+        StepErrorCode.QUANTIZATION,
         "The quantized file is not what its scheme says",
         why,
         "The pinned quantizer cannot make this scheme from this checkpoint; try another one.",

@@ -15,24 +15,13 @@ from gemma3build.cli.environment import cache_size
 from gemma3build.cli.options import parse_size
 from gemma3build.engine.preflight import check_disk, check_memory
 from gemma3build.engine.runner import CACHE_VARIABLE
-from gemma3build.errors import (
-    FLAW_EXIT_CODES,
-    REFUSAL_EXIT_CODES,
-    BuildError,
-    Flaw,
-    HubError,
-    NoMemoryError,
-    NoSpaceError,
-    OutputError,
-    StepFailedError,
-    UnknownNameError,
-    VerificationError,
-)
+from gemma3build.errors import ErrorCode, from_step
 from gemma3build.plan.graph import Step
 from gemma3build.release.directory import check_output
 from gemma3build.schema.evaluation import Check
-from gemma3build.schema.step import Refusal, StepFailure
+from gemma3build.schema.step import StepErrorCode, StepFailure
 from tests.support.command import run_command
+from tests.support.errors import raises
 
 
 def environment(home: Path | None) -> dict[str, str]:
@@ -106,7 +95,7 @@ def test_a_process_ends_with_the_exit_code_of_its_error(tmp_path: Path) -> None:
         cwd=tmp_path,
         env=environment(tmp_path),
     )
-    assert (done.returncode, done.stdout) == (10, "")
+    assert (done.returncode, done.stdout) == (ErrorCode.ENGINE.exit_code, "")
     assert "No Docker engine answers" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -132,31 +121,52 @@ def test_a_plan_is_the_same_in_every_run_and_speaks_json(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--scheme", "int2"), 4, "The scheme 'int2' is unknown"),
-        (("--model", "gemma4"), 4, "The model 'gemma4' is unknown"),
-        (("--model", "gemma3-1b-it"), 5, "Run `gemma3build lock gemma3-1b-it`"),
-        (("--kv-cache-max-len", "128"), 6, "no token could be generated"),
-        (("--scheme", "gone.toml"), 3, "there is no such file"),
-        (("--kv-cache-max-len", "0"), 6, "no token could be generated"),
-        (("--name", ""), 6, "'' is no name for a release"),
-        (("--model", ""), 4, "The model '' is unknown"),
-        (("--model", "gemma3-270m", "--checkpoint", "nowhere"), 6, "--model or --checkpoint"),
-        (("--name", "m.refused"), 6, "means that the gate refused it"),
-        (("--checkpoint", "nowhere"), 6, "it is no directory\n  Next: Check the path.\n"),
-        (("--checkpoint", "/nowhere/at/all"), 6, "it is no directory\n  Next: Check the path.\n"),
-        (("--checkpoint", "you/my-finetune"), 6, "`hf download you/my-finetune --local-dir DIR`"),
-        (("--checkpoint", "."), 34, "it has no config.json"),
-        (("--memory", "lots"), 4, "'lots' is no size"),
-        (("--frobnicate",), 2, "No such option"),
+        (("--scheme", "int2"), ErrorCode.UNKNOWN_NAME, "The scheme 'int2' is unknown"),
+        (("--model", "gemma4"), ErrorCode.UNKNOWN_NAME, "The model 'gemma4' is unknown"),
+        (("--model", "gemma3-1b-it"), ErrorCode.DRIFT, "Run `gemma3build lock gemma3-1b-it`"),
+        (("--kv-cache-max-len", "128"), ErrorCode.REQUEST, "no token could be generated"),
+        (("--scheme", "gone.toml"), ErrorCode.CONFIG, "there is no such file"),
+        (("--kv-cache-max-len", "0"), ErrorCode.REQUEST, "no token could be generated"),
+        (("--name", ""), ErrorCode.REQUEST, "'' is no name for a release"),
+        (("--model", ""), ErrorCode.UNKNOWN_NAME, "The model '' is unknown"),
+        (
+            ("--model", "gemma3-270m", "--checkpoint", "nowhere"),
+            ErrorCode.REQUEST,
+            "--model or --checkpoint",
+        ),
+        (("--name", "m.refused"), ErrorCode.REQUEST, "means that the gate refused it"),
+        (
+            ("--checkpoint", "nowhere"),
+            ErrorCode.REQUEST,
+            "it is no directory\n  Next: Check the path.\n",
+        ),
+        (
+            ("--checkpoint", "/nowhere/at/all"),
+            ErrorCode.REQUEST,
+            "it is no directory\n  Next: Check the path.\n",
+        ),
+        (
+            ("--checkpoint", "you/my-finetune"),
+            ErrorCode.REQUEST,
+            "`hf download you/my-finetune --local-dir DIR`",
+        ),
+        (("--checkpoint", "."), ErrorCode.CHECKPOINT_CONFIG, "it has no config.json"),
+        (("--memory", "lots"), ErrorCode.UNKNOWN_NAME, "'lots' is no size"),
     ],
 )
 def test_a_wrong_request_has_its_own_sentence_and_exit_code(
-    tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+    tmp_path: Path, arguments: tuple[str, ...], code: ErrorCode, message: str
 ) -> None:
     done = run("build", *arguments, cwd=tmp_path)
-    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+    assert (done.returncode, message in done.stderr) == (code.exit_code, True), done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_option_is_a_usage_error(tmp_path: Path) -> None:
+    done = run("build", "--frobnicate", cwd=tmp_path)
+    assert (done.returncode, "No such option" in done.stderr) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_lists_speak_json() -> None:
@@ -177,26 +187,18 @@ def test_the_size_of_the_cache_is_that_of_all_its_parts(
     assert parts == {"steps": 0, "staging": 0, "datasets": 1000, "wheels": 0, "images": 0}
 
 
-def test_exit_codes_are_distinct() -> None:
-    def leaves(kind: type[BuildError]) -> list[type[BuildError]]:
-        children = kind.__subclasses__()
-        return [leaf for child in children for leaf in leaves(child)] or [kind]
+def test_every_code_of_a_step_is_one_of_the_host() -> None:
+    assert {code.value for code in StepErrorCode} <= {code.value for code in ErrorCode}
+    assert all(ErrorCode[code.name].value == code.value for code in StepErrorCode)
 
-    several = (HubError, StepFailedError, VerificationError)
-    kinds = [kind for kind in leaves(BuildError) if kind not in several]
-    codes = [kind.exit_code for kind in kinds]
-    shared = {NoSpaceError.exit_code, NoMemoryError.exit_code}
-    refusals = [code for code in REFUSAL_EXIT_CODES.values() if code not in shared]
-    found = [*codes, *refusals, *FLAW_EXIT_CODES.values()]
-    assert len(set(found)) == len(found)
-    assert not {0, 1, 2} & set(found)
-    assert set(REFUSAL_EXIT_CODES) == set(Refusal)
-    assert set(FLAW_EXIT_CODES) == set(Flaw)
+
+def test_no_code_takes_the_exit_code_of_success_or_of_usage() -> None:
+    assert not {0, 2} & {code.exit_code for code in ErrorCode}
 
 
 def test_a_failed_step_carries_the_words_of_the_step() -> None:
     failure = StepFailure(code="values", what="W", why="because", hint="H.")
-    assert str(StepFailedError("check", failure)) == "W: because. H."
+    assert str(from_step(failure)) == "W: because. H."
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_sizes_are_read(text: str | None, size: int | None) -> None:
     ],
 )
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(UnknownNameError, match="is no size"):
+    with raises(ErrorCode.UNKNOWN_NAME, match="is no size"):
         parse_size(text)
 
 
@@ -247,10 +249,10 @@ def step(memory: int, disk: int) -> Step:
 
 def test_a_build_that_cannot_fit_never_starts(tmp_path: Path) -> None:
     check_memory((step(5, 0),), 5)
-    with pytest.raises(NoMemoryError, match="not enough memory for s"):
+    with raises(ErrorCode.MEMORY, match="not enough memory for s"):
         check_memory((step(6, 0),), 5)
     check_disk(2, tmp_path)
-    with pytest.raises(NoSpaceError, match="GiB are free"):
+    with raises(ErrorCode.DISK, match="GiB are free"):
         check_disk(1 << 60, tmp_path)
 
 
@@ -259,7 +261,7 @@ def test_an_output_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(OutputError):
+        with raises(ErrorCode.OUTPUT):
             check_output(folder)
 
 
@@ -267,9 +269,9 @@ def test_the_place_of_a_refused_release_is_looked_at_before_the_work(tmp_path: P
     (tmp_path / "m.refused").mkdir()
     check_output(tmp_path / "m")
     (tmp_path / "m.refused" / "mine.txt").touch()
-    with pytest.raises(OutputError, match="m.refused is in the way"):
+    with raises(ErrorCode.OUTPUT, match="m.refused is in the way"):
         check_output(tmp_path / "m")
-    with pytest.raises(OutputError, match="m.refused is no place for a release"):
+    with raises(ErrorCode.OUTPUT, match="m.refused is no place for a release"):
         check_output(tmp_path / "m.refused")
 
 
@@ -280,7 +282,7 @@ def test_only_a_release_or_an_empty_directory_is_ever_replaced(tmp_path: Path) -
     check_output(tmp_path)
     for text in ("{", "[]", '{"format": "of something else"}'):
         (tmp_path / "manifest.json").write_text(text)
-        with pytest.raises(OutputError, match="it holds other things than a release"):
+        with raises(ErrorCode.OUTPUT, match="it holds other things than a release"):
             check_output(tmp_path)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from gemma3build.errors import BuildError, DownloadError, HubError
+from gemma3build.errors import BuildError, ErrorCode, from_step
 from gemma3build.pins import lockfile as locks
 from gemma3build.pins.lockfile import ImagesLock, LockedModel, write_lock, write_models_lock
-from gemma3build.schema.step import Refusal, StepFailure
+from gemma3build.schema.step import StepErrorCode, StepFailure
 from gemma3build.util.files import FileDigest
 from tests.support.command import run_command
 
@@ -19,9 +19,9 @@ OLD, NEW = (LockedModel(source="o/n", revision=str(n) * 40, files=(FILE,)) for n
 OLD_IMAGES = ImagesLock(images={"base": {"Dockerfile": "0" * 64}})
 
 
-def refused(name: str, refusal: Refusal) -> HubError:
+def refused(name: str, refusal: StepErrorCode) -> BuildError:
     failure = StepFailure(code=refusal.value, what=f"No {name}", why=refusal.value, hint="Mend it.")
-    return HubError(failure)
+    return from_step(failure)
 
 
 @pytest.fixture
@@ -68,28 +68,28 @@ def test_a_named_model_is_locked_and_no_image(lock: Callable[..., Any]) -> None:
     assert "images" not in done.stdout
 
 
-@pytest.mark.parametrize("refusal", [Refusal.LOGIN, Refusal.ACCESS])
+@pytest.mark.parametrize("refusal", [StepErrorCode.LOGIN, StepErrorCode.ACCESS])
 def test_a_model_that_needs_another_login_is_told_and_excused_unless_it_was_named(
-    lock: Callable[..., Any], refusal: Refusal
+    lock: Callable[..., Any], refusal: StepErrorCode
 ) -> None:
     error = refused("a", refusal)
     done = lock(a=error)
     assert done.returncode == 0
     assert f"No a: {refusal.value}. Mend it." in done.stderr
     assert locked() == {"a": OLD, "b": NEW, "c": NEW}
-    assert lock("a", a=error).returncode == error.exit_code
+    assert lock("a", a=error).returncode == error.code.exit_code
 
 
 def test_any_other_failure_is_the_exit_code_and_the_rest_is_locked(
     lock: Callable[..., Any],
 ) -> None:
     errors = {
-        "a": refused("a", Refusal.LOGIN),
-        "b": refused("b", Refusal.NETWORK),
-        "c": DownloadError("No c", "it is gone", "Mend it."),
+        "a": refused("a", StepErrorCode.LOGIN),
+        "b": refused("b", StepErrorCode.NETWORK),
+        "c": BuildError(ErrorCode.DOWNLOAD, "No c", "it is gone", "Mend it."),
     }
     done = lock(**errors)
-    assert done.returncode == 31
+    assert done.returncode == ErrorCode.NETWORK.exit_code
     assert [done.stderr.count(f"No {name}") for name in "abc"] == [1, 1, 1]
     assert locks.read_images_lock() == locks.current_images()
 
@@ -97,9 +97,9 @@ def test_any_other_failure_is_the_exit_code_and_the_rest_is_locked(
 def test_of_several_names_each_failure_is_told_and_the_first_is_the_exit_code(
     lock: Callable[..., Any],
 ) -> None:
-    errors = {"a": refused("a", Refusal.LOGIN), "c": refused("c", Refusal.NETWORK)}
+    errors = {"a": refused("a", StepErrorCode.LOGIN), "c": refused("c", StepErrorCode.NETWORK)}
     done = lock("a", "b", "c", **errors)
-    assert done.returncode == 80
+    assert done.returncode == ErrorCode.LOGIN.exit_code
     assert [done.stderr.count(f"No {name}") for name in "abc"] == [1, 0, 1]
     assert locked() == {"a": OLD, "b": NEW, "c": OLD}
 

@@ -18,9 +18,10 @@ from gemma3build.engine.container import (
     remove_orphans,
 )
 from gemma3build.engine.runner import network_environment
-from gemma3build.errors import EngineError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.plan.graph import Step
 from tests.support.command import run_command
+from tests.support.errors import raises
 
 KEY = "k" * 64
 
@@ -61,7 +62,7 @@ def test_an_engine_that_fails_meanwhile_is_an_error(tmp_path: Path) -> None:
         raise DockerException("gone")
 
     engine: Any = SimpleNamespace(containers=SimpleNamespace(list=fail))
-    with pytest.raises(EngineError, match="Containers of killed builds cannot be removed: gone"):
+    with raises(ErrorCode.ENGINE, match="Containers of killed builds cannot be removed: gone"):
         remove_orphans(engine, Cache(tmp_path))
 
 
@@ -76,7 +77,7 @@ def test_a_prune_removes_containers_where_an_engine_answers(
     def connect() -> Engine:
         if answers:
             return engine
-        raise EngineError("No Docker engine answers", "none", "Start it.")
+        raise BuildError(ErrorCode.ENGINE, "No Docker engine answers", "none", "Start it.")
 
     monkeypatch.setattr("gemma3build.engine.docker.connect", connect)
     monkeypatch.setenv("GEMMA3BUILD_CACHE", str(tmp_path))
@@ -162,7 +163,7 @@ def test_a_container_without_a_network_gets_nothing_of_the_environment(
         network=network,
     )
     image: Any = SimpleNamespace(image_id="i")
-    with pytest.raises(EngineError, match="enough"):
+    with raises(ErrorCode.ENGINE, match="enough"):
         Containers(client, epoch=0, environment=environment).run(
             step, image=image, staged=tmp_path, inputs={}, mounts=[], on_memory=lambda _: None
         )

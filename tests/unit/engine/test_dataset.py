@@ -11,15 +11,11 @@ import pytest
 from gemma3build.cli.evaluate import evaluate as evaluate_command
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.downloads import dataset_files
-from gemma3build.errors import (
-    DownloadError,
-    InterruptedBuildError,
-    NoSpaceError,
-    RequestError,
-)
+from gemma3build.errors import ErrorCode
 from gemma3build.pins.config import Dataset, load_datasets
 from gemma3build.util.files import sha256_bytes
 from gemma3build.workflows.evaluate import find_questions
+from tests.support.errors import raises
 
 RUNNER: Any = None  # is asked for nothing where a folder is given
 FILES = {"/valid.jsonl": b"questions\n" * 1000, "/valid-labels.lst": b"0\n1\n"}
@@ -82,7 +78,7 @@ def test_files_are_fetched_once_and_again_when_they_are_damaged(
 def test_what_is_not_the_pinned_file_is_refused_and_not_kept(
     tmp_path: Path, address: str, digests: dict[str, str], why: str
 ) -> None:
-    with pytest.raises(DownloadError, match=why) as caught:
+    with raises(ErrorCode.DOWNLOAD, match=why) as caught:
         dataset_files(Cache(tmp_path), "piqa", dataset(address, **digests), print)
     assert "--piqa DIR" in caught.value.hint
     left = {path.name for path in tmp_path.glob("datasets/*/*")}
@@ -95,7 +91,7 @@ def test_a_line_that_is_cut_in_mid_download_leaves_nothing_and_the_next_try_goes
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Handler, "cut", 1000)
-        with pytest.raises(DownloadError, match="cannot be fetched"):
+        with raises(ErrorCode.DOWNLOAD, match="cannot be fetched"):
             dataset_files(Cache(tmp_path), "piqa", dataset(address), print)
     assert not list(tmp_path.glob("datasets/*/*"))
     found = dataset_files(Cache(tmp_path), "piqa", dataset(address), print)
@@ -103,7 +99,7 @@ def test_a_line_that_is_cut_in_mid_download_leaves_nothing_and_the_next_try_goes
 
 
 def test_a_server_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="cannot be fetched"):
+    with raises(ErrorCode.DOWNLOAD, match="cannot be fetched"):
         dataset_files(Cache(tmp_path), "piqa", dataset("http://127.0.0.1:1/"), print)
 
 
@@ -121,7 +117,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(
         return FullDisk() if mode == "wb" else real(path, mode, **options)
 
     monkeypatch.setattr(Path, "open", open_full)
-    with pytest.raises(NoSpaceError, match="piqa cannot be kept: No space left on device"):
+    with raises(ErrorCode.DISK, match="piqa cannot be kept: No space left on device"):
         dataset_files(Cache(tmp_path), "piqa", dataset(address), print)
     assert not list(tmp_path.glob("datasets/*/*"))
 
@@ -148,7 +144,7 @@ def test_stopping_the_preparations_of_an_evaluation_is_its_own_sentence(
     monkeypatch.setattr("gemma3build.workflows.evaluate.prepare_evaluation", stop)
     monkeypatch.setattr("gemma3build.engine.docker.connect", lambda: None)
     monkeypatch.setattr("gemma3build.engine.runner.cache_dir", lambda: tmp_path)
-    with pytest.raises(InterruptedBuildError, match="The evaluation was stopped"):
+    with raises(ErrorCode.INTERRUPTED, match="The evaluation was stopped"):
         evaluate_command(tmp_path)
 
 
@@ -182,16 +178,16 @@ def test_questions_that_cannot_be_asked_are_found_before_any_step(
     tmp_path: Path, lines: tuple[str, ...], labels: str, why: str
 ) -> None:
     folder = own(tmp_path / "piqa", *lines, labels=labels)
-    with pytest.raises(RequestError, match=why):
+    with raises(ErrorCode.REQUEST, match=why):
         find_questions(folder, RUNNER)
 
 
 def test_a_file_that_is_no_text_is_found_before_any_step(tmp_path: Path) -> None:
     folder = own(tmp_path / "piqa", QUESTION, QUESTION)
     (folder / "valid.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(RequestError, match="has no questions to ask"):
+    with raises(ErrorCode.REQUEST, match="has no questions to ask"):
         find_questions(folder, RUNNER)
-    with pytest.raises(RequestError, match="Check the path"):
+    with raises(ErrorCode.REQUEST, match="Check the path"):
         find_questions(tmp_path / "gone", RUNNER)
 
 

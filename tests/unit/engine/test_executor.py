@@ -13,9 +13,10 @@ from gemma3build.engine.cache import Cache
 from gemma3build.engine.executor import Executor
 from gemma3build.engine.inputs import LocalFiles
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import ChangedError, OutputError
+from gemma3build.errors import ErrorCode
 from gemma3build.plan.graph import Step
 from gemma3build.schema.step import StepResult
+from tests.support.errors import raises
 
 
 class Containers:
@@ -79,7 +80,9 @@ def test_a_file_that_changes_or_goes_while_a_step_runs_is_named(
     tmp_path: Path, file: Path, questions: LocalFiles, act: Callable[[Path], object]
 ) -> None:
     containers = Containers(lambda: act(file))
-    with pytest.raises(ChangedError, match="piqa-int8 was thrown away: the files of piqa changed"):
+    with raises(
+        ErrorCode.INPUT_CHANGED, match="piqa-int8 was thrown away: the files of piqa changed"
+    ):
         run(tmp_path / "cache", questions, containers)
     assert containers.ran == 1
 
@@ -90,7 +93,7 @@ def test_a_file_that_changed_or_went_before_a_step_starts_none(
 ) -> None:
     act(file)
     containers = Containers(lambda: None)
-    with pytest.raises(ChangedError, match="piqa-int8 cannot start: the files of piqa changed"):
+    with raises(ErrorCode.INPUT_CHANGED, match="piqa-int8 cannot start: the files of piqa changed"):
         run(tmp_path / "cache", questions, containers)
     assert containers.ran == 0
 
@@ -140,6 +143,6 @@ def test_what_stops_steps_is_not_called_a_build(
         raise PermissionError(13, "Permission denied", "/cache")
 
     monkeypatch.setattr(Executor, "run", fail)
-    with pytest.raises(OutputError) as caught:
+    with raises(ErrorCode.OUTPUT) as caught:
         Runner(Any, Cache(tmp_path), print).run((), Any, 1, Quiet())  # type: ignore[arg-type]
     assert "build" not in f"{caught.value.what} {caught.value.hint}"

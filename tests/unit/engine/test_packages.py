@@ -8,9 +8,10 @@ from requests import ConnectionError as EngineGoneError
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.images import Image
 from gemma3build.engine.packages import image_packages
-from gemma3build.errors import EngineError, OutputError
+from gemma3build.errors import ErrorCode
 from gemma3build.schema.packages import DebianPackage, Packages
 from gemma3build.util.files import FileDigest
+from tests.support.errors import raises
 
 DASH = DebianPackage(name="dash", version="0.5.12-2", architecture="amd64")
 HELD = DebianPackage(name="zlib1g", version="1:1.2.13.dfsg-1", architecture="amd64")
@@ -96,7 +97,7 @@ def test_an_image_that_cannot_be_read_is_an_error_and_leaves_no_container(
     tmp_path: Path, answer: bytes | Exception, status: int, message: str
 ) -> None:
     engine = Engine(answer, status)
-    with pytest.raises(EngineError, match=message):
+    with raises(ErrorCode.ENGINE, match=message):
         ask(engine, tmp_path)
     assert engine.left == 0
     assert not (tmp_path / "images").exists()
@@ -104,5 +105,5 @@ def test_an_image_that_cannot_be_read_is_an_error_and_leaves_no_container(
 
 def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "images").write_text("in the way")
-    with pytest.raises(OutputError, match="of the image convert cannot be kept"):
+    with raises(ErrorCode.OUTPUT, match="of the image convert cannot be kept"):
         ask(Engine(ANSWER), tmp_path)

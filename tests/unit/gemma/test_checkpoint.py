@@ -131,7 +131,12 @@ def test_pickles_are_named_and_never_opened(
 
 @pytest.mark.parametrize(
     ("text", "code"),
-    [(None, "config"), ("{", "config"), ("[]", "config"), ('{"model_type": "t5"}', "architecture")],
+    [
+        (None, "checkpoint_config"),
+        ("{", "checkpoint_config"),
+        ("[]", "checkpoint_config"),
+        ('{"model_type": "t5"}', "architecture"),
+    ],
 )
 def test_a_config_that_cannot_be_built_is_refused(
     tmp_path: Path, text: str | None, code: str

@@ -4,12 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma3build.errors import (
-    ConfigError,
-    DriftError,
-    OutputError,
-    UnknownNameError,
-)
+from gemma3build.errors import ErrorCode
 from gemma3build.pins import config
 from gemma3build.pins.config import (
     MODELS_LOCK,
@@ -38,6 +33,7 @@ from gemma3build.pins.lockfile import (
     write_models_lock,
 )
 from gemma3build.util.files import FileDigest
+from tests.support.errors import raises
 
 UPSTREAM_SUFFIXES = {
     "none": "f32",
@@ -92,7 +88,7 @@ def test_a_user_adds_a_scheme_in_a_file(tmp_path: Path) -> None:
 def test_a_wrong_scheme_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    with raises(ErrorCode.CONFIG, match=message):
         load_scheme(path)
 
 
@@ -120,14 +116,14 @@ def test_a_scheme_whose_figures_mean_nothing_is_refused(
 ) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f'name = "m"\nsuffix = "m"\nsummary = ""\n{table}')
-    with pytest.raises(ConfigError, match=message):
+    with raises(ErrorCode.CONFIG, match=message):
         load_scheme(path)
 
 
 def test_two_schemes_cannot_write_one_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "mine"\nsuffix = "q8"\nsummary = ""\n')
-    with pytest.raises(ConfigError, match="would write one file"):
+    with raises(ErrorCode.CONFIG, match="would write one file"):
         find_schemes(("dynamic_int8", str(path)))
 
 
@@ -145,14 +141,14 @@ def test_no_scheme_takes_the_name_of_another(tmp_path: Path) -> None:
         (write("int8.toml", "dynamic_int8", 4),),
         (mine, write("other.toml", "mine", 4)),
     ):
-        with pytest.raises(ConfigError, match="another one has its name"):
+        with raises(ErrorCode.CONFIG, match="another one has its name"):
             find_schemes(names)
 
 
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnknownNameError, match="known are gemma3-270m, gemma3-270m-pt"):
+    with raises(ErrorCode.UNKNOWN_NAME, match="known are gemma3-270m, gemma3-270m-pt"):
         find_model("gemma4")
-    with pytest.raises(UnknownNameError, match="known are none, dynamic_int4_block128"):
+    with raises(ErrorCode.UNKNOWN_NAME, match="known are none, dynamic_int4_block128"):
         find_schemes(("int2",))
 
 
@@ -198,7 +194,7 @@ def test_drift_is_told_field_by_field_with_the_command_that_mends_it() -> None:
     )
     (drift,) = model_drift("gemma3-270m", changed, locked)
     assert drift.field == "gemma3-270m.revision"
-    with pytest.raises(DriftError, match=f"revision is {'0' * 64}, the lock says a5fd3b.*`mend`"):
+    with raises(ErrorCode.DRIFT, match=f"revision is {'0' * 64}, the lock says a5fd3b.*`mend`"):
         refuse_drift((drift,), "mend")
 
 
@@ -231,7 +227,7 @@ def test_a_changed_recipe_of_an_image_has_drifted() -> None:
 
 def test_a_lock_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="The lock cannot be written"):
+    with raises(ErrorCode.OUTPUT, match="The lock cannot be written"):
         write_lock(read_models_lock(), tmp_path / "file" / "models.lock.json")
 
 
@@ -242,7 +238,7 @@ def test_a_lock_is_written_whole_and_read_back(tmp_path: Path) -> None:
     assert path.read_bytes() == MODELS_LOCK.read_bytes()
     assert read_models_lock(tmp_path / "none.json") == ModelsLock(models={})
     path.write_text('{"models": {}, "more": 1}')
-    with pytest.raises(ConfigError, match="unknown key"):
+    with raises(ErrorCode.CONFIG, match="unknown key"):
         read_models_lock(path)
 
 
@@ -253,10 +249,10 @@ def test_images_are_for_a_parent_with_a_digest() -> None:
 
 def test_an_error_names_a_few_of_many_drifts() -> None:
     drifts = tuple(Drift(field=f"f{i}", config="a", locked="b") for i in range(7))
-    with pytest.raises(DriftError, match="f4 is a, the lock says b; and 2 more") as caught:
+    with raises(ErrorCode.DRIFT, match="f4 is a, the lock says b; and 2 more") as caught:
         refuse_drift(drifts, "mend")
     assert "f5" not in caught.value.why
-    with pytest.raises(DriftError, match="f4 is a, the lock says b. Run `mend`"):
+    with raises(ErrorCode.DRIFT, match="f4 is a, the lock says b. Run `mend`"):
         refuse_drift(drifts[:5], "mend")
 
 
@@ -327,5 +323,5 @@ def test_a_checkout_has_its_own_models_alone(
 
 def test_a_lock_of_a_user_that_cannot_be_read_is_an_error(installed: Path) -> None:
     (installed / "models.lock.json").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="A lock cannot be read"):
+    with raises(ErrorCode.CONFIG, match="A lock cannot be read"):
         read_models_lock()

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from gemma3build.engine.runner import source_digests
-from gemma3build.errors import RequestError
+from gemma3build.errors import ErrorCode
 from gemma3build.pins.config import find_model, load_schemes
 from gemma3build.pins.lockfile import LockedModel, read_models_lock
 from gemma3build.plan import resources
@@ -14,6 +14,7 @@ from gemma3build.plan.graph import CheckpointSource, ExternalInput, Parameters, 
 from gemma3build.plan.sources import imports, step_sources
 from gemma3build.util.files import FileDigest
 from gemma3build.workflows.request import BuildRequest, prepare
+from tests.support.errors import raises
 
 SCHEMES = load_schemes()
 SHAPE = find_model("gemma3-270m").shape
@@ -143,14 +144,14 @@ def test_only_the_packages_read_a_chat_template() -> None:
 def test_parameters_that_do_not_go_together_are_refused(
     parameters: Parameters, message: str
 ) -> None:
-    with pytest.raises(RequestError, match=message):
+    with raises(ErrorCode.REQUEST, match=message):
         plan(PACKAGES, "none", parameters=parameters)
 
 
 def test_a_request_needs_a_scheme_and_a_tokenizer_needs_a_checkpoint() -> None:
-    with pytest.raises(RequestError, match="names no scheme"):
+    with raises(ErrorCode.REQUEST, match="names no scheme"):
         plan(PACKAGES)
-    with pytest.raises(RequestError, match="--tokenizer goes with --checkpoint"):
+    with raises(ErrorCode.REQUEST, match="--tokenizer goes with --checkpoint"):
         prepare(BuildRequest(model="gemma3-270m", tokenizer=Path("x")))
 
 

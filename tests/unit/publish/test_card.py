@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from gemma3build.errors import RefusedPublicationError
+from gemma3build.errors import ErrorCode
 from gemma3build.publish import Rule
 from gemma3build.publish.card import Subject, cell, read_prose, render
 from gemma3build.publish.rules import Violation
@@ -15,6 +15,7 @@ from gemma3build.schema.evaluation import EVALUATION, Evaluation, Piqa, Speed
 from gemma3build.schema.manifest import MANIFEST, Manifest
 from gemma3build.util.git import GitRevision
 from gemma3build.util.serialize import decode, decode_json, encode
+from tests.support.errors import raises
 from tests.support.release import TASK, TFLITE, figures, write_release
 
 MEASURED = figures("A | <b>processor</b>")
@@ -158,7 +159,7 @@ def test_prose_that_cannot_be_used_is_refused(
 ) -> None:
     if content is not None:
         (tmp_path / "card.md").write_bytes(content)
-    with pytest.raises(RefusedPublicationError, match=why):
+    with raises(ErrorCode.PUBLICATION, match=why):
         read_prose(tmp_path / "card.md")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma3build.errors import BuildError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.publish.hub import listed_names
 from gemma3build.release.checksums import CHECKSUMS
 from gemma3build.schema.manifest import MANIFEST
@@ -56,35 +56,40 @@ def test_a_published_release_is_verified_by_its_records_and_stated_digests(
 @pytest.mark.parametrize(
     ("change", "code", "full"),
     [
-        ({TASK: b"other"}, 50, False),
-        ({TASK: None}, 51, False),
-        ({"Notice": b"other"}, 50, False),
-        ({MANIFEST: b"{}"}, 54, False),
-        ({CHECKSUMS: None}, 51, False),
-        ({CHECKSUMS: b"other"}, 53, False),
-        ({"extra.task": b"other"}, 52, False),
+        ({TASK: b"other"}, ErrorCode.CHANGED, False),
+        ({TASK: None}, ErrorCode.MISSING, False),
+        ({"Notice": b"other"}, ErrorCode.CHANGED, False),
+        ({MANIFEST: b"{}"}, ErrorCode.MANIFEST, False),
+        ({CHECKSUMS: None}, ErrorCode.MISSING, False),
+        ({CHECKSUMS: b"other"}, ErrorCode.CHECKSUMS, False),
+        ({"extra.task": b"other"}, ErrorCode.EXTRA, False),
         ({"README.md": b"other", "images/a.png": b"", "images/b.task": b""}, 0, False),
         ({"images/a.png": b""}, 0, True),
     ],
 )
 def test_a_published_release_that_was_changed_is_told(
-    hub: Hub, release: Path, change: Mapping[str, bytes | None], code: int, *, full: bool
+    hub: Hub,
+    release: Path,
+    change: Mapping[str, bytes | None],
+    code: ErrorCode | int,
+    *,
+    full: bool,
 ) -> None:
     files = {**content(release), **change}
     hub.add(REPO, {name: data for name, data in files.items() if data is not None})
     done = run("verify", *(["--full"] if full else []), f"hf://{REPO}")
     error = done.exception if code else None
-    assert (error.exit_code if isinstance(error, BuildError) else done.exit_code) == code
+    assert (error.code if isinstance(error, BuildError) else done.exit_code) == code
 
 
 def test_what_cannot_be_looked_at_is_told(hub: Hub, tmp_path: Path) -> None:
-    assert failed("verify", f"hf://{REPO}").exit_code == 81
+    assert failed("verify", f"hf://{REPO}").code is ErrorCode.NOT_FOUND
     hub.add(REPO, {"README.md": b"nothing"})
-    assert failed("verify", f"hf://{REPO}@v9").exit_code == 81
-    assert failed("verify", f"hf://{REPO}").exit_code == 51
-    assert failed("verify", "hf://gemma").exit_code == 6
+    assert failed("verify", f"hf://{REPO}@v9").code is ErrorCode.NOT_FOUND
+    assert failed("verify", f"hf://{REPO}").code is ErrorCode.MISSING
+    assert failed("verify", "hf://gemma").code is ErrorCode.REQUEST
     hub.add("org/gated", {CHECKSUMS: b"", TASK: b""}, gated=True)
-    assert failed("verify", "hf://org/gated").exit_code == 80
+    assert failed("verify", "hf://org/gated").code is ErrorCode.LOGIN
 
 
 ODD = "images/a\x1b]0;title\x07\n✓ signature  by you.png"
@@ -102,7 +107,10 @@ def test_no_name_of_a_file_is_obeyed_by_a_terminal(hub: Hub, release: Path) -> N
     hub.add(REPO, {**content(release), "a\x1b.task": b"other"})
     hub.requests.clear()
     error = failed("verify", "--full", f"hf://{REPO}")
-    assert (error.exit_code, error.why) == (52, r"'a\x1b.task' is no name of a release's file")
+    assert (error.code, error.why) == (
+        ErrorCode.EXTRA,
+        r"'a\x1b.task' is no name of a release's file",
+    )
     assert not any(".task" in request for request in hub.requests)
 
 
@@ -111,7 +119,10 @@ def test_records_of_a_stranger_are_not_downloaded_or_read_without_a_bound(
 ) -> None:
     hub.add(REPO, {**content(release), CHECKSUMS: bytes(LARGEST + 1)})
     error = failed("verify", f"hf://{REPO}")
-    assert (error.exit_code, error.why) == (50, f"{CHECKSUMS} is too large for what it should be")
+    assert (error.code, error.why) == (
+        ErrorCode.CHANGED,
+        f"{CHECKSUMS} is too large for what it should be",
+    )
     assert not any(f"/{CHECKSUMS}" in request for request in hub.requests)
     # And a hub that serves more than it stated.
     with (tmp_path / CHECKSUMS).open("wb") as file:
@@ -136,7 +147,7 @@ def test_a_disk_that_fills_up_in_mid_download_is_no_dead_network(
         raise error
 
     monkeypatch.setattr("gemma3build.publish.hub.hf_hub_download", fill)
-    assert failed("verify", f"hf://{REPO}").exit_code == 21
+    assert failed("verify", f"hf://{REPO}").code is ErrorCode.DISK
 
 
 def test_a_busy_hub_is_told_of_a_file_that_is_downloaded(
@@ -145,12 +156,12 @@ def test_a_busy_hub_is_told_of_a_file_that_is_downloaded(
     hub.add(REPO, content(release))
     hub.fail("HEAD .*/resolve/", status=503, times=100)
     error = failed("verify", f"hf://{REPO}")
-    assert (error.exit_code, error.why) == (31, "the Hub answered 503: on demand")
+    assert (error.code, error.why) == (ErrorCode.NETWORK, "the Hub answered 503: on demand")
     assert waits
     hub.faults.clear()
     hub.fail("GET /api/models", status=200, body=b"<html></html>")
     error = failed("verify", f"hf://{REPO}")
-    assert (error.exit_code, "does not speak as the Hub does" in error.why) == (31, True)
+    assert (error.code, "does not speak as the Hub does" in error.why) == (ErrorCode.NETWORK, True)
 
 
 def test_the_addresses_of_large_files_which_are_signed_are_not_shown(
@@ -204,5 +215,5 @@ def test_a_signature_is_checked_on_bytes_alone(hub: Hub, tmp_path: Path) -> None
     ):
         subprocess.run(["openssl", *command], check=True, capture_output=True)
     error = failed("verify", f"hf://{REPO}", "--key", f"{key}.pub")
-    assert (error.exit_code, error.hint) == (6, "Add --full.")
+    assert (error.code, error.hint) == (ErrorCode.REQUEST, "Add --full.")
     assert hub.requests == []

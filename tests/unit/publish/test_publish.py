@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
+from gemma3build.errors import ErrorCode
 from gemma3build.publish.diff import Payload, Remote, RemoteFile, compare
 from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE
 from gemma3build.schema.evaluation import EVALUATION
@@ -78,7 +79,7 @@ def test_publishing_again_does_nothing_and_says_so(hub: Hub, release: Path) -> N
 def test_a_tag_that_failed_is_made_by_the_next_run(hub: Hub, release: Path) -> None:
     hub.fail("POST .*/tag/", status=500)
     error = failed("publish", str(release), "--repo", REPO, "--tag", "v1")
-    assert error.exit_code == 31
+    assert error.code is ErrorCode.NETWORK
     assert "v1 could not be made a tag of" in error.what
     done = publish(release, "--tag", "v1")
     assert not done["idle"]
@@ -92,7 +93,7 @@ def test_a_tag_that_is_taken_is_refused_before_anything_is_written(hub: Hub, rel
     before = head(hub)
     measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
     error = failed("publish", str(release), "--repo", REPO, "--tag", "v1")
-    assert (error.exit_code, "has a tag v1 already" in error.why) == (6, True)
+    assert (error.code, "has a tag v1 already" in error.why) == (ErrorCode.REQUEST, True)
     assert head(hub) == before
 
 
@@ -147,7 +148,7 @@ def test_a_lost_race_says_who_moved_the_branch_and_changes_nothing(hub: Hub, rel
 
     hub.before_commit = race
     error = failed("publish", str(release), "--repo", REPO)
-    assert error.exit_code == 85
+    assert error.code is ErrorCode.BRANCH_MOVED
     assert "colleague moved main meanwhile" in error.why
     assert "'Add b'" in error.why
     assert head(hub).title == "Add b"
@@ -159,7 +160,7 @@ def test_a_lost_race_says_who_moved_the_branch_and_changes_nothing(hub: Hub, rel
 def test_what_the_hub_holds_afterwards_is_read_back(hub: Hub, release: Path) -> None:
     hub.corrupt = lambda data: data.replace(b"model in fp16", b"model in FP16")
     error = failed("publish", str(release), "--repo", REPO)
-    assert error.exit_code == 86
+    assert error.code is ErrorCode.READ_BACK
     assert error.why.startswith("m_fp16.task, m_fp16.tflite are not what was uploaded")
 
 
@@ -172,7 +173,7 @@ def test_a_pull_request_leaves_the_branch_as_it_is(hub: Hub, release: Path) -> N
     assert head(hub) == before
     assert head(hub, "refs/pr/1").files[TASK] == (release / TASK).read_bytes()
     error = failed("publish", str(release), "--repo", REPO, "--create-pr", "--tag", "v1")
-    assert error.exit_code == 6
+    assert error.code is ErrorCode.REQUEST
 
 
 @pytest.fixture
@@ -236,7 +237,7 @@ def test_other_content_goes_to_the_pull_request_that_is_open(
     hub.before_commit = race
     measure(release)
     error = failed("publish", str(release), "--repo", REPO, "--create-pr")
-    assert error.exit_code == 85
+    assert error.code is ErrorCode.BRANCH_MOVED
     assert "colleague moved refs/pr/4 meanwhile" in error.why
 
 
@@ -247,7 +248,7 @@ def test_a_pull_request_on_an_older_commit_of_the_branch_is_left_alone(
     measure_again(release)
     hub.requests.clear()
     error = failed("publish", str(release), "--repo", REPO, "--create-pr")
-    assert error.exit_code == 87
+    assert error.code is ErrorCode.PULL_REQUEST
     assert error.why.startswith(f"{opened['pull_request']} is open, and stands on an older commit")
     assert writes(hub) == []
     hub.repos[REPO].pulls[3].status = "closed"
@@ -284,14 +285,14 @@ def test_who_is_not_logged_in_or_may_not_write_is_told(
 ) -> None:
     hub.add(REPO, {"README.md": b"old"})
     before = head(hub)
-    assert failed("publish", str(release), "--repo", REPO).exit_code == 80
+    assert failed("publish", str(release), "--repo", REPO).code is ErrorCode.LOGIN
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert failed("publish", str(release), "--repo", REPO).exit_code == 80
+    assert failed("publish", str(release), "--repo", REPO).code is ErrorCode.LOGIN
     hub.users[TOKEN] = User("reader")
     error = failed("publish", str(release), "--repo", REPO)
-    assert (error.exit_code, "this token has no permission" in error.why) == (32, True)
+    assert (error.code, "this token has no permission" in error.why) == (ErrorCode.ACCESS, True)
     error = failed("publish", str(release), "--repo", "org/new")
-    assert error.exit_code == 32
+    assert error.code is ErrorCode.ACCESS
     assert head(hub) == before
     assert hub.objects == {}
 
@@ -303,19 +304,19 @@ def test_a_repository_that_moved_is_public_or_has_no_such_name_is_told(
     hub.add(REPO, {"README.md": b"old"})
     hub.renamed["org/old"] = REPO
     error = failed("publish", str(release), "--repo", "org/old")
-    assert (error.exit_code, error.why) == (82, f"org/old is called {REPO} now")
+    assert (error.code, error.why) == (ErrorCode.MOVED, f"org/old is called {REPO} now")
     error = failed("publish", str(release), "--repo", REPO, "--private")
-    assert (error.exit_code, "is there already, and public" in error.why) == (6, True)
+    assert (error.code, "is there already, and public" in error.why) == (ErrorCode.REQUEST, True)
     for name in ("gemma", "org/a b", "org/a--b", "org/name/more"):
-        assert failed("publish", str(release), "--repo", name).exit_code == 6
+        assert failed("publish", str(release), "--repo", name).code is ErrorCode.REQUEST
 
 
 def test_offline_nothing_is_published_or_looked_at(
     hub: Hub, release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert failed("publish", str(release), "--repo", REPO).exit_code == 83
-    assert failed("verify", f"hf://{REPO}").exit_code == 83
+    assert failed("publish", str(release), "--repo", REPO).code is ErrorCode.OFFLINE
+    assert failed("verify", f"hf://{REPO}").code is ErrorCode.OFFLINE
     assert hub.requests == []
 
 
@@ -384,12 +385,15 @@ def test_a_rule_that_does_not_hold_is_named_and_skipped_by_its_name_alone(
     rule, spoil, why = BROKEN[case]
     spoil(release)
     error = failed("publish", str(release), "--repo", REPO)
-    assert error.exit_code == 84
+    assert error.code is ErrorCode.PUBLICATION
     assert why in error.why
     assert f"--skip {rule}" in error.hint
     assert hub.repos == {}
     other = "speed" if rule != "speed" else "piqa"
-    assert failed("publish", str(release), "--repo", REPO, "--skip", other).exit_code == 84
+    assert (
+        failed("publish", str(release), "--repo", REPO, "--skip", other).code
+        is ErrorCode.PUBLICATION
+    )
     broken = {"gate", "piqa", "speed"} if case == "no evaluation" else {rule}
     skips = [text for name in sorted(broken) for text in ("--skip", name)]
     assert set(publish(release, *skips)["skipped"]) == broken
@@ -402,7 +406,7 @@ def test_a_rule_that_does_not_hold_is_named_and_skipped_by_its_name_alone(
 def test_a_release_that_does_not_verify_is_never_published(hub: Hub, release: Path) -> None:
     (release / TFLITE).write_bytes(b"other")
     error = failed("publish", str(release), "--repo", REPO, "--skip", "gate")
-    assert error.exit_code == 50
+    assert error.code is ErrorCode.CHANGED
     assert hub.repos == {}
     assert run("publish", str(release), "--repo", REPO, "--skip", "everything").exit_code == 2
 
@@ -418,7 +422,7 @@ def test_a_busy_hub_is_asked_again_and_a_dead_one_is_told(
     measure(release, piqa={**MEASURED["piqa"], "acc": 0.5})
     hub.fail("POST .*/commit/", status=500)
     error = failed("publish", str(release), "--repo", REPO)
-    assert (error.exit_code, "the Hub answered 500" in error.why) == (31, True)
+    assert (error.code, "the Hub answered 500" in error.why) == (ErrorCode.NETWORK, True)
 
 
 @pytest.mark.usefixtures("writer")
@@ -435,7 +439,7 @@ def test_a_signal_after_the_commit_says_that_it_is_there_and_what_is_left(
     with monkeypatch.context() as stopping:
         stopping.setattr(f"gemma3build.publish.hub.{place}", stop)
         error = failed("publish", str(release), "--repo", REPO, "--tag", "v1")
-    assert (error.exit_code, error.why) == (130, f"it got a signal before {left}")
+    assert (error.code, error.why) == (ErrorCode.INTERRUPTED, f"it got a signal before {left}")
     assert f"{REPO}/commit/{head(hub).id} is there" in error.what
     assert not publish(release, "--tag", "v1")["idle"]
     assert hub.repos[REPO].refs["refs/tags/v1"] == head(hub).id
@@ -449,7 +453,7 @@ def test_what_the_hub_will_not_take_later_either_is_told_so(
         hub.faults.clear()
         hub.fail("POST .*/commit/", status=status, times=100)
         error = failed("publish", str(release), "--repo", REPO)
-        assert (error.exit_code, f"the Hub answered {status}" in error.why) == (31, True)
+        assert (error.code, f"the Hub answered {status}" in error.why) == (ErrorCode.NETWORK, True)
         assert ("Wait a little" in error.hint) == later
     assert not hub.repos[REPO].commits[hub.repos[REPO].refs[MAIN]].parent
 
@@ -460,7 +464,7 @@ def test_a_tag_that_git_would_refuse_is_refused_before_anything_is_asked(
     hub: Hub, release: Path, tag: str
 ) -> None:
     error = failed("publish", str(release), "--repo", REPO, f"--tag={tag}")
-    assert (error.exit_code, error.what) == (6, f"{tag!r} is no tag")
+    assert (error.code, error.what) == (ErrorCode.REQUEST, f"{tag!r} is no tag")
     assert hub.requests == []
 
 
@@ -470,7 +474,7 @@ def test_a_page_that_wants_a_login_is_not_taken_for_a_refusal_of_the_card(
 ) -> None:
     hub.fail("POST .*/preupload/", status=200, body=b"<html>Welcome to the hotel</html>")
     error = failed("publish", str(release), "--repo", REPO)
-    assert (error.exit_code, "does not speak as the Hub does" in error.why) == (31, True)
+    assert (error.code, "does not speak as the Hub does" in error.why) == (ErrorCode.NETWORK, True)
 
 
 def test_the_token_is_nowhere_but_in_requests(hub: Hub, release: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
+from gemma3build.errors import ErrorCode
 from tests.support.hub import Hub, User
 from tests.support.publishing import REPO, TOKEN, head, measured_release
 from tests.support.release import TASK
@@ -84,7 +85,7 @@ def test_where_xet_fails_the_classic_way_is_named_and_works(
 ) -> None:
     hub.fail("/v1/xorbs/", status=403, times=100)
     done = run("publish", str(release), "--repo", REPO)
-    assert done.returncode == 31
+    assert done.returncode == ErrorCode.NETWORK.exit_code
     assert "Xet failed: " in done.stderr
     assert "HF_HUB_DISABLE_XET=1" in done.stderr
     assert head(hub).title == "first"  # the Hub's own, of a repository that was made
@@ -93,7 +94,7 @@ def test_where_xet_fails_the_classic_way_is_named_and_works(
     assert head(hub).files[TASK] == (release / TASK).read_bytes()
     hub.fail("/xorbs/", status=403, times=100)
     done = run("verify", "--full", f"hf://{REPO}")
-    assert done.returncode == 31, done.stderr
+    assert done.returncode == ErrorCode.NETWORK.exit_code, done.stderr
     assert "HF_HUB_DISABLE_XET=1" in done.stderr
     done = run("verify", "--full", f"hf://{REPO}", HF_HUB_DISABLE_XET="1")
     assert done.returncode == 0, done.stderr

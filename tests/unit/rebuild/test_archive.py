@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemma3build.engine.runner import CACHE_VARIABLE
-from gemma3build.errors import ArchiveError, OutputError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.rebuild import archive as record_archive
 from gemma3build.rebuild.archive import FIRST_MEMBER, FORMAT, header, unpack, write_archive
 from gemma3build.util.files import digest_file, sha256_bytes
@@ -21,6 +21,7 @@ from gemma3build.util.serialize import pretty_json
 from gemma3build.workflows import archive as archive_workflow
 from gemma3build.workflows.archive import run_archived, source_files
 from tests.support.command import run_command
+from tests.support.errors import raises
 
 CONTENTS = {
     "source/gemma3build/__init__.py": b"",
@@ -84,10 +85,10 @@ def test_any_tar_reads_it(tmp_path: Path) -> None:
     "path", ["source/../x", "source/.git", "/etc/passwd", "other/file", "source", "source/a\nb"]
 )
 def test_a_path_that_leads_elsewhere_is_neither_written_nor_read(tmp_path: Path, path: str) -> None:
-    with pytest.raises(ArchiveError, match="is no path in an archive"):
+    with raises(ErrorCode.ARCHIVE, match="is no path in an archive"):
         made(tmp_path / "one", {path: b"x"})
     assert not (tmp_path / "one" / "a.tar").exists()
-    with pytest.raises(ArchiveError, match="is no path in an archive"):
+    with raises(ErrorCode.ARCHIVE, match="is no path in an archive"):
         unpacked(forged([(path, b"x")]), tmp_path / "out")
 
 
@@ -142,7 +143,7 @@ ONE, TWO = ("source/a", b"a"), ("source/b", b"b")
     ],
 )
 def test_what_is_not_as_the_index_says_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
-    with pytest.raises(ArchiveError, match=why):
+    with raises(ErrorCode.ARCHIVE, match=why):
         unpacked(content, tmp_path / "out")
 
 
@@ -152,14 +153,14 @@ def test_a_link_in_an_archive_is_no_member(tmp_path: Path) -> None:
     content = forged([("source/a", b"")]).replace(
         header("source/a", 0), link.tobuf(tarfile.GNU_FORMAT)
     )
-    with pytest.raises(ArchiveError, match="header of source/a"):
+    with raises(ErrorCode.ARCHIVE, match="header of source/a"):
         unpacked(content, tmp_path / "out")
     assert not (tmp_path / "out" / "out" / "source").exists()
 
 
 def test_an_archive_that_is_not_there_or_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ArchiveError, match="is no file"):
+        with raises(ErrorCode.ARCHIVE, match="is no file"):
             unpack(path, tmp_path)
 
 
@@ -168,7 +169,7 @@ def only_known_errors(content: bytes) -> None:
         inner = Path(folder, "in")
         try:
             found = unpacked(content, inner)
-        except ArchiveError:
+        except BuildError:
             found = {}
         outside = [path for path in Path(folder).rglob("*") if path.is_file()]
         assert all(path == inner / "a.tar" or inner / "out" in path.parents for path in outside)
@@ -217,12 +218,12 @@ def test_what_cannot_be_written_or_changes_meanwhile_leaves_no_archive(
     def write(target: Path) -> None:
         write_archive(target, {"source/a": file}, model="m", version="1", complete=False)
 
-    with pytest.raises(OutputError, match="nowhere"):
+    with raises(ErrorCode.OUTPUT, match="nowhere"):
         write(tmp_path / "nowhere" / "a.tar")
     before = digest_file(file, "source/a")
     monkeypatch.setattr(record_archive, "digest_file", lambda *_: before)
     file.write_bytes(b"y")
-    with pytest.raises(ArchiveError, match="source/a changed while it was read"):
+    with raises(ErrorCode.ARCHIVE, match="source/a changed while it was read"):
         write(tmp_path / "a.tar")
     assert list(tmp_path.iterdir()) == [file]
 
@@ -235,12 +236,16 @@ def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]"
 def test_an_archive_is_refused_before_anything_runs(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     for content, code, why in (
-        (GOOD[:-1], 72, "The archive cannot be used"),
-        (forged([ONE], lambda index: index.update(complete=False)), 6, "--checkpoint DIR"),
+        (GOOD[:-1], ErrorCode.ARCHIVE, "The archive cannot be used"),
+        (
+            forged([ONE], lambda index: index.update(complete=False)),
+            ErrorCode.REQUEST,
+            "--checkpoint DIR",
+        ),
     ):
         path.write_bytes(content)
         done = command(tmp_path, "rebuild", "--from-archive", "a.tar")
-        assert (done.returncode, why in done.stderr) == (code, True), done.stderr
+        assert (done.returncode, why in done.stderr) == (code.exit_code, True), done.stderr
         assert not list((tmp_path / "cache" / "staging").iterdir())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma3build.errors import OutputError
+from gemma3build.errors import ErrorCode
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.release.directory import Release, evaluation_text, remove, write, write_measured
 from gemma3build.release.evaluation import manifest_digest
@@ -14,6 +14,7 @@ from gemma3build.schema.evaluation import EVALUATION, EVALUATION_FORMAT, REPORT,
 from gemma3build.schema.manifest import MANIFEST_FORMAT, ArtifactRecord, CheckpointRecord, Manifest
 from gemma3build.util.files import sha256_bytes
 from gemma3build.workflows.assemble import is_written
+from tests.support.errors import raises
 
 
 def release(cache: Path, **contents: bytes) -> Release:
@@ -117,7 +118,7 @@ def test_any_change_by_hand_is_noticed(tmp_path: Path, name: str) -> None:
 def test_a_release_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     one = release(tmp_path / "store", model=b"bytes")
     os.unlink(tmp_path / "store" / "model")  # noqa: PTH108 - as another process would
-    with pytest.raises(OutputError, match="cannot be written"):
+    with raises(ErrorCode.OUTPUT, match="cannot be written"):
         put(one, tmp_path / "m")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
@@ -126,7 +127,7 @@ def test_a_removed_release_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "m.refused"
     put(release(tmp_path / "store", model=b"bytes"), folder)
     remove(folder)
-    with pytest.raises(OutputError, match="cannot be removed"):
+    with raises(ErrorCode.OUTPUT, match="cannot be removed"):
         remove(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
     assert (tmp_path / "store" / "model").read_bytes() == b"bytes"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma3build.errors import OutputError
+from gemma3build.errors import ErrorCode
 from gemma3build.release.checksums import CHECKSUMS
 from gemma3build.report.index import (
     INDEX,
@@ -28,6 +28,7 @@ from gemma3build.util.git import GitRevision
 from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
 from gemma3build.verify.untrusted import UntrustedFolder
 from gemma3build.verify.verify import Verified
+from tests.support.errors import raises
 from tests.support.pages import Reader, check_loads_nothing, check_sound
 from tests.unit.report.test_report import (
     HOSTILE,
@@ -200,6 +201,6 @@ def test_an_index_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> N
     write_index(tmp_path, "v1", SOURCE, two()[:1])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (tmp_path / f".{INDEX_PAGE}.partial").mkdir()
-    with pytest.raises(OutputError, match="The index cannot be written"):
+    with raises(ErrorCode.OUTPUT, match="The index cannot be written"):
         write_index(tmp_path, "v1", SOURCE, two())
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before

@@ -13,15 +13,16 @@ import pytest
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.preflight import check_offline
 from gemma3build.engine.runner import hub_token
-from gemma3build.errors import REFUSAL_EXIT_CODES, BuildError, HubError, OfflineError
+from gemma3build.errors import ErrorCode
 from gemma3build.pins.config import HubSource, ModelConfig, find_model
 from gemma3build.pins.lockfile import LockedModel, lock_drift, model_drift
 from gemma3build.pins.resolver import resolve_model
 from gemma3build.plan.checkpoint import plan_fetch
-from gemma3build.schema.step import OUTPUT_DIR, Refusal, StepError, StepRequest
+from gemma3build.schema.step import OUTPUT_DIR, StepError, StepErrorCode, StepRequest
 from gemma3build.steps.fetch.hub import run
 from gemma3build.util.files import FileDigest, sha256_bytes
 from gemma3build.util.serialize import encode
+from tests.support.errors import raises
 from tests.support.hub import MAIN, Hub, User
 
 REPO, TOKEN = "org/name", "hf_secret"
@@ -49,14 +50,16 @@ def fetch(commit: str, folder: Path, repo: str = REPO, **changed: bytes) -> None
     run(StepRequest(step="fetch.hub", parameters=parameters, inputs={}), folder)
 
 
-def refused(commit: str, folder: Path, repo: str = REPO, **changed: bytes) -> tuple[int, str]:
-    """What a fetch that fails says, and its exit code; whatever was whole may stay, nothing else."""
+def refused(
+    commit: str, folder: Path, repo: str = REPO, **changed: bytes
+) -> tuple[StepErrorCode, str]:
+    """What a fetch that fails says, and its code; whatever was whole may stay, nothing else."""
     with pytest.raises(StepError) as caught:
         fetch(commit, folder, repo, **changed)
     for path in folder.iterdir():
         assert path.read_bytes() == FILES[path.name]
     assert TOKEN not in str(caught.value)
-    return REFUSAL_EXIT_CODES[Refusal(caught.value.failure.code)], str(caught.value)
+    return StepErrorCode(caught.value.failure.code), str(caught.value)
 
 
 def test_the_files_of_the_lock_are_fetched_and_nothing_else(
@@ -73,14 +76,14 @@ def test_the_files_of_the_lock_are_fetched_and_nothing_else(
 def test_no_access_to_a_gated_repository(hub: Hub, commit: str, tmp_path: Path) -> None:
     hub.users[TOKEN] = User("user")
     code, said = refused(commit, tmp_path / "out")
-    assert code == 32
+    assert code == StepErrorCode.ACCESS
     assert f"Accept the terms at {hub.address}/{REPO} with the account of this token" in said
 
 
 def test_no_token(hub: Hub, commit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     code, said = refused(commit, tmp_path / "out")
-    assert code == 80
+    assert code == StepErrorCode.LOGIN
     assert "is gated and no token was sent" in said
     assert "hf auth login" in said
 
@@ -88,34 +91,43 @@ def test_no_token(hub: Hub, commit: str, tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_expired_token(hub: Hub, commit: str, tmp_path: Path) -> None:
     hub.users[TOKEN] = User("user", expired=True)
     code, said = refused(commit, tmp_path / "out")
-    assert code == 80
+    assert code == StepErrorCode.LOGIN
     assert "it has expired, was revoked or is mistyped" in said
     assert f"{hub.address}/settings/tokens" in said
 
 
 def test_an_unknown_repository_revision_or_file(hub: Hub, commit: str, tmp_path: Path) -> None:
     code, said = refused(commit, tmp_path / "out", repo="org/gone")
-    assert (code, "no repository org/gone, or hides it from this account" in said) == (81, True)
+    assert (code, "no repository org/gone, or hides it from this account" in said) == (
+        StepErrorCode.NOT_FOUND,
+        True,
+    )
     code, said = refused("f" * 40, tmp_path / "out")
-    assert (code, "org/name has no such revision" in said) == (81, True)
+    assert (code, "org/name has no such revision" in said) == (StepErrorCode.NOT_FOUND, True)
     code, said = refused(commit, tmp_path / "out", gone_json=b"")
-    assert (code, "gone.json of org/name cannot be fetched" in said) == (81, True)
+    assert (code, "gone.json of org/name cannot be fetched" in said) == (
+        StepErrorCode.NOT_FOUND,
+        True,
+    )
 
 
 def test_a_renamed_repository_is_not_followed(hub: Hub, commit: str, tmp_path: Path) -> None:
     hub.renamed["org/old"] = REPO
     code, said = refused(commit, tmp_path / "out", repo="org/old")
-    assert (code, "org/old is called org/name now" in said) == (82, True)
+    assert (code, "org/old is called org/name now" in said) == (StepErrorCode.MOVED, True)
 
 
 def test_another_digest_of_a_large_file_is_told_before_anything_is_downloaded(
     hub: Hub, commit: str, tmp_path: Path
 ) -> None:
     code, said = refused(commit, tmp_path / "out", model_safetensors=b"other")
-    assert (code, "model.safetensors of org/name is not the pinned one" in said) == (30, True)
+    assert (code, "model.safetensors of org/name is not the pinned one" in said) == (
+        StepErrorCode.DIGEST,
+        True,
+    )
     assert not any("GET" in request and "resolve" in request for request in hub.requests)
     code, said = refused(commit, tmp_path / "out", config_json=b"[]")
-    assert (code, sha256_bytes(b"{}") in said) == (30, True)
+    assert (code, sha256_bytes(b"{}") in said) == (StepErrorCode.DIGEST, True)
 
 
 def test_what_breaks_off_goes_on_where_it_did(
@@ -146,7 +158,7 @@ def test_a_line_that_stays_away_is_told_and_leaves_nothing(
 ) -> None:
     hub.fail("GET /lfs", after=1000, times=10_000, reset=True)
     code, said = refused(commit, tmp_path / "out")
-    assert code == 31
+    assert code == StepErrorCode.NETWORK
     assert "the Hub cannot be reached" in said
     assert set(waits) >= {1, 2, 4, 8, 16}
 
@@ -185,7 +197,7 @@ def test_a_hub_that_is_not_there_is_told(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     code, said = refused(commit, tmp_path / "out")
-    assert (code, "the Hub cannot be reached" in said) == (31, True)
+    assert (code, "the Hub cannot be reached" in said) == (StepErrorCode.NETWORK, True)
 
 
 def test_a_page_that_wants_a_login_is_not_taken_for_the_hub(
@@ -194,10 +206,12 @@ def test_a_page_that_wants_a_login_is_not_taken_for_the_hub(
     page = {"status": 200, "body": b"<html>Welcome to the hotel</html>"}
     hub.fail("GET /api/models", **page, times=2)
     code, said = refused(commit, tmp_path / "out")
-    assert (code, f"what answers at {hub.address} does not speak as the Hub" in said) == (31, True)
-    with pytest.raises(HubError, match="whether the network wants you to log in") as caught:
+    assert (code, f"what answers at {hub.address} does not speak as the Hub" in said) == (
+        StepErrorCode.NETWORK,
+        True,
+    )
+    with raises(ErrorCode.NETWORK, match="whether the network wants you to log in"):
         lock(model())
-    assert caught.value.exit_code == 31
 
 
 def test_a_hidden_repository_does_not_make_a_token_a_bad_one(
@@ -205,7 +219,7 @@ def test_a_hidden_repository_does_not_make_a_token_a_bad_one(
 ) -> None:
     hub.fail("GET /api/models", status=401, code="RepoNotFound")
     code, said = refused(commit, tmp_path / "out")
-    assert (code, "or hides it from this account" in said) == (81, True)
+    assert (code, "or hides it from this account" in said) == (StepErrorCode.NOT_FOUND, True)
 
 
 LOCKED = LockedModel(
@@ -221,7 +235,7 @@ def test_offline_a_fetch_that_has_to_run_is_refused_at_once(
     step = plan_fetch(LOCKED)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     check_offline((dataclasses.replace(step, network=False),))
-    with pytest.raises(OfflineError, match="HF_HUB_OFFLINE is set"):
+    with raises(ErrorCode.OFFLINE, match="HF_HUB_OFFLINE is set"):
         check_offline((step,))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     check_offline((step,))
@@ -287,34 +301,35 @@ def test_a_lock_says_what_changed_since_the_last_one(hub: Hub, commit: str) -> N
 @pytest.mark.parametrize(
     ("found", "code", "said"),
     [
-        (model(repo="org/gone"), 81, "no repository org/gone"),
-        (model(revision="v9"), 81, "has no such revision"),
-        (model(repo="org/old"), 82, "org/old is called org/name now"),
-        (model(model_safetensors="0" * 64), 12, "do not build before you know which"),
+        (model(repo="org/gone"), ErrorCode.NOT_FOUND, "no repository org/gone"),
+        (model(revision="v9"), ErrorCode.NOT_FOUND, "has no such revision"),
+        (model(repo="org/old"), ErrorCode.MOVED, "org/old is called org/name now"),
+        (
+            model(model_safetensors="0" * 64),
+            ErrorCode.DOWNLOAD,
+            "do not build before you know which",
+        ),
     ],
 )
 def test_what_cannot_be_locked_has_its_own_sentence(
-    hub: Hub, commit: str, found: ModelConfig, code: int, said: str
+    hub: Hub, commit: str, found: ModelConfig, code: ErrorCode, said: str
 ) -> None:
     hub.renamed["org/old"] = REPO
-    with pytest.raises(BuildError, match=said) as caught:
+    with raises(code, match=said):
         lock(found)
-    assert caught.value.exit_code == code
 
 
 def test_a_gated_file_and_a_hub_that_fails_cannot_be_locked(
     hub: Hub, commit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.fail("GET /api/models", status=500)
-    with pytest.raises(HubError, match="the Hub answered 500: on demand") as caught:
+    with raises(ErrorCode.NETWORK, match="the Hub answered 500: on demand"):
         lock(model())
-    assert caught.value.exit_code == 31
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match="Accept the terms at") as caught:
+    with raises(ErrorCode.LOGIN, match="Accept the terms at"):
         lock(model())
-    assert caught.value.exit_code == 80
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(OfflineError):
+    with raises(ErrorCode.OFFLINE):
         lock(model())
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemma3build.schema.step import Refusal, StepError
+from gemma3build.schema.step import StepError, StepErrorCode
 from gemma3build.steps.convert.rounding import (
     DIVISORS,
     LEAST_SCALE,
@@ -155,5 +155,5 @@ def test_strengths_are_rounded_with_their_distance_from_the_middle() -> None:
 def test_a_strength_that_processors_could_round_differently_is_refused(value: float) -> None:
     with pytest.raises(StepError, match="cannot be calibrated") as caught:
         round_strengths(np.array([0.1, value]))
-    assert caught.value.failure.code == Refusal.ROUNDING
+    assert caught.value.failure.code == StepErrorCode.ROUNDING
     round_strengths(np.array([0.1, value + 1e-8]))

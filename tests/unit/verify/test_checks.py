@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gemma3build.errors import Flaw
+from gemma3build.errors import ErrorCode
 from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE
 from gemma3build.release.directory import Release, write
 from gemma3build.release.manifest import read_manifest
@@ -66,7 +66,7 @@ def test_a_manifest_of_another_form_is_refused(
     seal(release)
     error = verify(release).error
     assert error is not None
-    assert error.flaw in (Flaw.MANIFEST, Flaw.CHANGED)
+    assert error.code in (ErrorCode.MANIFEST, ErrorCode.CHANGED)
     assert len(str(error)) < 500
 
 
@@ -75,18 +75,18 @@ def test_a_manifest_with_deep_facts_is_refused(release: Path) -> None:
     text = (release / MANIFEST).read_bytes()
     (release / MANIFEST).write_bytes(text.replace(b'"facts": {}', b'"facts": {"a": %b}' % deep, 1))
     seal(release)
-    assert flaws(release)[MANIFEST] == Flaw.MANIFEST
+    assert flaws(release)[MANIFEST] == ErrorCode.MANIFEST
 
 
 def test_a_manifest_of_another_release_is_noticed(release: Path, tmp_path: Path) -> None:
     other = write_release(tmp_path / "other", {TFLITE: b"other"})
     (release / MANIFEST).write_bytes((other / MANIFEST).read_bytes())
     found = flaws(release)
-    assert found["digests"] == found["contents"] == Flaw.SWAPPED
+    assert found["digests"] == found["contents"] == ErrorCode.SWAPPED
     seal(release)  # and whoever did it wrote the checksums anew
     found = flaws(release)
     assert "digests" not in found
-    assert found["contents"] == Flaw.SWAPPED
+    assert found["contents"] == ErrorCode.SWAPPED
 
 
 def change_size(manifest: Any) -> None:
@@ -102,21 +102,21 @@ def name_twice(manifest: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "flaw", "message"),
+    ("change", "code", "message"),
     [
-        (change_size, Flaw.SWAPPED, "it gives m_dynamic_int8.task"),
-        (forget_terms, Flaw.SWAPPED, "GEMMA_TERMS_OF_USE.md is not in both"),
-        (name_twice, Flaw.MANIFEST, "it names an artifact twice"),
+        (change_size, ErrorCode.SWAPPED, "it gives m_dynamic_int8.task"),
+        (forget_terms, ErrorCode.SWAPPED, "GEMMA_TERMS_OF_USE.md is not in both"),
+        (name_twice, ErrorCode.MANIFEST, "it names an artifact twice"),
     ],
 )
 def test_a_manifest_that_does_not_go_with_the_files_is_noticed(
-    release: Path, change: Callable[[Any], None], flaw: Flaw, message: str
+    release: Path, change: Callable[[Any], None], code: ErrorCode, message: str
 ) -> None:
     edit_json(release / MANIFEST, change)
     seal(release)
     error = verify(release).error
     assert error is not None
-    assert (error.flaw, message in error.why) == (flaw, True), error.why
+    assert (error.code, message in error.why) == (code, True), error.why
 
 
 def fail_gate(evaluation: Any) -> None:
@@ -132,7 +132,7 @@ def test_a_release_that_the_gate_refused_is_refused(
     release: Path, change: Callable[[Any], object]
 ) -> None:
     edit_json(release / EVALUATION, change)
-    assert flaws(release) == {GATE: Flaw.EVALUATION}
+    assert flaws(release) == {GATE: ErrorCode.EVALUATION}
     assert "the gate refused fp16" in state(release, GATE)[1]
 
 
@@ -153,7 +153,7 @@ def test_an_evaluation_of_something_else_is_refused(
     release: Path, change: Callable[[Any], object], message: str
 ) -> None:
     edit_json(release / EVALUATION, change)
-    assert flaws(release) == {EVALUATION: Flaw.EVALUATION}
+    assert flaws(release) == {EVALUATION: ErrorCode.EVALUATION}
     assert message in state(release, EVALUATION)[1]
     (release / EVALUATION).unlink()
     assert flaws(release) == {}
@@ -180,7 +180,7 @@ def test_a_bill_of_materials_of_other_files_is_noticed(
     seal(release)
     error = verify(release).error
     assert error is not None
-    assert error.flaw is Flaw.BILL
+    assert error.code is ErrorCode.SBOM
     assert message in str(error)
 
 
@@ -209,7 +209,7 @@ def test_what_a_build_writes_passes(release: Path, tmp_path: Path) -> None:
 def test_a_release_without_its_bill_of_materials_is_of_another_kind(release: Path) -> None:
     (release / SBOM).unlink()
     seal(release)
-    assert flaws(release) == {"contents": Flaw.SWAPPED}
+    assert flaws(release) == {"contents": ErrorCode.SWAPPED}
     assert "sbom.cdx.json is not in both" in state(release, "contents")[1]
 
 
@@ -237,7 +237,7 @@ def test_a_provenance_of_something_else_is_refused(
     value = json.loads((release / PROVENANCE).read_text())
     change(value)
     (release / PROVENANCE).write_text(json.dumps(value))
-    assert flaws(release) == {PROVENANCE: Flaw.PROVENANCE}
+    assert flaws(release) == {PROVENANCE: ErrorCode.PROVENANCE}
     assert message in state(release, PROVENANCE)[1]
 
 

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from model_signing import hashing, signing
 
 from gemma3build.cli.verify import find_trust
-from gemma3build.errors import ChangedError, Flaw, RequestError, SigningError, VerificationError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.schema.evaluation import EVALUATION, REPORT
 from gemma3build.schema.manifest import MANIFEST
 from gemma3build.verify import signature
 from gemma3build.verify.verify import verify
 from tests.support.command import run_command
+from tests.support.errors import raises
 from tests.support.release import TFLITE, seal, write_provenance, write_release
 
 NO_PASSWORD = serialization.NoEncryption()
@@ -47,7 +48,7 @@ def release(tmp_path: Path, key: Path) -> Path:
     return folder
 
 
-def check(folder: Path, key: Path) -> VerificationError | None:
+def check(folder: Path, key: Path) -> BuildError | None:
     """Return what is wrong with the signature alone."""
     found = verify(folder, signature.by_key(key.with_suffix(".pub"))).findings
     (item,) = (item for item in found if item.name == SIGNATURE)
@@ -90,14 +91,14 @@ def test_another_key_is_told_from_a_bad_signature(release: Path, tmp_path: Path)
     other = write_key(tmp_path / "other.key", ec.generate_private_key(ec.SECP256R1()))
     error = check(release, other)
     assert error is not None
-    assert (error.flaw, error.what) == (Flaw.KEY, "model.sig is by another key")
+    assert (error.code, error.what) == (ErrorCode.KEY, "model.sig is by another key")
 
 
 def test_a_release_without_a_signature_is_not_signed(release: Path, key: Path) -> None:
     (release / SIGNATURE).unlink()
     error = check(release, key)
     assert error is not None
-    assert error.flaw == Flaw.UNSIGNED
+    assert error.code == ErrorCode.UNSIGNED
 
 
 def change_report(folder: Path) -> None:
@@ -121,26 +122,30 @@ def change_model(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tamper", "flaw", "message"),
+    ("tamper", "code", "message"),
     [
-        (change_report, Flaw.CHANGED, "A file was changed after signing: report.html is not"),
-        (change_model, Flaw.CHANGED, f"signing: SHA256SUMS, {TFLITE} are not what was signed"),
+        (change_report, ErrorCode.CHANGED, "A file was changed after signing: report.html is not"),
+        (change_model, ErrorCode.CHANGED, f"signing: SHA256SUMS, {TFLITE} are not what was signed"),
         (
             write_provenance,
-            Flaw.EXTRA,
+            ErrorCode.EXTRA,
             "A file was added after signing: provenance.intoto.jsonl is",
         ),
-        (remove_evaluation, Flaw.MISSING, "A file was removed after signing: evaluation.json is"),
-        (swap, Flaw.SWAPPED, "manifest.json was swapped after signing"),
+        (
+            remove_evaluation,
+            ErrorCode.MISSING,
+            "A file was removed after signing: evaluation.json is",
+        ),
+        (swap, ErrorCode.SWAPPED, "manifest.json was swapped after signing"),
     ],
 )
 def test_what_was_done_after_signing_is_named(
-    release: Path, key: Path, tamper: Callable[[Path], None], flaw: Flaw, message: str
+    release: Path, key: Path, tamper: Callable[[Path], None], code: ErrorCode, message: str
 ) -> None:
     tamper(release)
     error = check(release, key)
     assert error is not None
-    assert (error.flaw, message in str(error)) == (flaw, True), error
+    assert (error.code, message in str(error)) == (code, True), error
 
 
 def test_a_payload_that_nobody_signed_is_not_believed(release: Path, key: Path) -> None:
@@ -154,7 +159,7 @@ def test_a_payload_that_nobody_signed_is_not_believed(release: Path, key: Path) 
     path.write_text(json.dumps(bundle))
     error = check(release, key)
     assert error is not None
-    assert (error.flaw, error.what) == (Flaw.SIGNATURE, "model.sig does not hold")
+    assert (error.code, error.what) == (ErrorCode.SIGNATURE, "model.sig does not hold")
 
 
 @pytest.mark.parametrize("name", [REPORT, MANIFEST])
@@ -166,7 +171,7 @@ def test_a_signature_that_leaves_a_file_out_is_none_of_the_release(
     config.set_hashing_config(partly).sign(release, release / SIGNATURE)
     error = check(release, key)
     assert error is not None
-    assert (error.flaw, name in error.why) == (Flaw.EXTRA, True)
+    assert (error.code, name in error.why) == (ErrorCode.EXTRA, True)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +202,7 @@ def test_no_change_of_a_signature_is_a_traceback(
         error = check(release, key)
     finally:
         (release / SIGNATURE).write_bytes(content)
-    assert error is None or error.flaw in (Flaw.SIGNATURE, Flaw.KEY)
+    assert error is None or error.code in (ErrorCode.SIGNATURE, ErrorCode.KEY)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +213,7 @@ def test_what_is_no_signature_is_refused(release: Path, key: Path, content: byte
     (release / SIGNATURE).write_bytes(content)
     error = check(release, key)
     assert error is not None
-    assert (error.flaw, error.why) == (Flaw.SIGNATURE, "it names no key")
+    assert (error.code, error.why) == (ErrorCode.SIGNATURE, "it names no key")
 
 
 def test_keys_of_other_kinds_are_refused_in_words(tmp_path: Path) -> None:
@@ -230,7 +235,7 @@ def test_keys_of_other_kinds_are_refused_in_words(tmp_path: Path) -> None:
         "text": "has no private key in PEM",
         "nowhere": "No such file",
     }.items():
-        with pytest.raises(SigningError, match=message):
+        with raises(ErrorCode.SIGNING, match=message):
             signature.key_signer(tmp_path / name)
     for path, message in {
         other.with_suffix(".pub"): "has no elliptic key",
@@ -238,12 +243,12 @@ def test_keys_of_other_kinds_are_refused_in_words(tmp_path: Path) -> None:
         odd: "has no public key in PEM",
         tmp_path / "nowhere": "No such file",
     }.items():
-        with pytest.raises(SigningError, match=message):
+        with raises(ErrorCode.SIGNING, match=message):
             signature.by_key(path)
 
 
 def test_a_token_that_cannot_be_used_is_refused_without_its_pin() -> None:
-    with pytest.raises(SigningError, match="The token cannot be used") as refused:
+    with raises(ErrorCode.SIGNING, match="The token cannot be used") as refused:
         signature.token_signer("pkcs11:object=key?pin-value=hunter%32&module-path=/nowhere")
     assert "hunter" not in str(refused.value)
     message = signature.without_pin("of hunter2 and hunter%32", "pkcs11:a?pin-value=hunter%32&b")
@@ -256,7 +261,7 @@ def test_a_file_that_changes_while_it_is_signed_leaves_no_signature(
     folder = write_release(tmp_path / "release")
     verified = verify(folder)
     (folder / TFLITE).write_bytes(b"other")
-    with pytest.raises(ChangedError, match="a file of it changed"):
+    with raises(ErrorCode.INPUT_CHANGED, match="a file of it changed"):
         signature.sign(verified, signature.key_signer(key))
     assert not (folder / SIGNATURE).exists()
     assert not list(tmp_path.glob(".*"))
@@ -268,7 +273,7 @@ def test_a_file_that_changes_while_it_is_signed_leaves_no_signature(
 def test_whom_to_trust_is_one_thing(
     options: tuple[Path | None, str | None, str | None],
 ) -> None:
-    with pytest.raises(RequestError, match="it takes --key, or --identity"):
+    with raises(ErrorCode.REQUEST, match="it takes --key, or --identity"):
         find_trust(*options)
     assert find_trust(None, None, None) is None
 
@@ -287,8 +292,11 @@ def test_what_does_not_verify_is_not_signed(tmp_path: Path, key: Path) -> None:
     folder = write_release(tmp_path / "release")
     (folder / "more").write_text("")
     done = run_command("sign", folder, "--key", key)
-    assert done.returncode == 52
+    assert done.returncode == ErrorCode.EXTRA.exit_code
     assert "more is in no line of SHA256SUMS" in done.stderr
     assert not (folder / SIGNATURE).exists()
-    assert run_command("sign", folder).returncode == RequestError.exit_code
-    assert run_command("sign", folder, "--key", key.with_suffix(".pub")).returncode == 63
+    assert run_command("sign", folder).returncode == ErrorCode.REQUEST.exit_code
+    assert (
+        run_command("sign", folder, "--key", key.with_suffix(".pub")).returncode
+        == ErrorCode.SIGNING.exit_code
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gemma3build.errors import FLAW_EXIT_CODES, Flaw, RequestError
+from gemma3build.errors import ErrorCode
 from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, parse_checksums
 from gemma3build.schema.evaluation import REPORT
 from gemma3build.schema.manifest import MANIFEST
@@ -16,6 +16,7 @@ from gemma3build.util.files import sha256_bytes
 from gemma3build.verify.untrusted import join_names, list_folder, truncate
 from gemma3build.verify.verify import State, total_bytes, verify
 from tests.support.command import run_command
+from tests.support.errors import raises
 from tests.support.release import (
     TASK,
     TFLITE,
@@ -60,14 +61,14 @@ def test_one_changed_byte_is_noticed(release: Path, name: str) -> None:
     (release / name).write_bytes(content)
     error = verify(release).error
     assert error is not None
-    assert (error.flaw, error.exit_code) == (Flaw.CHANGED, 50)
+    assert error.code is ErrorCode.CHANGED
     assert error.why == f"{name} is not what SHA256SUMS says"
 
 
 def test_bytes_after_the_end_are_noticed(release: Path) -> None:
     with (release / TFLITE).open("ab") as file:
         file.write(b"\0")
-    assert flaws(release)["digests"] == Flaw.CHANGED
+    assert flaws(release)["digests"] == ErrorCode.CHANGED
 
 
 @pytest.mark.parametrize("name", [TASK, TFLITE, "Notice", MANIFEST, CHECKSUMS])
@@ -75,14 +76,14 @@ def test_a_missing_file_is_named(release: Path, name: str) -> None:
     (release / name).unlink()
     error = verify(release).error
     assert error is not None
-    assert (error.flaw, error.why) == (Flaw.MISSING, f"{name} is not there")
+    assert (error.code, error.why) == (ErrorCode.MISSING, f"{name} is not there")
 
 
 def test_an_extra_file_is_named_without_what_a_terminal_would_obey(release: Path) -> None:
     (release / "\x1b[2Jnew").write_bytes(b"x")
     error = verify(release).error
     assert error is not None
-    assert (error.flaw, error.why) == (Flaw.EXTRA, r"'\x1b[2Jnew' is in no line of SHA256SUMS")
+    assert (error.code, error.why) == (ErrorCode.EXTRA, r"'\x1b[2Jnew' is in no line of SHA256SUMS")
 
 
 def link(path: Path) -> None:
@@ -94,10 +95,10 @@ def test_what_is_no_plain_file_is_refused_and_not_opened(
     release: Path, make: Callable[[Path], object]
 ) -> None:
     make(release / REPORT.replace("report", "other"))
-    assert flaws(release) == {"files": Flaw.EXTRA}
+    assert flaws(release) == {"files": ErrorCode.EXTRA}
     (release / TFLITE).unlink()
     make(release / TFLITE)
-    assert flaws(release)["names"] == Flaw.MISSING
+    assert flaws(release)["names"] == ErrorCode.MISSING
 
 
 def test_a_link_that_takes_the_place_of_a_file_is_not_followed(release: Path) -> None:
@@ -116,7 +117,7 @@ def test_a_name_that_a_terminal_would_obey_is_never_printed(release: Path) -> No
     seal(release)
     found = verify(release)
     assert found.error is not None
-    assert found.error.flaw == Flaw.SWAPPED
+    assert found.error.code == ErrorCode.SWAPPED
     assert "\x1b" not in "".join(item.name + item.detail for item in found.findings)
 
 
@@ -156,41 +157,41 @@ def test_checksums_are_read_strictly(release: Path, text: str, message: str) -> 
     with pytest.raises(ValueError, match=message):
         parse_checksums(text)
     (release / CHECKSUMS).write_text(text)
-    assert flaws(release)[CHECKSUMS] == Flaw.CHECKSUMS
+    assert flaws(release)[CHECKSUMS] == ErrorCode.CHECKSUMS
 
 
 def test_what_depends_on_a_failed_check_is_not_looked_at(release: Path) -> None:
     (release / CHECKSUMS).write_bytes(b"\xff")
-    assert flaws(release) == {CHECKSUMS: Flaw.CHECKSUMS}
+    assert flaws(release) == {CHECKSUMS: ErrorCode.CHECKSUMS}
     assert state(release, "digests")[0] == State.SKIPPED
 
 
 @pytest.mark.parametrize(
-    ("content", "flaw", "message"),
+    ("content", "code", "message"),
     [
-        (b"no archive", Flaw.UNSAFE, "its directory cannot be read"),
-        (task(members("dynamic_int8"), 8), Flaw.UNSAFE, "is compressed"),
+        (b"no archive", ErrorCode.UNSAFE, "its directory cannot be read"),
+        (task(members("dynamic_int8"), 8), ErrorCode.UNSAFE, "is compressed"),
         (
             task({**members("dynamic_int8"), "MORE": b""}),
-            Flaw.BUNDLE,
+            ErrorCode.BUNDLE,
             "its members are not those of manifest.json",
         ),
-        (task(members("fp16")), Flaw.BUNDLE, "its members are not those of manifest.json"),
+        (task(members("fp16")), ErrorCode.BUNDLE, "its members are not those of manifest.json"),
     ],
 )
 def test_a_bundle_that_is_not_what_it_should_be_is_refused(
-    tmp_path: Path, content: bytes, flaw: Flaw, message: str
+    tmp_path: Path, content: bytes, code: ErrorCode, message: str
 ) -> None:
     folder = write_release(tmp_path / "release", {TASK: content})
     error = verify(folder).error
     assert error is not None
-    assert (error.flaw, message in error.why) == (flaw, True), error.why
-    assert flaws(folder) == {TASK: flaw}
+    assert (error.code, message in error.why) == (code, True), error.why
+    assert flaws(folder) == {TASK: code}
 
 
 def test_the_model_of_a_bundle_is_the_one_of_its_scheme(tmp_path: Path) -> None:
     folder = write_release(tmp_path / "release", {TFLITE: b"another model"})
-    assert flaws(folder) == {TASK: Flaw.BUNDLE}
+    assert flaws(folder) == {TASK: ErrorCode.BUNDLE}
     assert state(folder, TASK)[1].endswith("its model is not the .tflite of dynamic_int8")
 
 
@@ -200,12 +201,12 @@ def test_the_tokenizer_of_a_bundle_is_the_one_of_the_checkpoint(release: Path) -
 
     edit_json(release / MANIFEST, change)
     seal(release)
-    assert flaws(release)[TASK] == Flaw.BUNDLE
+    assert flaws(release)[TASK] == ErrorCode.BUNDLE
     assert state(release, TASK)[1].endswith("its tokenizer is not the checkpoint's")
 
 
 def test_what_is_no_directory_is_no_release(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="No such file or directory"):
+    with raises(ErrorCode.REQUEST, match="No such file or directory"):
         verify(tmp_path / "nowhere")
 
 
@@ -222,7 +223,7 @@ def test_the_command_prints_a_line_for_each_check_and_exits(release: Path) -> No
     assert "\x1b" not in done.stdout
     (release / TASK).unlink()
     done = run_command("verify", release)
-    assert done.returncode == FLAW_EXIT_CODES[Flaw.MISSING]
+    assert done.returncode == ErrorCode.MISSING.exit_code
     assert "✗ names " in done.stdout
     assert "Why: m_dynamic_int8.task is not there" in done.stderr
 
@@ -233,7 +234,7 @@ def test_the_command_speaks_json(release: Path) -> None:
     (release / "more").write_text("")
     done = run_command("verify", release, "--json")
     found = json.loads(done.stdout)
-    assert done.returncode == FLAW_EXIT_CODES[Flaw.EXTRA]
+    assert done.returncode == ErrorCode.EXTRA.exit_code
     assert not found["verified"]
     (failed,) = (check for check in found["checks"] if check["state"] == "failed")
     assert (failed["name"], failed["flaw"]) == ("names", "extra")

@@ -10,7 +10,7 @@ from benchmarks.bench import Quiet
 from gemma3build.cli.build import build as build_command
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.runner import CACHE_VARIABLE
-from gemma3build.errors import DirtyError, GateError
+from gemma3build.errors import ErrorCode
 from gemma3build.release.checksums import PROVENANCE
 from gemma3build.release.directory import Release
 from gemma3build.release.provenance import read_revision
@@ -19,6 +19,7 @@ from gemma3build.util.git import GitRevision
 from gemma3build.workflows.build import Builder, clean_revision
 from gemma3build.workflows.request import BuildRequest, prepare
 from tests.support.command import run_command
+from tests.support.errors import raises
 from tests.unit.report.test_report import gate, sample, scheme
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -63,18 +64,18 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_refused_release_lies_aside_until_one_of_its_name_passes(tmp_path: Path) -> None:
-    with pytest.raises(GateError):
+    with raises(ErrorCode.GATE):
         build(tmp_path / "m", passed=False)
     assert names(tmp_path) == {"m.refused"}
     build(tmp_path / "m", passed=True)
     assert names(tmp_path) == {"m"}
-    with pytest.raises(GateError):
+    with raises(ErrorCode.GATE):
         build(tmp_path / "m", passed=False)
     assert names(tmp_path) == {"m", "m.refused"}
 
 
 def test_the_refused_release_of_another_name_stays(tmp_path: Path) -> None:
-    with pytest.raises(GateError):
+    with raises(ErrorCode.GATE):
         build(tmp_path / "other", passed=False)
     build(tmp_path / "m", passed=True)
     assert names(tmp_path) == {"m", "other.refused"}
@@ -87,7 +88,7 @@ def test_a_release_is_refused_from_what_no_commit_has_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: GitRevision | None, message: str
 ) -> None:
     monkeypatch.setattr("gemma3build.workflows.build.find_revision", lambda: source)
-    with pytest.raises(DirtyError, match=message):
+    with raises(ErrorCode.SOURCE, match=message):
         build_command(release=True, checkpoint=tmp_path / "not there")
 
 

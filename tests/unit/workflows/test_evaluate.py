@@ -16,7 +16,7 @@ from gemma3build.engine.cache import Cache
 from gemma3build.engine.executor import FinishedStep
 from gemma3build.engine.inputs import ChainedInputs
 from gemma3build.engine.preflight import check_writable
-from gemma3build.errors import BuildError, NoSpaceError, OutputError, RequestError
+from gemma3build.errors import ErrorCode
 from gemma3build.pins.config import load_models
 from gemma3build.pins.lockfile import ModelsLock
 from gemma3build.release.directory import write_measured
@@ -53,6 +53,7 @@ from gemma3build.workflows.request import (
     prepare_again,
     refuse_other_files,
 )
+from tests.support.errors import raises
 from tests.support.release import edit_json, figures, write_release
 from tests.unit.report.test_report import MACHINE, gate, piqa, sample, scheme, speed
 
@@ -119,7 +120,7 @@ def later_format(found: Any) -> None:
 def test_an_evaluation_that_does_not_go_with_its_release_is_refused(
     release: Path, change: Any, message: str
 ) -> None:
-    with pytest.raises(RequestError, match=message):
+    with raises(ErrorCode.REQUEST, match=message):
         read_release(edit(release, change))
 
 
@@ -137,7 +138,7 @@ def test_no_file_lies_outside_of_the_release(tmp_path: Path, path: str) -> None:
         dataclasses.replace(manifest, artifacts=artifacts),
         dataclasses.replace(evaluation, schemes=(moved,)),
     )
-    with pytest.raises(RequestError, match="is no name of a file in a release"):
+    with raises(ErrorCode.REQUEST, match="is no name of a file in a release"):
         read_release(folder)
 
 
@@ -153,13 +154,13 @@ def test_a_scheme_that_the_manifest_does_not_explain_is_refused(
     schemes: dict[str, Any], message: str
 ) -> None:
     manifest = dataclasses.replace(measured()[0], schemes=schemes)
-    with pytest.raises(RequestError, match=message):
+    with raises(ErrorCode.REQUEST, match=message):
         find_scheme(manifest, INT8, REFUSAL)
 
 
 def test_parameters_of_another_form_are_refused() -> None:
     manifest = dataclasses.replace(measured()[0], parameters={"prefill_seq_lens": "many"})
-    with pytest.raises(RequestError, match="manifest.json: parameters"):
+    with raises(ErrorCode.REQUEST, match="manifest.json: parameters"):
         prepare_again(manifest, OwnCheckpoint(), REFUSAL)
 
 
@@ -177,7 +178,7 @@ def test_a_pinned_model_that_nobody_locked_here_is_to_be_locked_first(
         ("0" * 40, OTHER_VERSION),
     ):
         checkpoint = dataclasses.replace(manifest.checkpoint, source=pinned.repo, revision=revision)
-        with pytest.raises(BuildError) as caught:
+        with raises(ErrorCode.DRIFT if hint != OTHER_VERSION else ErrorCode.REQUEST) as caught:
             prepare_again(
                 dataclasses.replace(manifest, checkpoint=checkpoint), OwnCheckpoint(), REFUSAL
             )
@@ -267,7 +268,7 @@ def test_a_release_that_another_build_replaced_is_left_alone(release: Path, tmp_
     manifest, evaluation = measured()
     other = dataclasses.replace(manifest, terms=())
     runner = Measuring(tmp_path / "cache", quick(), lambda: write(release, other, evaluation))
-    with pytest.raises(RequestError, match="another build replaced"):
+    with raises(ErrorCode.REQUEST, match="another build replaced"):
         run(release, runner)
     assert read_release(release).manifest == other
 
@@ -286,7 +287,7 @@ def test_figures_that_cannot_be_written_leave_those_of_before_and_no_litter(
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(NoSpaceError, match="cannot be written"):
+    with raises(ErrorCode.DISK, match="cannot be written"):
         write_measured(measured_files(manifest, evaluation), release)
     assert (release / EVALUATION).read_bytes() == before
     assert (release / REPORT).exists() == (broken == EVALUATION)
@@ -296,7 +297,7 @@ def test_figures_that_cannot_be_written_leave_those_of_before_and_no_litter(
 def test_a_folder_that_takes_no_file_is_found_before_the_measuring(tmp_path: Path) -> None:
     check_writable(tmp_path)
     assert not any(tmp_path.iterdir())
-    with pytest.raises(OutputError, match="cannot be written"):
+    with raises(ErrorCode.OUTPUT, match="cannot be written"):
         check_writable(tmp_path, Path("/proc/self"))
 
 
@@ -310,10 +311,10 @@ def test_a_release_with_a_tokenizer_of_its_own_asks_for_it(tmp_path: Path) -> No
     release = files(config_json="1", tokenizer_model="1")
     refuse_other_files(release, release, tmp_path, REFUSAL)
     for found in (files(config_json="1", tokenizer_model="2"), files(config_json="1")):
-        with pytest.raises(RequestError, match="another tokenizer.model than that of") as caught:
+        with raises(ErrorCode.REQUEST, match="another tokenizer.model than that of") as caught:
             refuse_other_files(found, release, tmp_path, REFUSAL)
         assert "--tokenizer FILE" in caught.value.hint
-    with pytest.raises(RequestError, match="is not the checkpoint") as caught:
+    with raises(ErrorCode.REQUEST, match="is not the checkpoint") as caught:
         refuse_other_files(files(config_json="2", tokenizer_model="2"), release, tmp_path, REFUSAL)
     assert "--tokenizer" not in caught.value.hint
 
@@ -351,7 +352,7 @@ def test_releases_that_were_not_measured_alike_are_not_compared_without_a_word(
 
 @pytest.mark.parametrize("more", [{"release": Path("c")}, {"limit": 100}, {"memory": "8G"}])
 def test_what_a_comparison_would_ignore_is_refused(more: dict[str, Any]) -> None:
-    with pytest.raises(RequestError, match="takes two releases and --json alone"):
+    with raises(ErrorCode.REQUEST, match="takes two releases and --json alone"):
         evaluate_command(compare=(Path("a"), Path("b")), **more)
 
 

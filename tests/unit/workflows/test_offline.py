@@ -13,12 +13,13 @@ from gemma3build.engine import runner as runner_module
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.inputs import PackagedModel
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import OfflineError
+from gemma3build.errors import ErrorCode
 from gemma3build.pins.lockfile import LockedModel
 from gemma3build.plan.graph import Step, StepOutput
 from gemma3build.schema.step import OUTPUT_DIR, StepRequest, StepResult
 from gemma3build.steps.fetch import hub as fetch
 from gemma3build.workflows.request import BuildRequest, prepare
+from tests.support.errors import raises
 from tests.support.hub import Hub
 from tests.support.pinned import TINY, pin_tiny
 
@@ -133,9 +134,8 @@ def test_what_is_not_there_is_refused_offline_before_anything_runs(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_offline(hub, monkeypatch)
-    with pytest.raises(OfflineError, match="fetch cannot run: it needs the Hub") as caught:
+    with raises(ErrorCode.OFFLINE, match="fetch cannot run: it needs the Hub") as caught:
         run(tmp_path / "cache")
-    assert caught.value.exit_code == 83
     assert "Unset HF_HUB_OFFLINE" in caught.value.hint
     assert Containers.ran == []
     assert not (tmp_path / "cache" / "steps").exists()
@@ -150,6 +150,6 @@ def test_a_fetched_file_that_was_damaged_is_not_used_offline(
     stored.chmod(0o644)
     stored.write_bytes(b"damaged")
     go_offline(hub, monkeypatch)
-    with pytest.raises(OfflineError):
+    with raises(ErrorCode.OFFLINE):
         run(tmp_path / "cache")
     assert Containers.ran == []

@@ -10,7 +10,7 @@ from gemma3build.engine.cache import Cache
 from gemma3build.engine.images import Image
 from gemma3build.engine.inputs import LocalCheckpoint
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import ChangedError, OutputError, RequestError, VerificationError
+from gemma3build.errors import ErrorCode
 from gemma3build.pins.lockfile import LockedModel, read_models_lock
 from gemma3build.plan.checkpoint import plan_fetch
 from gemma3build.rebuild.compare import compare
@@ -29,6 +29,7 @@ from gemma3build.workflows.rebuild import (
 )
 from gemma3build.workflows.request import OwnCheckpoint
 from tests.support.checkpoint import write_checkpoint
+from tests.support.errors import raises
 from tests.support.release import TASK, edit_json, write_release
 
 DEFAULT = "gemma3-270m"
@@ -73,7 +74,7 @@ def test_neither_gate_nor_reference_runs_again(release: Path) -> None:
 
 
 def refused(release: Path, own: OwnCheckpoint = NONE) -> str:
-    with pytest.raises(RequestError) as caught:
+    with raises(ErrorCode.REQUEST) as caught:
         prepare_rebuild(release, own)
     return caught.value.why
 
@@ -102,7 +103,7 @@ def test_a_scheme_or_a_parameter_that_means_nothing_is_refused(release: Path) ->
 
 
 def test_what_is_no_release_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VerificationError, match="manifest.json is not there"):
+    with raises(ErrorCode.MISSING, match="manifest.json is not there"):
         prepare_rebuild(tmp_path, NONE)
     assert "No such file" in refused(tmp_path / "nowhere")
 
@@ -169,7 +170,7 @@ def test_scratch_is_locked_before_a_prune_can_see_it(
 
 def test_scratch_in_a_cache_that_cannot_be_written_is_an_error() -> None:
     with (
-        pytest.raises(OutputError, match="The cache cannot be used: /proc/none"),
+        raises(ErrorCode.OUTPUT, match="The cache cannot be used: /proc/none"),
         Cache(Path("/proc/none")).scratch("rebuild"),
     ):
         pass
@@ -179,7 +180,7 @@ def test_diffoscope_is_asked_about_files_that_differ(
     release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(RequestError, match="there is no diffoscope"):
+    with raises(ErrorCode.REQUEST, match="there is no diffoscope"):
         require_diffoscope()
     tool = tmp_path / "bin" / "diffoscope"
     tool.parent.mkdir()
@@ -193,7 +194,7 @@ def test_diffoscope_is_asked_about_files_that_differ(
     assert report == tmp_path / f"mine.{TASK}.diffoscope.txt"
     assert report.read_text() == f"{release / TASK} {other / TASK}\n"
     tool.write_text("#!/bin/sh\necho broken >&2\nexit 2\n")
-    with pytest.raises(RequestError, match="broken"):
+    with raises(ErrorCode.REQUEST, match="broken"):
         run_diffoscope(*folders, found, tmp_path / "attestation")
 
 
@@ -228,7 +229,7 @@ def test_a_copy_of_a_checkpoint_takes_the_place_of_the_step_that_brings_it(
     assert found["import"].entry.digests == given.material.files
     assert all(path.stat().st_mode & 0o200 for path in tiny.iterdir())
     (tiny / "config.json").write_text("{}")
-    with pytest.raises(ChangedError, match="changed while it was copied"):
+    with raises(ErrorCode.INPUT_CHANGED, match="changed while it was copied"):
         keep_checkpoint(runner, plan, given)
 
 
@@ -255,7 +256,7 @@ def test_a_checkpoint_of_the_hub_is_archived_from_the_cache(
     plan = dataclasses.replace(prepared.plan, steps=(fetch,))
     again = dataclasses.replace(prepared, plan=plan, origin=locked)
     monkeypatch.setattr(archive, "prepare_again", lambda *_: again)
-    with pytest.raises(RequestError, match="is not in the cache"):
+    with raises(ErrorCode.REQUEST, match="is not in the cache"):
         archive.find_checkpoint(manifest, runner)
     runner.keep(fetch, {path.name: path for path in tiny.iterdir()})
     found = archive.find_checkpoint(manifest, runner)
@@ -265,6 +266,6 @@ def test_a_checkpoint_of_the_hub_is_archived_from_the_cache(
 
 def test_another_version_makes_no_archive(release: Path, tmp_path: Path, runner: Runner) -> None:
     manifest = read_record(list_folder(release))
-    with pytest.raises(RequestError, match="sources of the steps, bundle is not those") as caught:
+    with raises(ErrorCode.REQUEST, match="sources of the steps, bundle is not those") as caught:
         archive.make_archive(release, manifest, tmp_path / "a.tar", runner, with_checkpoint=False)
     assert "by the version that built it" in caught.value.hint

@@ -14,7 +14,7 @@ import gemma3build.workflows.rebuild
 from gemma3build.cli import rebuild as command
 from gemma3build.cli.app import app
 from gemma3build.engine.cache import Cache
-from gemma3build.errors import BuildError, InUseError, VerificationError
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.pins.lockfile import read_models_lock
 from gemma3build.release.checksums import CHECKSUMS
 from gemma3build.release.sbom import SBOM
@@ -160,7 +160,7 @@ def test_a_rebuild_removes_what_killed_ones_left_and_keeps_the_cache_from_being_
         Cache(seen[0]).prune(everything=True)
 
     monkeypatch.setattr("gemma3build.engine.container.remove_orphans", look)
-    assert isinstance(rebuild(str(release)).exception, InUseError)
+    assert rebuild(str(release)).exception.code is ErrorCode.IN_USE
     assert seen == [tmp_path / "cache"]
     prune()
 
@@ -171,7 +171,7 @@ def test_a_file_that_differs_is_downloaded_and_no_other(
     put(hub, release)
     done = rebuild(ADDRESS, "--json", task=OTHER_TASK)
     assert isinstance(done.exception, BuildError)
-    assert done.exception.exit_code == 71
+    assert done.exception.code is ErrorCode.DIFFERENT
     files = {item["path"]: item for item in json.loads(done.stdout)["files"]}
     assert [item["part"] for item in files[TASK]["differences"]] == ["member METADATA"]
     assert files[TASK]["released"] == sha256_bytes((release / TASK).read_bytes())
@@ -185,7 +185,7 @@ def test_with_full_everything_is_downloaded_before_and_nothing_after(
 ) -> None:
     # The tokenizer in the bundles is then looked at, too.
     put(hub, release)
-    assert rebuild(ADDRESS, "--full", task=OTHER_TASK).exception.exit_code == 71
+    assert rebuild(ADDRESS, "--full", task=OTHER_TASK).exception.code is ErrorCode.DIFFERENT
     assert len(downloads(hub)) == 4
 
 
@@ -205,7 +205,7 @@ def test_a_clock_in_a_published_bundle_is_told_from_a_difference(
     put(hub, released)
     done = rebuild(ADDRESS, "--json")
     assert isinstance(done.exception, BuildError)
-    assert done.exception.exit_code == 70
+    assert done.exception.code is ErrorCode.NOT_IDENTICAL
     files = {item["path"]: item for item in json.loads(done.stdout)["files"]}
     changed = {name for name, item in files.items() if item["verdict"] != "identical"}
     assert changed == {TASK, SBOM, MANIFEST, CHECKSUMS}
@@ -225,10 +225,10 @@ def test_what_does_not_verify_is_not_rebuilt(
         gemma3build.workflows.rebuild, "Runner", lambda *_, **__: pytest.fail("nothing is to run")
     )
     done = rebuild(f"hf://{REPO}")
-    assert isinstance(done.exception, VerificationError)
-    assert (done.exception.exit_code, "✗ digests" in done.stdout) == (50, True)
+    assert isinstance(done.exception, BuildError)
+    assert (done.exception.code, "✗ digests" in done.stdout) == (ErrorCode.CHANGED, True)
     assert not Path(ATTESTATION).exists()
-    assert rebuild("hf://org/gone").exception.exit_code == 81
+    assert rebuild("hf://org/gone").exception.code is ErrorCode.NOT_FOUND
 
 
 def test_a_hub_that_serves_other_bytes_than_it_states_is_told(
@@ -244,9 +244,9 @@ def test_a_hub_that_serves_other_bytes_than_it_states_is_told(
 
     hub.objects = Wrong()
     done = rebuild(ADDRESS, task=OTHER_TASK)
-    assert isinstance(done.exception, VerificationError)
-    assert (done.exception.exit_code, done.exception.why) == (
-        50,
+    assert isinstance(done.exception, BuildError)
+    assert (done.exception.code, done.exception.why) == (
+        ErrorCode.CHANGED,
         f"{TASK} is not what the Hub states",
     )
     assert not Path(ATTESTATION).exists()

@@ -22,13 +22,7 @@ from typer.testing import CliRunner, Result
 from gemma3build.cli.app import app
 from gemma3build.engine import preflight
 from gemma3build.engine.cache import Cache
-from gemma3build.errors import (
-    BuildError,
-    DownloadError,
-    InterruptedBuildError,
-    NoMemoryError,
-    StepFailedError,
-)
+from gemma3build.errors import BuildError, ErrorCode, from_step
 from gemma3build.plan.build import artifacts_size
 from gemma3build.plan.evaluation import expect_evaluation
 from gemma3build.plan.graph import Step
@@ -61,7 +55,7 @@ name = "long"
 kv_cache_max_len = 2048
 repo = "org/long"
 """
-STEP = StepFailedError("export", StepFailure(code="internal", what="W", why="because", hint="H."))
+STEP = from_step(StepFailure(code="internal", what="W", why="because", hint="H."))
 
 
 class Works:
@@ -85,7 +79,9 @@ class Works:
     def fitting(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
         for name in self.unfit:
             if any(step.name == name for step in steps):
-                raise NoMemoryError("There is not enough memory", "it is small", "Get more.")
+                raise BuildError(
+                    ErrorCode.MEMORY, "There is not enough memory", "it is small", "Get more."
+                )
         missing = tuple(step for step in steps if step.fresh or step.name not in self.there)
         preflight.check_disk(sum(step.disk for step in missing), self.cache.root)
         return missing
@@ -118,7 +114,9 @@ class Works:
 
     def find_questions(self, *_: object) -> tuple[None, bool]:
         if self.unavailable:
-            raise DownloadError("The dataset piqa cannot be fetched", "no network", "Mend it.")
+            raise BuildError(
+                ErrorCode.DOWNLOAD, "The dataset piqa cannot be fetched", "no network", "Mend it."
+            )
         return None, self.own
 
 
@@ -241,7 +239,7 @@ def test_a_signature_that_is_none_is_made_anew_and_another_flaw_is_not_signed_ov
     (folder / TFLITE).write_bytes(b"other")
     works.ran.clear()
     error = failed()
-    assert error.exit_code == 50
+    assert error.code is ErrorCode.CHANGED
     assert "Where: short, verify" in error.__notes__[0]
     assert "sign short" not in works.ran
 
@@ -272,7 +270,7 @@ def test_what_fails_is_named_keeps_its_exit_code_and_goes_on_later(
     STEP.__notes__ = []
     error = failed()
     assert error is STEP
-    assert error.exit_code == 41
+    assert error.code is ErrorCode.INTERNAL
     (note,) = error.__notes__
     assert note.startswith(f"Where: {name}, {part}. The same command goes on")
     folder = tmp_path / "artifacts" / "v1"
@@ -288,8 +286,8 @@ def test_what_fails_is_named_keeps_its_exit_code_and_goes_on_later(
 def test_a_signal_stops_the_line_and_says_where(works: Works) -> None:
     works.failures["evaluate long"] = KeyboardInterrupt()
     error = failed()
-    assert isinstance(error, InterruptedBuildError)
-    assert error.exit_code == 130
+    assert isinstance(error, BuildError)
+    assert error.code is ErrorCode.INTERRUPTED
     assert error.__notes__ == ["Where: long, evaluate"]
     assert works.ran[-1] == "evaluate long"
     assert "finished steps are kept" in error.hint
@@ -300,7 +298,7 @@ def test_where_it_stopped_is_shown(
 ) -> None:
     from gemma3build.cli.console import show_error
 
-    error = NoMemoryError("W", "because", "H.")
+    error = BuildError(ErrorCode.MEMORY, "W", "because", "H.")
     with contextlib.suppress(BuildError), error_context("\x1bshort", line.Stage.BUILD):
         raise error
     show_error(error)
@@ -314,22 +312,30 @@ def test_a_source_that_changes_meanwhile_stops_the_line(
     sources = iter([CLEAN, CLEAN, LATER])
     monkeypatch.setattr("gemma3build.workflows.build.find_revision", lambda: next(sources))
     error = failed()
-    assert error.exit_code == 7
+    assert error.code is ErrorCode.SOURCE
     assert "Where: long, build" in error.__notes__[0]
     assert works.ran == ["build short", "evaluate short", "sign short"]
 
 
-REFUSALS: dict[str, tuple[tuple[str, ...], int, str]] = {
-    "no signer": ((), 6, "one of --key, --pkcs11, --sigstore and --unsigned"),
-    "two signers": (("--key", "release.key", "--unsigned"), 6, "one of --key"),
-    "no key": (("--key", "gone.key"), 63, "No such file"),
-    "public key": (("--key", "release.pub"), 63, "has no private key"),
-    "identity": (("--unsigned", "--identity", "a@b"), 6, "go with --sigstore"),
-    "memory": (("--unsigned", "--memory", "lots"), 4, "it must be a number"),
-    "more": (("--unsigned", "--model", "gemma4"), 4, "known are"),
-    "twice": (("--unsigned", "--model", "releases.toml"), 6, "more than one has the name"),
-    "one repo": (("--unsigned", "--repo", "org/one"), 6, "would go to one repository"),
-    "output": (("--unsigned", "--output", "release.key"), 22, "is not a directory"),
+REFUSALS: dict[str, tuple[tuple[str, ...], ErrorCode, str]] = {
+    "no signer": ((), ErrorCode.REQUEST, "one of --key, --pkcs11, --sigstore and --unsigned"),
+    "two signers": (("--key", "release.key", "--unsigned"), ErrorCode.REQUEST, "one of --key"),
+    "no key": (("--key", "gone.key"), ErrorCode.SIGNING, "No such file"),
+    "public key": (("--key", "release.pub"), ErrorCode.SIGNING, "has no private key"),
+    "identity": (("--unsigned", "--identity", "a@b"), ErrorCode.REQUEST, "go with --sigstore"),
+    "memory": (("--unsigned", "--memory", "lots"), ErrorCode.UNKNOWN_NAME, "it must be a number"),
+    "more": (("--unsigned", "--model", "gemma4"), ErrorCode.UNKNOWN_NAME, "known are"),
+    "twice": (
+        ("--unsigned", "--model", "releases.toml"),
+        ErrorCode.REQUEST,
+        "more than one has the name",
+    ),
+    "one repo": (
+        ("--unsigned", "--repo", "org/one"),
+        ErrorCode.REQUEST,
+        "would go to one repository",
+    ),
+    "output": (("--unsigned", "--output", "release.key"), ErrorCode.OUTPUT, "is not a directory"),
 }
 
 
@@ -339,7 +345,7 @@ def test_what_can_be_refused_is_refused_before_anything_is_done(
 ) -> None:
     arguments, code, message = REFUSALS[case]
     error = failed(*arguments, key=())
-    assert (error.exit_code, message in error.why) == (code, True), error
+    assert (error.code, message in error.why) == (code, True), error
     assert works.ran == []
     assert not (tmp_path / "artifacts").exists()
 
@@ -352,7 +358,7 @@ def test_an_output_that_would_change_the_checkout_is_refused_first(
     find = functools.partial(would_change, package=tmp_path / "gemma3build")
     monkeypatch.setattr("gemma3build.workflows.preflight.would_change", find)
     error = failed("--output", "out")
-    assert (error.exit_code, "git does not ignore it" in error.why) == (22, True)
+    assert (error.code, "git does not ignore it" in error.why) == (ErrorCode.OUTPUT, True)
     assert works.ran == []
     done("--output", "artifacts")
 
@@ -360,10 +366,10 @@ def test_an_output_that_would_change_the_checkout_is_refused_first(
 def test_what_cannot_be_run_is_refused_before_anything_is_done(works: Works) -> None:
     works.unfit.add("export")
     error = failed()
-    assert (error.exit_code, error.__notes__) == (20, ["Where: short"])
+    assert (error.code, error.__notes__) == (ErrorCode.MEMORY, ["Where: short"])
     works.unfit.clear()
     works.unavailable = True
-    assert failed().exit_code == 12
+    assert failed().code is ErrorCode.DOWNLOAD
     assert works.ran == []
     works.unavailable = False
     done()
@@ -394,7 +400,7 @@ def test_releases_that_fit_one_at_a_time_and_not_together_are_refused_first(
     assert both < 2 * one
     for free in (one, both - 1):
         set_free(monkeypatch, {tmp_path: free})
-        assert failed().exit_code == 21
+        assert failed().code is ErrorCode.DISK
         assert works.ran == []
     set_free(monkeypatch, {tmp_path: one})
     alone("short", "--output", "other")
@@ -414,7 +420,7 @@ def test_copies_for_another_disk_are_counted_for_all_releases(
     plan = plan_releases(["releases.toml"])[0].prepared.plan
     size, plenty = artifacts_size(plan), 1 << 50
     set_free(monkeypatch, {tmp_path / "cache": plenty, tmp_path: 2 * size - 1})
-    assert failed().exit_code == 21
+    assert failed().code is ErrorCode.DISK
     set_free(monkeypatch, {tmp_path / "cache": plenty, tmp_path: 2 * size})
     done()
 
@@ -428,13 +434,13 @@ def test_a_source_that_no_commit_has_is_refused_first(
         CliRunner().invoke(app, ["release", "gone.toml", "..", "--dry-run"]).exception is not None
     )
     error = failed("--dry-run")
-    assert error.exit_code == 7
+    assert error.code is ErrorCode.SOURCE
 
 
 def test_a_version_that_is_none_is_refused(works: Works) -> None:
     error = CliRunner().invoke(app, ["release", "releases.toml", "../v1", "--unsigned"]).exception
     assert isinstance(error, BuildError)
-    assert (error.exit_code, works.ran) == (6, [])
+    assert (error.code, works.ran) == (ErrorCode.REQUEST, [])
 
 
 def test_a_dry_run_prints_plans_and_touches_nothing(works: Works, tmp_path: Path) -> None:
@@ -488,7 +494,7 @@ def test_one_that_cannot_be_published_lets_none_be(
     shutil.copy(folder / EVALUATION, tmp_path)
     name_source(folder, dirty=True)
     error = failed("--publish")
-    assert error.exit_code == 84
+    assert error.code is ErrorCode.PUBLICATION
     assert "Where: long, publish" in error.__notes__[0]
     assert writer.repos == {}
     done("--publish", "--skip", "source")
@@ -504,7 +510,7 @@ def test_a_tag_that_someone_makes_meanwhile_lets_none_be_published(
 
     works.meanwhile["evaluate long"] = make_tag
     error = failed("--publish")
-    assert (error.exit_code, "has a tag v1 already" in error.why) == (6, True)
+    assert (error.code, "has a tag v1 already" in error.why) == (ErrorCode.REQUEST, True)
     assert set(writer.repos) == {"org/long"}
 
 
@@ -535,7 +541,7 @@ def test_a_card_that_was_edited_since_is_no_reason_to_publish_again(
     folder = tmp_path / "artifacts" / "v1" / "long"
     edit_json(folder / EVALUATION, lambda value: value["schemes"][0].update(figures("another")))
     error = failed("--publish")
-    assert (error.exit_code, error.hint) == (6, "Give another VERSION.")
+    assert (error.code, error.hint) == (ErrorCode.REQUEST, "Give another VERSION.")
 
 
 def test_what_the_hub_would_refuse_is_refused_before_the_work(
@@ -543,23 +549,23 @@ def test_what_the_hub_would_refuse_is_refused_before_the_work(
 ) -> None:
     (tmp_path / "releases.toml").write_text(FILE.replace('repo = "org/long"', ""))
     error = failed("--publish")
-    assert (error.exit_code, error.__notes__) == (6, ["Where: long"])
+    assert (error.code, error.__notes__) == (ErrorCode.REQUEST, ["Where: long"])
     assert "--repo OWNER/NAME" in error.hint
     (tmp_path / "releases.toml").write_text(FILE.replace("org/long", "org/a--b"))
-    assert failed("--publish").exit_code == 6
+    assert failed("--publish").code is ErrorCode.REQUEST
     (tmp_path / "releases.toml").write_text(FILE)
     first = writer.add("org/long", {"README.md": b"old"})
-    assert failed("--publish", "--private").exit_code == 6
+    assert failed("--publish", "--private").code is ErrorCode.REQUEST
     writer.repos["org/long"].refs["refs/tags/v1"] = first
     writer.repos["org/long"].commit({"README.md": b"new"}, "new", "someone")
     assert "has a tag v1 already" in failed("--publish").why
     monkeypatch.delenv("HF_TOKEN")
-    assert failed("--publish").exit_code == 80
+    assert failed("--publish").code is ErrorCode.LOGIN
     assert works.ran == []
 
 
 def test_a_quick_look_is_not_published_before_the_work(writer: Hub, works: Works) -> None:
-    assert failed("--publish", "--limit", "10").exit_code == 6
+    assert failed("--publish", "--limit", "10").code is ErrorCode.REQUEST
     works.own = True
     assert "others or fewer" in failed("--publish").why
     assert works.ran == []

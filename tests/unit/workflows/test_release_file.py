@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from gemma3build.errors import BuildError, ConfigError, RequestError, UnknownNameError
+from gemma3build.errors import ErrorCode
 from gemma3build.plan.graph import Parameters
 from gemma3build.publish import check_tag
 from gemma3build.workflows.preflight import check_output_paths, find_repos
 from gemma3build.workflows.release_file import PlannedRelease, load_releases, plan_releases
 from tests.support.checkpoint import write_checkpoint
+from tests.support.errors import raises
 from tests.support.release import write_release
 
 TWO = """
@@ -91,36 +92,34 @@ def test_paths_in_a_file_begin_where_it_lies(
 def test_a_file_that_says_something_else_is_refused(
     tmp_path: Path, text: str, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with raises(ErrorCode.CONFIG, match=message):
         load_releases(Path(write(tmp_path, text)))
 
 
 @pytest.mark.parametrize(
-    ("text", "kind"),
+    ("text", "code"),
     [
-        ('model = "gemma4"', UnknownNameError),
-        ('model = "gemma3-270m"\nschemes = ["int2"]', UnknownNameError),
-        ('model = "gemma3-270m"\nname = "../m"', RequestError),
-        ('model = "gemma3-270m"\nkv_cache_max_len = 8', RequestError),
-        ('checkpoint = "nowhere"', BuildError),
+        ('model = "gemma4"', ErrorCode.UNKNOWN_NAME),
+        ('model = "gemma3-270m"\nschemes = ["int2"]', ErrorCode.UNKNOWN_NAME),
+        ('model = "gemma3-270m"\nname = "../m"', ErrorCode.REQUEST),
+        ('model = "gemma3-270m"\nkv_cache_max_len = 8', ErrorCode.REQUEST),
+        ('checkpoint = "nowhere"', ErrorCode.REQUEST),
     ],
 )
-def test_a_release_that_cannot_be_made_is_named(
-    tmp_path: Path, text: str, kind: type[BuildError]
-) -> None:
+def test_a_release_that_cannot_be_made_is_named(tmp_path: Path, text: str, code: ErrorCode) -> None:
     path = write(tmp_path, f'[[release]]\nmodel = "gemma3-270m"\n[[release]]\n{text}\n')
-    with pytest.raises(kind) as refused:
+    with raises(code) as refused:
         plan_releases([path])
     assert refused.value.__notes__ == [f"Where: release 2 of {path}"]
 
 
 def test_two_releases_of_one_name_are_refused(tmp_path: Path) -> None:
     for words in (["gemma3-270m"] * 2, [write(tmp_path, TWO), "gemma3-270m"]):
-        with pytest.raises(RequestError, match="more than one has the name gemma3-270m"):
+        with raises(ErrorCode.REQUEST, match="more than one has the name gemma3-270m"):
             plan_releases(words)
     for name in ("index.html", "index.json"):
         text = f'[[release]]\nmodel = "gemma3-270m"\nname = "{name}"\n'
-        with pytest.raises(RequestError, match=f"{name} is the name of the index"):
+        with raises(ErrorCode.REQUEST, match=f"{name} is the name of the index"):
             plan_releases([write(tmp_path, text)])
 
 
@@ -133,7 +132,7 @@ def test_what_a_tag_can_be_is_a_version(version: str) -> None:
     "version", ["", ".", "..", "../v1", "v1/2", "-v", "v 1", "v1..2", "v1.", "v1.lock", "v1\n", "ü"]
 )
 def test_what_no_tag_can_be_is_no_version(version: str) -> None:
-    with pytest.raises(RequestError, match="is no version"):
+    with raises(ErrorCode.REQUEST, match="is no version"):
         check_tag(version, "version")
 
 
@@ -142,7 +141,7 @@ def test_each_release_has_a_repository_of_its_own(tmp_path: Path) -> None:
     assert find_repos(releases, None) == ("you/short", "")
     assert find_repos(releases, "me/{name}-litert") == ("me/short-litert", "me/gemma3-270m-litert")
     assert find_repos(releases[1:], "me/one") == ("me/one",)
-    with pytest.raises(RequestError, match="two releases would go to one repository"):
+    with raises(ErrorCode.REQUEST, match="two releases would go to one repository"):
         find_repos(releases, "me/one")
 
 
@@ -153,8 +152,8 @@ def test_a_place_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     assert not folder.exists()
     (folder / "short").mkdir(parents=True)
     (folder / "short" / "mine.txt").touch()
-    with pytest.raises(BuildError, match="it holds other things than a release") as refused:
+    with raises(ErrorCode.OUTPUT, match="it holds other things than a release") as refused:
         check_output_paths(folder, releases)
     assert refused.value.__notes__ == ["Where: short"]
-    with pytest.raises(BuildError, match="it is a release itself"):
+    with raises(ErrorCode.OUTPUT, match="it is a release itself"):
         check_output_paths(write_release(tmp_path / "v2"), releases)
