@@ -4,7 +4,7 @@ import enum
 import errno
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from gemma3build.schema.evaluation import Check
 from gemma3build.schema.step import StepErrorCode, StepFailure
@@ -30,6 +30,8 @@ class ErrorCode(enum.StrEnum):
         return member
 
     INTERNAL = "internal", 1
+
+    USAGE = "usage", 2  # the command line's own
 
     CONFIG = "config", 3
     DRIFT = "drift", 3
@@ -119,6 +121,7 @@ class BuildError(Exception):
         log: the last lines of the log of a step that stopped unforeseen.
         log_file: where the whole log of a failed step is kept.
         checks: the failed checks of the gate, by scheme.
+        result: what the command found out before, which ``--json`` prints with the error.
     """
 
     def __init__(
@@ -131,16 +134,17 @@ class BuildError(Exception):
         log: str = "",
         checks: Mapping[str, tuple[Check, ...]] | None = None,
     ) -> None:
-        super().__init__(f"{what}: {why}. {hint}")
+        super().__init__(f"{what}: {why}. {hint}".rstrip())
         self.code, self.what, self.why, self.hint = code, what, why, hint
         self.log, self.checks = log, checks or {}
         self.log_file: Path | None = None
+        self.result: Mapping[str, Any] = {}
 
 
-def stopped_error(what: str) -> BuildError:
-    """Return the error of something that a signal stopped."""
-    why, hint = "it got a signal", "The same command goes on: finished steps are kept."
-    return BuildError(ErrorCode.INTERRUPTED, f"{what} was stopped", why, hint)
+def stopped_error(what: str, *, kept: bool = True) -> BuildError:
+    """Return the error of something that a signal stopped, with finished steps ``kept`` or not."""
+    hint = f"Run the same command again{'; finished steps are kept' if kept else ''}."
+    return BuildError(ErrorCode.INTERRUPTED, f"{what} was stopped", "it got a signal", hint)
 
 
 def from_os_error(what: str, error: OSError) -> BuildError:

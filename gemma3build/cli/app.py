@@ -3,30 +3,50 @@
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from gemma3build import __version__
-from gemma3build.cli import build, evaluate, publish, rebuild, release, verify
-from gemma3build.cli import environment as engine
-from gemma3build.cli import lock as pins
-from gemma3build.cli.console import out, show_error
-from gemma3build.errors import BuildError
+from gemma3build.cli import build, environment, evaluate, lock, publish, rebuild, release, verify
+from gemma3build.cli.console import out, print_error, show_error
+from gemma3build.errors import BuildError, ErrorCode, stopped_error
+
+CACHED = frozenset({"build", "evaluate", "release"})  # commands that keep finished steps
+
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C in any of them is an error that says so."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take ``plan`` for what it is called now; it goes with the next version."""
+        if args[:1] == ["plan"]:
+            args = ["build", "--dry-run", *args[1:]]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            name = ctx.invoked_subcommand
+            raise stopped_error(f"`gemma3build {name}`", kept=name in CACHED) from stopped
+
 
 app = typer.Typer(
     name="gemma3build",
+    cls=Commands,
     help="Build reproducible on-device releases of Gemma 3 in pinned containers.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-cache_app = typer.Typer(help="Look at and clean the cache.", no_args_is_help=True)
+cache_app = typer.Typer(help="Show and clean the cache.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 
 for command in (
     build.build,
-    build.plan,
     evaluate.evaluate,
     verify.verify,
     verify.sign,
@@ -34,15 +54,15 @@ for command in (
     rebuild.archive,
     publish.publish,
     release.release,
-    pins.models,
-    pins.schemes,
-    pins.lock,
-    engine.images,
-    engine.engine,
+    lock.models,
+    lock.schemes,
+    lock.lock,
+    environment.images,
+    environment.engine,
 ):
     app.command()(command)
-cache_app.command("size")(engine.cache_size)
-cache_app.command("prune")(engine.cache_prune)
+cache_app.command("size")(environment.cache_size)
+cache_app.command("prune")(environment.cache_prune)
 
 
 def show_version(*, value: bool) -> None:
@@ -69,10 +89,29 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a 
 
 
 def main() -> None:
-    """Run the command; the process ends here."""
+    """Run the command; the process ends here.
+
+    With ``--json`` every error is one JSON object on standard output, too. The option is looked for
+    here, because an error can come before options are parsed.
+    """
     signal.signal(signal.SIGTERM, stop)
+    as_json = "--json" in sys.argv[1:]
     try:
         app()
     except BuildError as error:
         show_error(error)
+        if as_json:
+            print_error(error)
         sys.exit(error.code.exit_code)
+    except SystemExit as ended:
+        wrong = getattr(ended.__context__, "format_message", None)  # of the command line
+        if as_json and wrong is not None:
+            hint = "Run the command with --help: it lists the options."
+            what = "The command line cannot be used"
+            print_error(BuildError(ErrorCode.USAGE, what, wrong(), hint))
+        raise
+    except Exception as defect:
+        if as_json:
+            why, hint = f"{type(defect).__name__}: {defect}", "Please report it."
+            print_error(BuildError(ErrorCode.INTERNAL, "gemma3build has a defect", why, hint))
+        raise

@@ -1,12 +1,12 @@
-"""``build`` and ``plan``: the main job."""
+"""``build``: the main job."""
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gemma3build.cli.console import err, show_outcome, show_plan
+from gemma3build.cli.console import err
 from gemma3build.cli.options import (
     ARTIFACTS,
     DEFAULT_MODEL,
@@ -24,7 +24,11 @@ from gemma3build.cli.options import (
     Tokenizer,
     parse_size,
 )
-from gemma3build.errors import stopped_error
+from gemma3build.cli.results import show_build, show_plan
+
+if TYPE_CHECKING:
+    from gemma3build.util.git import GitRevision
+    from gemma3build.workflows.request import Prepared
 
 
 def build(
@@ -41,18 +45,23 @@ def build(
     jobs: Jobs = 1,
     memory: Memory = None,
     release: Annotated[
-        bool, typer.Option("--release", help="Refuse a source tree that no commit has.")
+        bool,
+        typer.Option("--release", help="Fail if the Git working tree has uncommitted changes."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the steps of the build; run nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build a release: fetch, check, export once, quantize many, bundle, record.
+    """Build a release: get a checkpoint, export it once, quantize and bundle each scheme.
+
+    Every file is compared with the checkpoint before the release is written.
 
     Examples:
     * `gemma3build build` builds the default model in three schemes
     * `gemma3build build --model gemma3-1b-it --scheme dynamic_int4_block32`
     * `gemma3build build --checkpoint ./my-finetune --scheme all --output ./release`
-    * `gemma3build build --dry-run` shows what would run, and touches nothing
+    * `gemma3build build --dry-run` shows what would run
     """
     from gemma3build.workflows.build import clean_revision
     from gemma3build.workflows.request import BuildRequest, prepare
@@ -85,52 +94,22 @@ def build(
     )
 
 
-def plan(
-    *,
-    model: Model = None,
-    scheme: Schemes = None,
-    checkpoint: Checkpoint = None,
-    tokenizer: Tokenizer = None,
-    name: Name = None,
-    prefill_seq_lens: Prefill = None,
-    kv_cache_max_len: KvCache = None,
-    mask_as_input: Mask = True,
-    as_json: AsJson = False,
-) -> None:
-    """Print what `build` would run, and touch nothing.
-
-    Examples:
-    * `gemma3build plan --scheme all`
-    * `gemma3build plan --model gemma3-1b-it --json`
-    """
-    build(
-        model=model,
-        scheme=scheme,
-        checkpoint=checkpoint,
-        tokenizer=tokenizer,
-        name=name,
-        prefill_seq_lens=prefill_seq_lens,
-        kv_cache_max_len=kv_cache_max_len,
-        mask_as_input=mask_as_input,
-        dry_run=True,
-        as_json=as_json,
-    )
-
-
 def run_build(
-    prepared: Any, *, folder: Path, jobs: int, memory: int | None, source: Any, as_json: bool
+    prepared: "Prepared",
+    *,
+    folder: Path,
+    jobs: int,
+    memory: int | None,
+    source: "GitRevision | None",
+    as_json: bool,
 ) -> None:
-    """Build a prepared plan and show the outcome; ``source`` is what a release must be from."""
+    """Build a prepared plan and show the result; a release must be from ``source``, if given."""
     from gemma3build.cli.progress import Progress
     from gemma3build.engine.runner import open_runner
     from gemma3build.workflows.build import Builder
 
     started = time.monotonic()
-    with Progress(err) as progress:
+    with Progress(err) as progress, open_runner(progress.say, memory) as runner:
         progress.expect(len(prepared.plan.steps))
-        try:
-            with open_runner(progress.say, memory) as runner:
-                outcome = Builder(runner, source).ensure(prepared, folder, jobs, progress)
-        except KeyboardInterrupt as stopped:
-            raise stopped_error("The build") from stopped
-    show_outcome(prepared.plan, outcome, time.monotonic() - started, as_json=as_json)
+        result = Builder(runner, source).ensure(prepared, folder, jobs, progress)
+    show_build(prepared.plan, result, time.monotonic() - started, as_json=as_json)

@@ -14,22 +14,22 @@ from gemma3build.util.text import MEGABYTE
 
 
 def engine() -> None:
-    """Make sure that a Docker engine answers; on bare Debian, as root, install and start one."""
+    """Check that Docker answers; as root on Debian, install and start it if it does not."""
     from gemma3build.engine.docker import ensure
 
-    out.print(f"Docker engine {ensure(err.print)} answers.")
+    out.print(f"Docker {ensure(err.print)} answers.")
 
 
 def images(
     *,
-    make: Annotated[bool, typer.Option("--build", help="Make those that are missing.")] = False,
+    make: Annotated[bool, typer.Option("--build", help="Build missing images.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the images that steps run in, and make them if asked to.
+    """List the Docker images that builds run in.
 
     Examples:
-    * `gemma3build images` shows which are there
-    * `gemma3build images --build` makes the others
+    * `gemma3build images` shows which images are built
+    * `gemma3build images --build` builds the others
     """
     from gemma3build.engine.cache import Cache
     from gemma3build.engine.docker import connect
@@ -50,14 +50,14 @@ def images(
     table = make_table("image", "tag", "id", "made from")
     for name, image in found.items():
         if image is None:
-            table.add_row(name, "not there", "", "")
+            table.add_row(name, "not built", "", "")
         else:
             table.add_row(name, image.tag, image.image_id[:19], image.parent[:26])
     out.print(table)
 
 
 def cache_size(*, as_json: AsJson = False) -> None:
-    """Show where the cache is and what it holds."""
+    """Show the path of the cache and the size of its parts."""
     from gemma3build.engine.cache import DOWNLOADS, Cache, tree_size
     from gemma3build.engine.runner import cache_dir
 
@@ -75,17 +75,20 @@ def cache_size(*, as_json: AsJson = False) -> None:
 def cache_prune(
     *,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also finished results and downloads.")
+        bool, typer.Option("--all", help="Also remove finished results and downloads.")
     ] = False,
 ) -> None:
-    """Remove what killed builds left; with --all, everything, if no build is running. Releases stay."""
+    """Remove leftovers of killed builds from the cache, and with --all everything in it.
+
+    Releases are not in the cache. With --all, no build may be running.
+    """
     from gemma3build.engine.cache import Cache
     from gemma3build.engine.container import remove_orphans
     from gemma3build.engine.docker import connect
     from gemma3build.engine.runner import cache_dir
 
     cache = Cache(cache_dir())
-    with suppress(BuildError):  # a cache can be cleaned where no engine answers
+    with suppress(BuildError):  # without Docker, the cache can still be cleaned
         remove_orphans(connect(), cache)
     freed = cache.prune(everything=everything)
-    out.print(f"{freed / MEGABYTE:,.1f} MB were removed.")
+    out.print(f"Removed {freed / MEGABYTE:,.1f} MB.")

@@ -1,11 +1,11 @@
-"""``evaluate``: measure a release, or set two side by side."""
+"""``evaluate``: measure a release, or compare two."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gemma3build.cli.console import err, out, show_evaluations, show_unlike
+from gemma3build.cli.console import err, out
 from gemma3build.cli.options import (
     ARTIFACTS,
     DEFAULT_MODEL,
@@ -17,14 +17,15 @@ from gemma3build.cli.options import (
     Tokenizer,
     parse_size,
 )
-from gemma3build.errors import BuildError, ErrorCode, stopped_error
+from gemma3build.cli.results import show_differing_conditions, show_evaluations
+from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.schema.evaluation import REPORT
 
 
 def evaluate(
     release: Annotated[
-        Path | None, typer.Argument(help=f"A release. [{ARTIFACTS / DEFAULT_MODEL}]")
+        Path | None, typer.Argument(help=f"Folder of a release. [{ARTIFACTS / DEFAULT_MODEL}]")
     ] = None,
     *,
     piqa: Piqa = None,
@@ -33,12 +34,12 @@ def evaluate(
     tokenizer: Tokenizer = None,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="A B", help="Set two releases side by side; run nothing."),
+        typer.Option(metavar="A B", help="Compare the results of two releases; run nothing."),
     ] = None,
     memory: Memory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure PIQA, speed and memory of a release, into its evaluation.json and report.html.
+    """Measure PIQA, speed and memory of a release; write evaluation.json and report.html.
 
     Examples:
     * `gemma3build evaluate` measures the release of the default model
@@ -56,31 +57,26 @@ def evaluate(
 
     if compare is not None:
         if any(item is not None for item in (release, piqa, limit, checkpoint, tokenizer, memory)):
-            why = "--compare measures nothing, and takes two releases and --json alone"
-            raise BuildError(
-                ErrorCode.REQUEST, "The request makes no sense", why, "Leave the rest away."
-            )
+            what = "`--compare` cannot be used with a release or with options of a measurement"
+            why = "it measures nothing, and takes two releases and `--json` only"
+            raise BuildError(ErrorCode.REQUEST, what, why, "Omit the other options.")
         releases = [read_release(folder.absolute()) for folder in compare]
         show_evaluations(releases, as_json=as_json)
         if not as_json:
-            show_unlike(releases)
+            show_differing_conditions(*releases)
         return
     folder = release if release is not None else ARTIFACTS / DEFAULT_MODEL
     found = read_release(folder.absolute())
     signed = (folder / SIGNATURE).exists()
     request = EvaluationRequest(checkpoint=checkpoint, tokenizer=tokenizer, piqa=piqa, limit=limit)
-    with Progress(err) as progress:
-        try:
-            with open_runner(progress.say, parse_size(memory)) as runner:
-                prepared = prepare_evaluation(found, request, runner)
-                progress.expect(len(prepared.steps))
-                found = run_evaluation(found, prepared, runner, progress)
-        except KeyboardInterrupt as stopped:
-            raise stopped_error("The evaluation") from stopped
+    with Progress(err) as progress, open_runner(progress.say, parse_size(memory)) as runner:
+        prepared = prepare_evaluation(found, request, runner)
+        progress.expect(len(prepared.steps))
+        found = run_evaluation(found, prepared, runner, progress)
     show_evaluations([found], as_json=as_json)
     if signed:
         err.print(
-            f"{SIGNATURE} was of the old figures and is gone: `gemma3build sign` makes a new one."
+            f"{SIGNATURE} was removed: it signed the old results. Sign again: `gemma3build sign`"
         )
     if not as_json:
-        out.print(f"{found.folder / REPORT} has the whole of it.", soft_wrap=True)
+        out.print(f"Report: {found.folder / REPORT}", soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gemma3build.cli.console import err, make_table, out, print_json
+from gemma3build.cli.console import make_table, out, print_json, warn
 from gemma3build.cli.options import AsJson
 from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.pins.config import (
@@ -20,7 +20,7 @@ from gemma3build.util.text import MEGABYTE
 
 
 def models(*, as_json: AsJson = False) -> None:
-    """List the models that can be built by name."""
+    """List the pinned models."""
     from gemma3build.pins.lockfile import model_drift, read_models_lock
 
     found, locks = load_models(), read_models_lock().models
@@ -45,7 +45,7 @@ def models(*, as_json: AsJson = False) -> None:
 
 
 def schemes(*, as_json: AsJson = False) -> None:
-    """List the quantization schemes; a file like those in pins/schemes/ adds one."""
+    """List the quantization schemes. To add one, write a file like those in pins/schemes/."""
     found = load_schemes()
     if as_json:
         print_json({name: encode(scheme) for name, scheme in found.items()})
@@ -57,13 +57,15 @@ def schemes(*, as_json: AsJson = False) -> None:
 
 
 def lock(
-    names: Annotated[list[str] | None, typer.Argument(help="Models. [all, and the images]")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of models. [all models, and the images]")
+    ] = None,
 ) -> None:
-    """Write locks anew: digests of everything that models.toml and containers/ name.
+    """Update the lockfiles: digests of everything that models.toml and containers/ name.
 
     Examples:
-    * `gemma3build lock` locks the images, and every model that this login has access to
-    * `gemma3build lock gemma3-1b-it` locks one model of the Hub and no image; HF_TOKEN must have access
+    * `gemma3build lock` locks the images, and every model that your account can access
+    * `gemma3build lock gemma3-1b-it` locks one model; HF_TOKEN must have access to it
     """
     from gemma3build.engine.downloads import pip_download
     from gemma3build.pins import lockfile as locks
@@ -85,13 +87,13 @@ def lock(
             if first is None and (names or not is_locked_out(error)):
                 first = error  # which is shown at the end
             else:
-                err.print(str(error), style="yellow")
+                warn(str(error))
             continue
         drifts = lock_drift(name, resolved, found.get(name))
         for drift in drifts:
             out.print(str(drift))
         found[name] = resolved
-        out.print(f"{name} is locked{'' if drifts else ', as it was'}.")
+        out.print(f"{name} is locked{'' if drifts else ', unchanged'}.")
     written = locks.write_models_lock(found)
     out.print(f"The lock is in {written}.", soft_wrap=True)
     if not names and not INSTALLED:  # the package has its images locked, and is not written to
@@ -105,5 +107,5 @@ def lock(
 
 
 def is_locked_out(error: BuildError) -> bool:
-    """Return whether the Hub wants a login, or one that may see more: not everybody has one."""
+    """Return whether the Hub wants another login: not everyone has access to each model."""
     return error.code in (ErrorCode.LOGIN, ErrorCode.ACCESS)

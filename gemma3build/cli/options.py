@@ -20,89 +20,96 @@ UNITS = {"": 1, "K": 1 << 10, "M": MEBIBYTE, "G": GIBIBYTE}
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", metavar="NAME", help=f"A model that `models` lists. [{DEFAULT_MODEL}]"
+        "--model",
+        "-m",
+        metavar="NAME",
+        help=f"Name of a pinned model; `models` lists them. [{DEFAULT_MODEL}]",
     ),
 ]
 Schemes = Annotated[
     list[str] | None,
     typer.Option(
-        "--scheme", "-s", metavar="NAME", help="A scheme, a scheme file, or `all`; repeatable."
+        "--scheme",
+        "-s",
+        metavar="NAME",
+        help="Quantization scheme, scheme file, or `all`; repeatable.",
     ),
 ]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="A directory with config.json and safetensors of your own."),
+    typer.Option(
+        metavar="DIR", help="Folder of your own checkpoint, with config.json and safetensors."
+    ),
 ]
 Tokenizer = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A tokenizer.model beside --checkpoint.")
+    Path | None, typer.Option(metavar="FILE", help="File of a tokenizer, for --checkpoint.")
 ]
 Name = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Name of the release and of its files.")
+    str | None, typer.Option(metavar="NAME", help="Name of the release and its files.")
 ]
 Prefill = Annotated[
     list[int] | None,
-    typer.Option(metavar="N", help="Length of a prefill signature, in tokens; repeatable."),
+    typer.Option(metavar="N", help="Prefill length in tokens; repeatable, one signature for each."),
 ]
 KvCache = Annotated[
-    int | None, typer.Option(metavar="N", help="Length of the key-value cache, in tokens.")
+    int | None, typer.Option(metavar="N", help="Length of the key-value cache in tokens.")
 ]
 Mask = Annotated[
     bool,
     typer.Option(
         "--mask-as-input/--no-mask-as-input",
-        help="Take the attention mask as an input of the graph.",
+        help="Whether the attention mask is an input of the graph.",
     ),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Release directory. [artifacts/NAME]"),
+    typer.Option("--output", "-o", metavar="DIR", help="Folder of the release. [artifacts/NAME]"),
 ]
 Jobs = Annotated[
     int,
     typer.Option(
-        "--jobs", "-j", min=1, metavar="N", help="Containers at a time, where memory allows."
+        "--jobs", "-j", min=1, metavar="N", help="Number of containers at a time, if memory allows."
     ),
 ]
 Memory = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Limit of each container, such as 8G. [the machine's]"),
+    typer.Option(metavar="SIZE", help="Memory limit of each container, such as 8G. [all memory]"),
 ]
 Piqa = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="A folder with PIQA's valid.jsonl and valid-labels.lst."),
+    typer.Option(metavar="DIR", help="Folder with valid.jsonl and valid-labels.lst of PIQA."),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(min=2, metavar="N", help="Ask the first so many questions only: a quick look."),
+    typer.Option(min=2, metavar="N", help="Ask only the first N questions, for a quick estimate."),
 ]
-Key = Annotated[Path | None, typer.Option(metavar="FILE", help="Private elliptic key, in PEM.")]
+Key = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Private elliptic-curve key, in PEM.")
+]
 Pkcs11 = Annotated[
-    str | None, typer.Option(metavar="URI", help="A key in a token, as RFC 7512 names it.")
+    str | None,
+    typer.Option(metavar="URI", help="Key in a hardware token, as a PKCS#11 URI (RFC 7512)."),
 ]
 Sigstore = Annotated[
-    bool, typer.Option("--sigstore", help="Sign by Sigstore, as yourself; needs the network.")
+    bool, typer.Option("--sigstore", help="Sign with your identity at Sigstore; needs the network.")
 ]
 Identity = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME", help="Who must have signed by Sigstore, such as an e-mail address."
-    ),
+    typer.Option(metavar="NAME", help="Expected signer at Sigstore, such as an e-mail address."),
 ]
 IdentityProvider = Annotated[
     str | None,
-    typer.Option(
-        metavar="URL", help="URL of the OpenID Connect provider that --identity logs in at."
-    ),
+    typer.Option(metavar="URL", help="URL of the OpenID Connect provider of --identity."),
 ]
-Private = Annotated[bool, typer.Option("--private", help="Make the repository a private one.")]
+Private = Annotated[bool, typer.Option("--private", help="Create a private repository.")]
 Skip = Annotated[
     list[Rule] | None,
     typer.Option(
         metavar="RULE",
-        help=f"A rule that need not hold: {', '.join(Rule)}. The card says so; repeatable.",
+        help=f"Ignore a rule: {', '.join(Rule)}. The model card names it; repeatable.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result, or the error, as JSON.")]
 
 
 def parse_size(text: str | None) -> int | None:
@@ -111,6 +118,6 @@ def parse_size(text: str | None) -> int | None:
         return None
     found = SIZE.fullmatch(text)
     if found is None:
-        why = "it must be a number above 0, with K, M, G or nothing"
-        raise BuildError(ErrorCode.UNKNOWN_NAME, f"{text!r} is no size", why, "Try 8G.")
+        why = "a size is a number above 0, optionally with K, M or G"
+        raise BuildError(ErrorCode.REQUEST, f"{text!r} is not a size", why, "Example: 8G")
     return int(found[1]) * UNITS[found[2].upper()]

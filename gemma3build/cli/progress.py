@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -14,9 +14,11 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from gemma3build.engine.cache import CacheEntry
-from gemma3build.plan.graph import Step
 from gemma3build.util.text import GIBIBYTE, MEBIBYTE, MEGABYTE
+
+if TYPE_CHECKING:  # verifying reads with a bar, and loads no engine for it
+    from gemma3build.engine.cache import CacheEntry
+    from gemma3build.plan.graph import Step
 
 
 class Progress:
@@ -55,14 +57,14 @@ class Progress:
         """Show a line."""
         self._console.print(f"  {text}", style="dim", soft_wrap=True)
 
-    def started(self, step: Step) -> None:
+    def started(self, step: "Step") -> None:
         """Show that a step runs."""
         with self._lock:
             self._running[step.name] = (time.monotonic(), "")
         if not self._console.is_terminal:
             self._console.print(f"[{self._done + 1}/{self._total}] {step.name} …")
 
-    def running(self, step: Step, memory: int, written: int) -> None:
+    def running(self, step: "Step", memory: int, written: int) -> None:
         """Note how much memory a step holds, and how much of a download is there."""
         size = f"{memory / MEBIBYTE:.0f} MiB"
         if step.network:
@@ -71,13 +73,13 @@ class Progress:
             started, _ = self._running[step.name]
             self._running[step.name] = (started, size)
 
-    def failed(self, step: Step) -> None:
+    def failed(self, step: "Step") -> None:
         """Show that a step ended without a result."""
         with self._lock:
             self._running.pop(step.name, None)
         self._console.print(f"✗ {step.name}", style="red")
 
-    def finished(self, step: Step, entry: CacheEntry, *, cached: bool) -> None:
+    def finished(self, step: "Step", entry: "CacheEntry", *, cached: bool) -> None:
         """Show that a step's result is there."""
         with self._lock:
             self._done += 1

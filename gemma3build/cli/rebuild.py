@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gemma3build.cli.console import err, out, show_findings, show_rebuilt
+from gemma3build.cli.console import err, out
 from gemma3build.cli.options import (
     ARTIFACTS,
     DEFAULT_MODEL,
@@ -17,16 +17,28 @@ from gemma3build.cli.options import (
     Tokenizer,
     parse_size,
 )
-from gemma3build.cli.verify import PUBLISHED, Full, Release, download_release, look_at, stoppable
+from gemma3build.cli.results import show_findings, show_rebuilt
+from gemma3build.cli.verify import (
+    PUBLISHED,
+    Full,
+    Release,
+    download_release,
+    require_verified,
+    run_checks,
+)
 from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.util.text import MEGABYTE
+
+if TYPE_CHECKING:
+    from gemma3build.publish.download import PartialDownload
+    from gemma3build.workflows.rebuild import PreparedRebuild, Rebuilt
 
 
 def rebuild(
     release: Annotated[
         str | None,
         typer.Argument(
-            help="A release, or hf://OWNER/NAME@REVISION for a published one."
+            help="Folder of a release, or hf://OWNER/NAME@REVISION for a published one."
             " [artifacts/gemma3-270m]",
             show_default=False,
         ),
@@ -37,13 +49,15 @@ def rebuild(
     tokenizer: Tokenizer = None,
     from_archive: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Rebuild with all from an archive, its code included."),
+        typer.Option(
+            metavar="FILE", help="Take everything from an archive, also the code that builds."
+        ),
     ] = None,
     attestation: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Attestation. [beside the release, or here for a published one]",
+            help="File of the attestation. [next to the release; here for a published one]",
         ),
     ] = None,
     diffoscope: Annotated[
@@ -53,12 +67,12 @@ def rebuild(
     as_json: AsJson = False,
     unpacked: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Build a release again from its own manifest, and compare every file part by part.
+    """Build a release again from its own manifest, and compare each file.
 
     Examples:
     * `gemma3build rebuild` rebuilds the release of the default model
     * `gemma3build rebuild artifacts/my-finetune --checkpoint ./my-finetune`
-    * `gemma3build rebuild hf://you/gemma3-1b-it-litert@v1` downloads its records, and what differs
+    * `gemma3build rebuild hf://you/gemma3-1b-it-litert@v1` downloads only files that differ
     * `gemma3build rebuild --from-archive gemma3-270m.archive.tar` needs no network
     """
     from gemma3build.rebuild.attestation import attestation_path
@@ -67,8 +81,8 @@ def rebuild(
 
     if diffoscope:
         require_diffoscope()
-    # An archive's own code may be of a version that knows no addresses: it gets a whole directory.
-    with at_hand(release, full=full or from_archive is not None, as_json=as_json) as published:
+    # The code of an archive may be too old to know addresses: it gets a folder with all files.
+    with downloaded(release, full=full or from_archive is not None, as_json=as_json) as published:
         path = Path(release) if release else None
         if published is not None:
             path = published.folder
@@ -87,21 +101,22 @@ def rebuild(
             rebuild_archived(from_archive.absolute(), path, options, flags)
             return
         path = path or ARTIFACTS / DEFAULT_MODEL
-        rebuilding = prepare_rebuild(
+        prepared = prepare_rebuild(
             path.absolute(),
             OwnCheckpoint(folder=checkpoint, tokenizer=tokenizer),
             attestation=attestation and attestation.absolute(),
             archived=unpacked,
             remote_digests=published.remote_digests if published else (),
         )
-        rebuilt = rebuild_here(rebuilding, published, memory, diffoscope=diffoscope)
+        rebuilt = run_rebuild(prepared, published, memory, diffoscope=diffoscope)
     show_rebuilt(release or path, rebuilt, as_json=as_json)
-    refuse_differences(rebuilt)
 
 
 @contextmanager
-def at_hand(release: str | None, *, full: bool, as_json: bool) -> Iterator[Any]:
-    """Bring a release that is named by an address, and refuse it unless it verifies; else give None."""
+def downloaded(
+    release: str | None, *, full: bool, as_json: bool
+) -> Iterator["PartialDownload | None"]:
+    """Download and verify a release that is named by an address; give None for any other."""
     if release is None or not release.startswith(PUBLISHED):
         yield None
         return
@@ -109,63 +124,52 @@ def at_hand(release: str | None, *, full: bool, as_json: bool) -> Iterator[Any]:
     from gemma3build.engine.runner import cache_dir
     from gemma3build.publish.hub import set_output
 
-    # In the cache, which `cache prune` cleans of what a kill leaves there.
+    # In the cache, where `cache prune` removes what a killed process left.
     with Cache(cache_dir()).scratch("published") as scratch:
         published = download_release(release, scratch, full=full)
-        verified = look_at(published.folder, None, published.remote_digests)
+        verified = run_checks(published.folder, None, published.remote_digests)
         if verified.error is not None:
-            show_findings(release, verified.findings, as_json=as_json)
-            raise verified.error
+            show_findings(release, verified, as_json=as_json)
         set_output(progress=False)  # from here on, steps are shown
         yield published
 
 
-def rebuild_here(rebuilding: Any, published: Any, memory: str | None, *, diffoscope: bool) -> Any:
-    """Rebuild a prepared release by this code; shows on a terminal how far it is."""
+def run_rebuild(
+    prepared: "PreparedRebuild",
+    published: "PartialDownload | None",
+    memory: str | None,
+    *,
+    diffoscope: bool,
+) -> "Rebuilt":
+    """Rebuild a prepared release by this code; shows progress on a terminal."""
     from gemma3build.cli.progress import Progress
     from gemma3build.engine.cache import Cache
     from gemma3build.engine.container import remove_orphans
     from gemma3build.engine.docker import connect
     from gemma3build.engine.runner import cache_dir
-    from gemma3build.workflows.rebuild import rebuild as run_rebuild
+    from gemma3build.workflows import rebuild as workflow
 
     with Progress(err) as progress:
 
         def fetch(name: str) -> None:
+            assert published is not None  # noqa: S101 - only its files are not here
             progress.say(f"Downloading {name}, which differs")
             published.fetch_file(name)
 
-        progress.expect(len(rebuilding.steps))
-        client, home = connect(), Cache(rebuilding.archived or cache_dir())
+        progress.expect(len(prepared.steps))
+        client, home = connect(), Cache(prepared.archived or cache_dir())
         remove_orphans(client, Cache(cache_dir()))
-        try:
-            with home.in_use():
-                return run_rebuild(
-                    rebuilding,
-                    client,
-                    home,
-                    progress,
-                    progress.say,
-                    memory=parse_size(memory),
-                    diffoscope=diffoscope,
-                    fetch_file=fetch,
-                )
-        except KeyboardInterrupt as stopped:
-            raise rebuild_stopped() from stopped
-
-
-def refuse_differences(rebuilt: Any) -> None:
-    """Raise the error of the worst verdict, unless it is that all files are identical."""
-    from gemma3build.rebuild.compare import Verdict, worst
-    from gemma3build.verify.untrusted import join_names
-
-    verdict = worst(rebuilt.comparisons)
-    if verdict is Verdict.IDENTICAL:
-        return
-    names = join_names(item.path for item in rebuilt.comparisons if item.verdict is verdict)
-    code = ErrorCode.NOT_IDENTICAL if verdict is Verdict.EQUIVALENT else ErrorCode.DIFFERENT
-    hint = "docs/rebuild.md says what can cause that."
-    raise BuildError(code, "The rebuilt release has other bytes", f"{names} {verdict}", hint)
+        with home.in_use():
+            return workflow.rebuild(
+                prepared,
+                client,
+                home,
+                progress,
+                progress.say,
+                memory=parse_size(memory),
+                diffoscope=diffoscope,
+                fetch_file=fetch,
+            )
 
 
 def rebuild_archived(
@@ -186,35 +190,24 @@ def rebuild_archived(
     from gemma3build.rebuild.attestation import attestation_path
     from gemma3build.workflows.archive import run_archived
 
-    beside = release.absolute() if release is not None else archive
-    options = {**options, "--attestation": options["--attestation"] or attestation_path(beside)}
+    compared = release.absolute() if release is not None else archive
+    options = {**options, "--attestation": options["--attestation"] or attestation_path(compared)}
     paths = [
         text for name, path in options.items() if path for text in (name, str(path.absolute()))
     ]
-    try:
-        with Cache(cache_dir()).scratch("archive") as folder:
-            size = archive.stat().st_size if archive.is_file() else 0
-            with reading(err, size) as advance:
-                index = unpack(archive, folder, advance)
-            if not index.complete and options["--checkpoint"] is None:
-                why = f"the archive of {index.model} was made without its checkpoint"
-                hint = "Give it: --checkpoint DIR"
-                raise BuildError(ErrorCode.REQUEST, "The release cannot be rebuilt", why, hint)
-            err.print(
-                f"Rebuilding {index.model} by gemma3build {index.version}, the archive's own."
-            )
-            target = beside if release is not None else folder / RELEASE
-            code = run_archived(folder, [str(target), *paths, *flags])
-    except KeyboardInterrupt as stopped:
-        raise rebuild_stopped() from stopped
+    with Cache(cache_dir()).scratch("archive") as folder:
+        size = archive.stat().st_size if archive.is_file() else 0
+        with reading(err, size) as advance:
+            index = unpack(archive, folder, advance)
+        if not index.complete and options["--checkpoint"] is None:
+            why = f"the archive of {index.model} was made without its checkpoint"
+            hint = "Add --checkpoint DIR."
+            raise BuildError(ErrorCode.REQUEST, "The release cannot be rebuilt", why, hint)
+        err.print(f"Rebuilding {index.model} with gemma3build {index.version} from the archive.")
+        target = compared if release is not None else folder / RELEASE
+        code = run_archived(folder, [str(target), *paths, *flags])
     if code:
         raise typer.Exit(code)
-
-
-def rebuild_stopped() -> BuildError:
-    """Return the error of a rebuild that a signal stopped."""
-    hint = "Run it again; it begins anew."
-    return BuildError(ErrorCode.INTERRUPTED, "The rebuild was stopped", "it got a signal", hint)
 
 
 def archive(
@@ -227,34 +220,26 @@ def archive(
     with_checkpoint: Annotated[
         bool,
         typer.Option(
-            "--with-checkpoint", help="Also what the checkpoint is made of: see its licence."
+            "--with-checkpoint", help="Include the checkpoint. Its licence must allow this."
         ),
     ] = False,
 ) -> None:
-    """Put all that a rebuild needs into one file: wheels, base image, source, pins, records.
+    """Write one file with everything that a rebuild needs: packages, base image, source, pins.
 
     Examples:
     * `gemma3build archive --output gemma3-270m.archive.tar --with-checkpoint`
-    * `gemma3build rebuild --from-archive gemma3-270m.archive.tar` needs no network then
+    * `gemma3build rebuild --from-archive gemma3-270m.archive.tar` then needs no network
     """
     from gemma3build.cli.progress import Progress
     from gemma3build.engine.runner import open_runner
     from gemma3build.verify.checks import read_record
     from gemma3build.workflows.archive import make_archive
 
-    verified = look_at(release.absolute())
-    if verified.error is not None:
-        show_findings(release, verified.findings, as_json=False)
-        raise verified.error
+    verified = require_verified(release)
     path = release.absolute()
     target = (output or path.with_name(f"{path.name}.archive.tar")).absolute()
-    with (
-        Progress(err) as progress,
-        stoppable("The archive was not made"),
-        open_runner(progress.say) as runner,
-    ):
+    with Progress(err) as progress, open_runner(progress.say) as runner:
         manifest = read_record(verified.folder)
         index = make_archive(path, manifest, target, runner, with_checkpoint=with_checkpoint)
     size = target.stat().st_size / MEGABYTE
-    text = f"{target} has {len(index.members)} files, {size:,.1f} MB."
-    out.print(text, soft_wrap=True)
+    out.print(f"{target}: {len(index.members)} files, {size:,.1f} MB", soft_wrap=True)

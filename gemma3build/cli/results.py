@@ -1,25 +1,271 @@
-"""What people and programs see of releases that are made together, and of those that go to the Hub."""
+"""What each command shows of its result: text and tables for people, JSON for programs.
 
-from typing import Any
+Types are imported for the checker alone: loading them takes longer than an idle build runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from gemma3build.cli.console import make_table, out, print_json, show_evaluations, show_plan
+from gemma3build.cli.console import make_table, out, print_json
+from gemma3build.errors import BuildError, ErrorCode
+from gemma3build.schema.evaluation import flag
 from gemma3build.util.serialize import encode
-from gemma3build.util.text import MEGABYTE, escape_control_chars
+from gemma3build.util.text import GIBIBYTE, MEGABYTE, escape_control_chars
 from gemma3build.verify.untrusted import truncate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from gemma3build.engine.executor import FinishedStep
+    from gemma3build.plan.graph import Plan
+    from gemma3build.publish.diff import Remote, RepoDiff
+    from gemma3build.publish.publish import Publication, PublishResult
+    from gemma3build.schema.evaluation import SchemeEvaluation
+    from gemma3build.verify.verify import Verified
+    from gemma3build.workflows.build import BuildResult
+    from gemma3build.workflows.evaluate import EvaluatedRelease
+    from gemma3build.workflows.rebuild import Rebuilt
+    from gemma3build.workflows.release import PipelineConfig, PipelineResult
+    from gemma3build.workflows.release_file import PlannedRelease
+
+# Before the line of a check, by how it ended, and its style.
+MARKS = {
+    "passed": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "noted": ("·", "dim"),
+    "skipped": ("-", "dim"),
+}
+SHOWN_PARTS = 3  # of a file that differs
+
+
+def show_plan(plan: Plan, *, as_json: bool) -> None:
+    """Print what a build would run."""
+    if as_json:
+        print_json(encode(plan))
+        return
+    from gemma3build.plan.graph import StepOutput
+
+    out.print(f"{plan.model}: {len(plan.steps)} steps, {len(plan.artifacts)} files")
+    table = make_table("step", "image", "reads", "memory", "disk")
+    for step in plan.steps:
+        inputs = step.inputs.values()
+        reads = [item.step if isinstance(item, StepOutput) else item.name for item in inputs]
+        table.add_row(
+            step.name,
+            step.image,
+            ", ".join(reads) or "the Hub",
+            f"{step.memory / GIBIBYTE:.1f} GiB",
+            f"{step.disk / MEGABYTE:,.0f} MB",
+        )
+    out.print(table)
+    for artifact in plan.artifacts:
+        out.print(f"  {artifact.file_name}")
+
+
+def show_build(plan: Plan, result: BuildResult, seconds: float, *, as_json: bool) -> None:
+    """Print the files of a build, and how long it took."""
+    steps = {artifact.file_name: artifact.source.step for artifact in plan.artifacts}
+    if as_json:
+        files = [
+            {
+                "path": item.path,
+                "scheme": item.scheme,
+                "size": item.size,
+                "sha256": item.sha256,
+                **timing(result.done[steps[item.path]]),
+            }
+            for item in result.manifest.artifacts
+        ]
+        ran = [
+            {"name": name, "ran": not done.cached, **timing(done)}
+            for name, done in result.done.items()
+        ]
+        print_json(
+            {
+                "release": str(result.folder),
+                "idle": result.idle,
+                "seconds": round(seconds, 3),
+                "files": files,
+                "steps": ran,
+            }
+        )
+        return
+    table = make_table("file", "scheme", "size", "sha256", "seconds", "peak memory")
+    for item in result.manifest.artifacts:
+        entry = result.done[steps[item.path]].entry
+        table.add_row(
+            item.path,
+            item.scheme,
+            f"{item.size / MEGABYTE:,.1f} MB",
+            item.sha256[:16],
+            f"{entry.seconds:.1f}",
+            f"{entry.peak_memory / GIBIBYTE:.2f} GiB",
+        )
+    out.print(table)
+    if result.idle:
+        text = f"Nothing to do: {result.folder} is up to date ({seconds:.1f} s)."
+    else:
+        count = sum(not done.cached for done in result.done.values())
+        text = f"{result.folder} is ready: {count} steps ran, {seconds:.1f} s."
+    out.print(text, soft_wrap=True)
+
+
+def timing(done: FinishedStep) -> dict[str, float]:
+    """Return what a step took, as JSON has it."""
+    return {"seconds": done.entry.seconds, "peak_memory": done.entry.peak_memory}
+
+
+def show_evaluations(releases: Sequence[EvaluatedRelease], *, as_json: bool) -> None:
+    """Print what was measured of releases, scheme by scheme, as on the converter's page."""
+    if as_json:
+        print_json({str(item.folder): encode(item.evaluation) for item in releases})
+        return
+    several = len(releases) > 1
+    columns = ("size", "PIQA", "prefill", "decode", "peak memory", "KL")
+    table = make_table("scheme", *(("release",) if several else ()), *columns)
+    names = dict.fromkeys(
+        scheme.scheme for release in releases for scheme in release.evaluation.schemes
+    )
+    for name in names:
+        for release in releases:
+            for scheme in release.evaluation.schemes:
+                if scheme.scheme == name:
+                    folder = (str(release.folder),) if several else ()
+                    # An untrusted release must not control the terminal.
+                    table.add_row(*map(escape_control_chars, (name, *folder, *figures(scheme))))
+    out.print(table)
+
+
+def figures(scheme: SchemeEvaluation) -> tuple[str, ...]:
+    """Return what is known about a scheme, one text a column."""
+    piqa, speed = scheme.piqa, scheme.speed
+    mark = f" ({flag(piqa)})" if flag(piqa) else ""
+    return (
+        f"{scheme.model.size / MEGABYTE:,.1f} MB",
+        f"{100 * piqa.acc:.1f} ± {100 * piqa.acc_stderr:.1f}{mark}" if piqa else "—",
+        f"{speed.prefill:,.0f} tk/s" if speed else "—",
+        f"{speed.decode:,.1f} tk/s" if speed else "—",
+        f"{speed.peak_memory / MEGABYTE:,.0f} MB" if speed else "—",
+        f"{scheme.gate.agreement.kl:.3g}" if scheme.gate.agreement else "—",
+    )
+
+
+def show_differing_conditions(first: EvaluatedRelease, second: EvaluatedRelease) -> None:
+    """Say which figures of two releases were measured in different ways, and how."""
+    from gemma3build.report.report import differing_conditions
+
+    for entry in differing_conditions(first.evaluation, second.evaluation):
+        schemes = ", ".join(entry.schemes)
+        text = f"{entry.first.what} of {schemes} was not measured alike in both:"
+        for release, way in ((first, entry.first), (second, entry.second)):
+            text += f"\n  {release.folder}: {way.how}; {way.machine}; {way.versions}"
+        out.print(escape_control_chars(text), style="yellow", soft_wrap=True)
+
+
+def show_findings(release: Path | str, verified: Verified, *, as_json: bool) -> None:
+    """Print a line for each check of a release.
+
+    Raises:
+        BuildError: one failed; with ``as_json``, the error carries the checks.
+    """
+    if as_json:
+        checks = [
+            {
+                "name": item.name,
+                "state": item.state,
+                "detail": item.detail,
+                **({"flaw": item.error.code} if item.error else {}),
+            }
+            for item in verified.findings
+        ]
+        print_result(
+            {"release": str(release), "verified": verified.error is None, "checks": checks},
+            verified.error,
+        )
+    else:
+        width = max(len(item.name) for item in verified.findings)
+        for item in verified.findings:
+            mark, style = MARKS[item.state]
+            # An untrusted release must not control the terminal.
+            line = Text.assemble(
+                (mark, style), f" {item.name:{width}}  ", (escape_control_chars(item.detail), style)
+            )
+            out.print(line, soft_wrap=True)
+    if verified.error is not None:
+        raise verified.error
+
+
+def show_rebuilt(release: Path | str, rebuilt: Rebuilt, *, as_json: bool) -> None:
+    """Print how each file of a release compares with the rebuilt one.
+
+    Raises:
+        BuildError: they are not all the same; with ``as_json``, the error carries the comparison.
+    """
+    error = difference_error(rebuilt)
+    if as_json:
+        found = {
+            "release": str(release),
+            "files": encode(rebuilt.comparisons),
+            "unlike": list(rebuilt.unlike),
+            "attestation": str(rebuilt.attestation),
+            "diffoscope": [str(path) for path in rebuilt.reports],
+        }
+        print_result(found, error)
+    else:
+        show_comparisons(rebuilt)
+    if error is not None:
+        raise error
+
+
+def show_comparisons(rebuilt: Rebuilt) -> None:
+    """Print the table of files, and where the reports are."""
+    table = make_table("file", "verdict", "released", "rebuilt", "where")
+    for item in rebuilt.comparisons:
+        parts = [difference.part for difference in item.differences]
+        if len(parts) > SHOWN_PARTS:
+            parts[SHOWN_PARTS:] = [f"{len(parts) - SHOWN_PARTS} more"]
+        where = item.stabilizer or ", ".join(parts)
+        digests = (item.released[:16] or "—", item.rebuilt[:16] or "—")
+        table.add_row(
+            escape_control_chars(item.path), item.verdict, *digests, escape_control_chars(where)
+        )
+    out.print(table)
+    for report in rebuilt.reports:
+        out.print(f"Report of diffoscope: {report}", soft_wrap=True)
+    out.print(f"Attestation: {rebuilt.attestation}", soft_wrap=True)
+
+
+def difference_error(rebuilt: Rebuilt) -> BuildError | None:
+    """Return the error of the worst verdict; None where all files are identical."""
+    from gemma3build.rebuild.compare import Verdict, worst
+    from gemma3build.verify.untrusted import join_names
+
+    verdict = worst(rebuilt.comparisons)
+    if verdict is Verdict.IDENTICAL:
+        return None
+    names = join_names(item.path for item in rebuilt.comparisons if item.verdict is verdict)
+    code = ErrorCode.NOT_IDENTICAL if verdict is Verdict.EQUIVALENT else ErrorCode.DIFFERENT
+    hint = "docs/rebuild.md lists possible causes."
+    return BuildError(code, "The rebuilt release has other bytes", f"{names} {verdict}", hint)
 
 
 def show_publication(
-    publication: Any, remote: Any, difference: Any, *, as_json: bool, card: bool = True
+    publication: Publication,
+    remote: Remote | None,
+    difference: RepoDiff,
+    *,
+    as_json: bool,
+    card: bool = True,
 ) -> None:
-    """Print what publishing would change, and the card; or JSON."""
+    """Print what publishing would change, and the card."""
     repo = publication.target.repo
     if as_json:
-        changes = encode(difference)
-        print_json(
-            {"repo": repo, "card": publication.card, **changes, **skipped_rules(publication)}
-        )
+        changes = {**encode(difference), **skipped_rules(publication)}
+        print_json({"repo": repo, "card": publication.card, **changes})
         return
     sizes = {item.digest.path: item.digest for item in publication.files}
     table = make_table("", "file", "size", "sha256")
@@ -28,7 +274,7 @@ def show_publication(
             found = sizes.get(name)
             size = f"{found.size / MEGABYTE:,.1f} MB" if found else ""
             table.add_row(change, Text(truncate(name)), size, found.sha256[:16] if found else "")
-    where = f"{repo} at {remote.commit[:12]}" if remote else f"{repo}, which is made"
+    where = f"{repo} at {remote.commit[:12]}" if remote else f"{repo}, a new repository"
     if remote and remote.pull_request:
         where += f", of {remote.pull_request.url}"
     out.print(escape_control_chars(f"{publication.title} to {where}:"))
@@ -39,9 +285,11 @@ def show_publication(
         out.print(publication.card, soft_wrap=True)
 
 
-def show_published(publication: Any, outcome: Any, difference: Any, *, as_json: bool) -> None:
-    """Print where a release was published, or JSON."""
-    committed, target = outcome.committed, publication.target
+def show_published(
+    publication: Publication, result: PublishResult, difference: RepoDiff, *, as_json: bool
+) -> None:
+    """Print where a release was published."""
+    committed, target = result.committed, publication.target
     if as_json:
         print_json(
             {
@@ -50,54 +298,67 @@ def show_published(publication: Any, outcome: Any, difference: Any, *, as_json: 
                 "url": committed.url,
                 "pull_request": committed.pull_request,
                 "tag": target.tag,
-                "idle": outcome.idle,
+                "idle": result.idle,
                 **skipped_rules(publication),
                 **encode(difference),
             }
         )
         return
-    if outcome.idle:
+    if result.idle:
         where = committed.pull_request or target.repo
-        text = f"Nothing to do: {where} has all of it, at {committed.commit[:12]}."
+        text = f"Nothing to do: {where} has all files, at {committed.commit[:12]}."
     elif committed.pull_request:
-        text = f"{committed.pull_request} is open; all digests were read back."
+        text = f"{committed.pull_request} is open. The Hub states the expected digest of each file."
     else:
-        text = f"{committed.url} has all of it; all digests were read back."
+        text = f"Published: {committed.url}. The Hub states the expected digest of each file."
     out.print(text, soft_wrap=True)
 
 
-def show_intended(order: Any, releases: Any, repos: Any, *, as_json: bool) -> None:
-    """Print the plans of releases and what would follow, or JSON."""
+def skipped_rules(publication: Publication) -> dict[str, list[str]]:
+    """Return the rules that were skipped, as JSON has them."""
+    return {"skipped": [str(item.rule) for item in publication.skipped]}
+
+
+def show_planned_releases(
+    config: PipelineConfig,
+    releases: Sequence[PlannedRelease],
+    repos: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    """Print the plans of releases, and what would follow."""
     from gemma3build.report.index import INDEX_PAGE
 
+    folders = [config.folder / item.name for item in releases]
     if as_json:
         found = [
-            {
-                "folder": str(order.folder / item.name),
-                "plan": encode(item.prepared.plan),
-                "repo": repo,
-            }
-            for item, repo in zip(releases, repos, strict=True)
+            {"folder": str(folder), "plan": encode(item.prepared.plan), "repo": repo}
+            for folder, item, repo in zip(folders, releases, repos, strict=True)
         ]
-        print_json({"version": order.version, "releases": found})
+        print_json({"version": config.version, "releases": found})
         return
-    for item, repo in zip(releases, repos, strict=True):
+    for folder, item, repo in zip(folders, releases, repos, strict=True):
         show_plan(item.prepared.plan, as_json=False)
-        signing = "sign, " if order.signer is not None else ""
-        text = f"  then measure, {signing}verify; in {order.folder / item.name}"
-        text += f"; --publish puts it into {repo}" if repo else ""
+        signing = "sign, " if config.signer is not None else ""
+        text = f"  then measure, {signing}verify; in {folder}"
+        text += f"; with --publish, publish to {repo}" if repo else ""
         out.print(text, soft_wrap=True)
-    text = f"{order.folder / INDEX_PAGE} lists what is made."
-    out.print(text, soft_wrap=True)
+    out.print(f"Index: {config.folder / INDEX_PAGE}", soft_wrap=True)
 
 
-def show_line(
-    order: Any, made: Any, commands: Any, *, indexed: bool, published: bool, as_json: bool
+def show_pipeline(
+    config: PipelineConfig,
+    made: Sequence[PipelineResult],
+    commands: Sequence[str],
+    *,
+    indexed: bool,
+    published: bool,
+    as_json: bool,
 ) -> None:
-    """Print what the line made, and what would publish it; or JSON.
+    """Print the releases of the pipeline, and how to publish them.
 
     Args:
-        order: what was asked of every release.
+        config: of the pipeline.
         made: the releases.
         commands: what publishes each.
         indexed: whether the index was written now.
@@ -117,8 +378,8 @@ def show_line(
             }
             for item, command in zip(made, commands, strict=True)
         ]
-        index = str(order.folder / INDEX)
-        print_json({"version": order.version, "index": index, "idle": idle, "releases": releases})
+        index = str(config.folder / INDEX)
+        print_json({"version": config.version, "index": index, "idle": idle, "releases": releases})
         return
     show_evaluations([item.measured for item in made], as_json=False)
     for item in made:
@@ -129,18 +390,20 @@ def show_line(
         text += f"; now: {', '.join(item.ran)}" if item.ran else "; nothing to do"
         out.print(escape_control_chars(text), soft_wrap=True)
         if item.published is not None:
-            text = f"  {item.published.url} has it, as {item.published.tag}."
+            text = f"  Published: {item.published.url}, as {item.published.tag}"
             out.print(escape_control_chars(text), soft_wrap=True)
-    text = f"{order.folder / INDEX_PAGE} lists {'it' if len(made) == 1 else 'all of them'}."
-    out.print(text, soft_wrap=True)
+    out.print(f"Index: {config.folder / INDEX_PAGE}", soft_wrap=True)
     if idle:
-        out.print(f"Nothing to do: {order.version} is up to date.")
+        out.print(f"Nothing to do: {config.version} is up to date.")
     if not published:
-        out.print("Nothing was published. To publish, the same command with --publish, or:")
+        out.print("Nothing was published. To publish, add --publish to the same command, or run:")
         for command in commands:
             out.print(f"  {command}", soft_wrap=True)
 
 
-def skipped_rules(publication: Any) -> dict[str, Any]:
-    """Return the rules that were skipped, as JSON has them."""
-    return {"skipped": [str(item.rule) for item in publication.skipped]}
+def print_result(found: Mapping[str, object], error: BuildError | None) -> None:
+    """Print a result as JSON; with an error, leave it to the error, so that there is one object."""
+    if error is None:
+        print_json(found)
+    else:
+        error.result = found

@@ -115,44 +115,43 @@ def check_parameters(parameters: Parameters, context: int, schemes: tuple[Scheme
         BuildError: saying which and why (REQUEST).
     """
     lengths = parameters.prefill_seq_lens
-    what = "The request makes no sense"
     if not schemes:
-        raise BuildError(ErrorCode.REQUEST, what, "it names no scheme", "Give --scheme.")
+        what, why = "There is nothing to build", "no scheme was given"
+        raise BuildError(ErrorCode.REQUEST, what, why, "Add --scheme NAME.")
     if not lengths or min(lengths) < 1 or len(set(lengths)) != len(lengths):
-        why = f"the prefill lengths {list(lengths)} are not distinct positive numbers"
-        raise BuildError(ErrorCode.REQUEST, what, why, "Give --prefill-seq-lens, such as 128.")
+        what = f"The prefill lengths {list(lengths)} cannot be used"
+        why = "they must be positive, and each given once"
+        raise BuildError(ErrorCode.REQUEST, what, why, "Example: --prefill-seq-lens 128")
     if parameters.kv_cache_max_len <= max(lengths):
         raise BuildError(
             ErrorCode.REQUEST,
-            what,
-            f"the key-value cache ({parameters.kv_cache_max_len}) is not longer than the longest"
-            f" prefill ({max(lengths)}), so no token could be generated after it",
-            "Give a larger --kv-cache-max-len or smaller --prefill-seq-lens.",
+            f"A key-value cache of {parameters.kv_cache_max_len} tokens is too short",
+            f"the longest prefill ({max(lengths)}) would fill it, and leave no room for an answer",
+            "Use a larger --kv-cache-max-len or smaller --prefill-seq-lens.",
         )
     if parameters.kv_cache_max_len > context:
         raise BuildError(
             ErrorCode.REQUEST,
-            what,
-            f"the key-value cache ({parameters.kv_cache_max_len}) is longer than the positions that"
-            f" the model knows ({context})",
-            "Give a smaller --kv-cache-max-len.",
+            f"A key-value cache of {parameters.kv_cache_max_len} tokens is too long",
+            f"the model's context has {context} tokens",
+            "Use a smaller --kv-cache-max-len.",
         )
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that could lead out of a directory, confuse a shell, or be taken for a refusal.
+    """Refuse a name that could lead out of a folder, confuse a shell, or mean a rejected release.
 
     Raises:
         BuildError: saying why (REQUEST).
     """
     why = ""
     if not re.fullmatch(NAME, name):
-        why = "it must be of letters, digits, dots, dashes and underscores"
+        why = "a name has letters, digits, dots, dashes and underscores only"
     elif name.endswith(REFUSED):
-        why = f"{REFUSED} at its end means that the gate refused it"
+        why = f"names that end with {REFUSED} are for releases that the gate rejected"
     if why:
         raise BuildError(
-            ErrorCode.REQUEST, f"{name!r} is no name for a release", why, "Give --name."
+            ErrorCode.REQUEST, f"{name!r} is not a name for a release", why, "Use --name NAME."
         )
 
 

@@ -26,7 +26,6 @@ DEFAULT_PREFILL_SEQ_LENS = (128,)
 DEFAULT_KV_CACHE_MAX_LEN = 1024
 DEFAULT_SCHEMES = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block128")
 HUB_REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-SENSELESS = "The request makes no sense"
 
 REBUILD = "Build it again: nox -s build"
 OTHER_VERSION = "Use the version of gemma3build that built the release."
@@ -70,16 +69,18 @@ def prepare(request: BuildRequest) -> Prepared:
     """Return the plan of a request; reads pins and the user's checkpoint, writes nothing.
 
     Raises:
-        BuildError: the request is about nothing that can be built.
+        BuildError: what the request asks for cannot be built.
     """
     if request.checkpoint is not None:
         if request.model:
-            why = "a model by name and a checkpoint of one's own are two"
-            raise BuildError(ErrorCode.REQUEST, SENSELESS, why, "Give --model or --checkpoint.")
+            what = "`--model` and `--checkpoint` cannot be used together"
+            why = "`--model` names a pinned checkpoint, `--checkpoint` is the folder of your own"
+            raise BuildError(ErrorCode.REQUEST, what, why, "Use one of them.")
         return prepare_local(request, request.checkpoint)
     if request.tokenizer is not None:
-        why = "--tokenizer goes with --checkpoint"
-        raise BuildError(ErrorCode.REQUEST, SENSELESS, why, "Give both or neither.")
+        what = "`--tokenizer` cannot be used without `--checkpoint`"
+        why = "a pinned model has its own tokenizer"
+        raise BuildError(ErrorCode.REQUEST, what, why, "Add `--checkpoint DIR`.")
     model = find_model(request.model)
     locked = read_models_lock().models.get(request.model)
     refuse_drift(model_drift(request.model, model, locked), f"gemma3build lock {request.model}")
@@ -138,9 +139,9 @@ def read_checkpoint(folder: Path, tokenizer: Path | None) -> tuple[Architecture,
     if not folder.is_dir():
         hint = "Check the path."
         if HUB_REPO.fullmatch(str(folder)):
-            hint += f" For a repository of the Hub: `hf download {folder} --local-dir DIR` first,"
-            hint += " then --checkpoint DIR; or pin it in models.toml."
-        raise BuildError(ErrorCode.REQUEST, what, "it is no directory", hint)
+            hint += f" For a repository on the Hub, run `hf download {folder} --local-dir DIR`"
+            hint += " and use --checkpoint DIR, or pin it in models.toml."
+        raise BuildError(ErrorCode.REQUEST, what, "it is not a folder", hint)
     try:
         return checkpoint_architecture(folder), LocalCheckpoint(folder, tokenizer)
     except StepError as error:
@@ -171,7 +172,7 @@ def prepare_again(
 
     Args:
         manifest: of the release.
-        own: where the user has it, for a release of a checkpoint of somebody's own.
+        own: where the user has it, for a release of a checkpoint that is not pinned.
         what: what cannot be done without it, for messages.
         schemes: what is built of it; empty for the defaults.
 
@@ -190,10 +191,9 @@ def prepare_again(
     )
     if record.source == LOCAL:
         if own.folder is None:
-            why = "it was made from a checkpoint of somebody's own"
-            raise BuildError(
-                ErrorCode.REQUEST, what, why, "Give the same directory: --checkpoint DIR"
-            )
+            why = "it was built from a checkpoint that is not pinned"
+            hint = "Add --checkpoint DIR with the same checkpoint."
+            raise BuildError(ErrorCode.REQUEST, what, why, hint)
         prepared = prepare(
             dataclasses.replace(wanted, checkpoint=own.folder, tokenizer=own.tokenizer)
         )
@@ -204,13 +204,13 @@ def prepare_again(
     for name, locked in lock.items():
         if (locked.source, locked.revision) == (record.source, record.revision):
             if set(locked.files) - set(record.files) != set(record.fetched):
-                why = f"its manifest names other files of {record.source} than the lock"
+                why = f"its manifest names other files of {record.source} than the lockfile"
                 raise BuildError(ErrorCode.REQUEST, what, why, OTHER_VERSION)
             return prepare(dataclasses.replace(wanted, model=name))
-    for name, model in load_models().items():  # a gated one, say, that nobody locked here
+    for name, model in load_models().items():  # such as a gated one, not locked here
         if model.hub and (model.hub.repo, model.hub.revision) == (record.source, record.revision):
             refuse_drift(model_drift(name, model, lock.get(name)), f"gemma3build lock {name}")
-    why = f"no pinned model comes from {record.source} at {record.revision}"
+    why = f"no model is pinned to {record.source} at {record.revision}"
     raise BuildError(ErrorCode.REQUEST, what, why, OTHER_VERSION)
 
 
@@ -243,7 +243,8 @@ def refuse_other_files(
     differing = {file.path for file in set(found) ^ set(expected)}
     if differing == {TOKENIZER}:
         why = f"it was built with another {TOKENIZER} than that of {folder}"
-        raise BuildError(ErrorCode.REQUEST, what, why, "Give the same one: --tokenizer FILE")
+        raise BuildError(ErrorCode.REQUEST, what, why, "Add --tokenizer FILE with the same file.")
     if differing:
-        why = f"{folder} is not the checkpoint that the manifest names"
-        raise BuildError(ErrorCode.REQUEST, what, why, "Give the directory that it was built from.")
+        why = f"{folder} is not the checkpoint in its manifest"
+        hint = "Use the checkpoint that the release was built from."
+        raise BuildError(ErrorCode.REQUEST, what, why, hint)

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemma3build.cli.console import figures
+from gemma3build.cli.results import figures
 from gemma3build.errors import BuildError
 from gemma3build.formats.gguf import GgufError, check_header
 from gemma3build.gemma.checkpoint import checkpoint_architecture, read_chat_template, weight_files

@@ -100,7 +100,7 @@ def test_a_checkpoint_that_was_changed_is_refused_before_the_work(
         file.write(b"\x01")
     done = warm.run("rebuild", str(release), "--checkpoint", str(other))
     assert done.returncode == ErrorCode.REQUEST.exit_code
-    assert "is not the checkpoint that the manifest names" in done.stderr
+    assert "is not the checkpoint in its manifest" in done.stderr
 
 
 def test_an_archive_has_all_that_an_image_and_a_rebuild_need(

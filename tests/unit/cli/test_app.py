@@ -36,17 +36,6 @@ def run(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProces
     return run_command(*arguments, cwd=cwd, environment=environment(cwd))
 
 
-def test_the_command_loads_without_what_belongs_into_containers() -> None:
-    code = (
-        "import sys, gemma3build.cli.app, gemma3build.workflows.build\n"
-        "bad = {'torch', 'numpy', 'cyclonedx', 'in_toto_attestation', 'mediapipe', 'safetensors', 'huggingface_hub'} & set(sys.modules)\n"
-        "bad |= {'model_signing', 'jsonschema'} & set(sys.modules)\n"
-        "sys.exit(str(bad) if bad else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def commands(of: Any = None, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     """Return the commands that do something, by what a user types."""
     of = of or get_command(app)
@@ -69,17 +58,6 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     assert "…" not in done.stdout
     # Markdown takes what stands in angle brackets away.
     assert not re.search(r"\[artifacts/\]|\[\.", done.stdout)
-
-
-def test_a_plan_offers_only_what_it_uses() -> None:
-    offered = {
-        path: {name for param in command.params for name in param.opts}
-        for path, command in commands().items()
-    }
-    assert offered["build",] - offered["plan",] == {
-        *("--output", "-o", "--jobs", "-j", "--memory", "--release", "--dry-run")
-    }
-    assert offered["plan",] < offered["build",]
 
 
 def test_the_version_is_printed() -> None:
@@ -109,7 +87,7 @@ def test_a_dry_run_needs_no_engine_and_touches_nothing(tmp_path: Path) -> None:
 
 
 def test_a_plan_is_the_same_in_every_run_and_speaks_json(tmp_path: Path) -> None:
-    first = run("plan", "--json", cwd=tmp_path).stdout
+    first = run("plan", "--json", cwd=tmp_path).stdout  # as it was called before
     assert first == run("build", "--dry-run", "--json", cwd=tmp_path).stdout
     assert [step["name"] for step in json.loads(first)["steps"]][:3] == [
         "import",
@@ -124,26 +102,26 @@ def test_a_plan_is_the_same_in_every_run_and_speaks_json(tmp_path: Path) -> None
         (("--scheme", "int2"), ErrorCode.UNKNOWN_NAME, "The scheme 'int2' is unknown"),
         (("--model", "gemma4"), ErrorCode.UNKNOWN_NAME, "The model 'gemma4' is unknown"),
         (("--model", "gemma3-1b-it"), ErrorCode.DRIFT, "Run `gemma3build lock gemma3-1b-it`"),
-        (("--kv-cache-max-len", "128"), ErrorCode.REQUEST, "no token could be generated"),
+        (("--kv-cache-max-len", "128"), ErrorCode.REQUEST, "leave no room for an answer"),
         (("--scheme", "gone.toml"), ErrorCode.CONFIG, "there is no such file"),
-        (("--kv-cache-max-len", "0"), ErrorCode.REQUEST, "no token could be generated"),
-        (("--name", ""), ErrorCode.REQUEST, "'' is no name for a release"),
+        (("--kv-cache-max-len", "0"), ErrorCode.REQUEST, "leave no room for an answer"),
+        (("--name", ""), ErrorCode.REQUEST, "'' is not a name for a release"),
         (("--model", ""), ErrorCode.UNKNOWN_NAME, "The model '' is unknown"),
         (
             ("--model", "gemma3-270m", "--checkpoint", "nowhere"),
             ErrorCode.REQUEST,
-            "--model or --checkpoint",
+            "`--model` and `--checkpoint` cannot be used together",
         ),
-        (("--name", "m.refused"), ErrorCode.REQUEST, "means that the gate refused it"),
+        (("--name", "m.refused"), ErrorCode.REQUEST, "for releases that the gate rejected"),
         (
             ("--checkpoint", "nowhere"),
             ErrorCode.REQUEST,
-            "it is no directory\n  Next: Check the path.\n",
+            "it is not a folder\n  Next: Check the path.\n",
         ),
         (
             ("--checkpoint", "/nowhere/at/all"),
             ErrorCode.REQUEST,
-            "it is no directory\n  Next: Check the path.\n",
+            "it is not a folder\n  Next: Check the path.\n",
         ),
         (
             ("--checkpoint", "you/my-finetune"),
@@ -151,7 +129,7 @@ def test_a_plan_is_the_same_in_every_run_and_speaks_json(tmp_path: Path) -> None
             "`hf download you/my-finetune --local-dir DIR`",
         ),
         (("--checkpoint", "."), ErrorCode.CHECKPOINT_CONFIG, "it has no config.json"),
-        (("--memory", "lots"), ErrorCode.UNKNOWN_NAME, "'lots' is no size"),
+        (("--memory", "lots"), ErrorCode.REQUEST, "'lots' is not a size"),
     ],
 )
 def test_a_wrong_request_has_its_own_sentence_and_exit_code(
@@ -193,7 +171,7 @@ def test_every_code_of_a_step_is_one_of_the_host() -> None:
 
 
 def test_no_code_takes_the_exit_code_of_success_or_of_usage() -> None:
-    assert not {0, 2} & {code.exit_code for code in ErrorCode}
+    assert [code for code in ErrorCode if code.exit_code in (0, 2)] == [ErrorCode.USAGE]
 
 
 def test_a_failed_step_carries_the_words_of_the_step() -> None:
@@ -239,7 +217,7 @@ def test_sizes_are_read(text: str | None, size: int | None) -> None:
     ],
 )
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with raises(ErrorCode.UNKNOWN_NAME, match="is no size"):
+    with raises(ErrorCode.REQUEST, match="is not a size"):
         parse_size(text)
 
 

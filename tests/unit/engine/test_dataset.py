@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from gemma3build.cli.evaluate import evaluate as evaluate_command
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.downloads import dataset_files
 from gemma3build.errors import ErrorCode
 from gemma3build.pins.config import Dataset, load_datasets
 from gemma3build.util.files import sha256_bytes
 from gemma3build.workflows.evaluate import find_questions
+from tests.support.command import run_command
 from tests.support.errors import raises
 
 RUNNER: Any = None  # is asked for nothing where a folder is given
@@ -144,8 +144,10 @@ def test_stopping_the_preparations_of_an_evaluation_is_its_own_sentence(
     monkeypatch.setattr("gemma3build.workflows.evaluate.prepare_evaluation", stop)
     monkeypatch.setattr("gemma3build.engine.docker.connect", lambda: None)
     monkeypatch.setattr("gemma3build.engine.runner.cache_dir", lambda: tmp_path)
-    with raises(ErrorCode.INTERRUPTED, match="The evaluation was stopped"):
-        evaluate_command(tmp_path)
+    done = run_command("evaluate", tmp_path)
+    assert done.returncode == ErrorCode.INTERRUPTED.exit_code
+    assert "`gemma3build evaluate` was stopped." in done.stderr
+    assert "finished steps are kept" in done.stderr
 
 
 def test_the_pinned_questions_are_two_files() -> None:

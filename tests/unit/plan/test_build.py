@@ -133,12 +133,21 @@ def test_only_the_packages_read_a_chat_template() -> None:
     [
         (
             Parameters(prefill_seq_lens=(1024,), kv_cache_max_len=1024),
-            "no token could be generated",
+            "leave no room for an answer",
         ),
-        (Parameters(prefill_seq_lens=(8,), kv_cache_max_len=40000), "that the model knows"),
-        (Parameters(prefill_seq_lens=(), kv_cache_max_len=1024), "not distinct positive"),
-        (Parameters(prefill_seq_lens=(8, 8), kv_cache_max_len=1024), "not distinct positive"),
-        (Parameters(prefill_seq_lens=(0,), kv_cache_max_len=1024), "not distinct positive"),
+        (Parameters(prefill_seq_lens=(8,), kv_cache_max_len=40000), "the model's context has"),
+        (
+            Parameters(prefill_seq_lens=(), kv_cache_max_len=1024),
+            "they must be positive, and each given once",
+        ),
+        (
+            Parameters(prefill_seq_lens=(8, 8), kv_cache_max_len=1024),
+            "they must be positive, and each given once",
+        ),
+        (
+            Parameters(prefill_seq_lens=(0,), kv_cache_max_len=1024),
+            "they must be positive, and each given once",
+        ),
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused(
@@ -149,9 +158,9 @@ def test_parameters_that_do_not_go_together_are_refused(
 
 
 def test_a_request_needs_a_scheme_and_a_tokenizer_needs_a_checkpoint() -> None:
-    with raises(ErrorCode.REQUEST, match="names no scheme"):
+    with raises(ErrorCode.REQUEST, match="no scheme was given"):
         plan(PACKAGES)
-    with raises(ErrorCode.REQUEST, match="--tokenizer goes with --checkpoint"):
+    with raises(ErrorCode.REQUEST, match="cannot be used without `--checkpoint`"):
         prepare(BuildRequest(model="gemma3-270m", tokenizer=Path("x")))
 
 

@@ -72,7 +72,7 @@ def test_publishing_again_does_nothing_and_says_so(hub: Hub, release: Path) -> N
     assert (second["idle"], second["commit"]) == (True, first["commit"])
     assert not any(request.startswith(("PUT", "POST")) for request in hub.requests)
     said = run("publish", str(release), "--repo", REPO, "--tag", "v1").stdout
-    assert f"Nothing to do: {REPO} has all of it" in said
+    assert f"Nothing to do: {REPO} has all files" in said
 
 
 @pytest.mark.usefixtures("writer")
@@ -204,7 +204,7 @@ def test_a_pull_request_that_has_everything_is_not_opened_again(
     assert done["pull_request"] == opened["pull_request"] == f"{hub.address}/{REPO}/discussions/4"
     assert done["commit"] == opened["commit"]
     said = run("publish", str(release), "--repo", REPO, "--create-pr").stdout
-    assert f"Nothing to do: {done['pull_request']} has all of it" in said
+    assert f"Nothing to do: {done['pull_request']} has all files" in said
     assert writes(hub) == []
     # Whoever opened it, and whatever became of the branch.
     hub.users[TOKEN] = User("other", write=True)
@@ -272,7 +272,7 @@ def test_a_dry_run_shows_the_difference_and_the_card_and_writes_nothing(
 ) -> None:
     done = run("publish", str(release), "--repo", REPO, "--dry-run")
     assert done.exit_code == 0
-    assert f"Publish m to {REPO}, which is made:" in done.stdout
+    assert f"Publish m to {REPO}, a new repository:" in done.stdout
     assert f"added  {TASK}" in done.stdout
     assert "pipeline_tag: text-generation" in done.stdout
     assert publish(release, "--dry-run")["added"] == sorted([*content(release), "README.md"])

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gemma3build.cli.console import figures
+from gemma3build.cli.results import figures
 from gemma3build.report.charts import spread
 from gemma3build.report.report import render
 from gemma3build.schema.evaluation import (

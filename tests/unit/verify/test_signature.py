@@ -282,7 +282,7 @@ def test_the_commands_sign_and_verify(tmp_path: Path, key: Path) -> None:
     folder = write_release(tmp_path / "release")
     done = run_command("sign", folder, "--key", key)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{folder}/model.sig is a signature of 11 files.\n"
+    assert done.stdout == f"{folder}/model.sig signs 11 files.\n"
     done = run_command("verify", folder, "--key", key.with_suffix(".pub"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "✓ model.sig " in done.stdout

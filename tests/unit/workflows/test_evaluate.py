@@ -4,14 +4,13 @@ import dataclasses
 import errno
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks.bench import Quiet
-from gemma3build.cli.console import show_evaluations
 from gemma3build.cli.evaluate import evaluate as evaluate_command
+from gemma3build.cli.results import show_evaluations
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.executor import FinishedStep
 from gemma3build.engine.inputs import ChainedInputs
@@ -38,6 +37,7 @@ from gemma3build.util.files import FileDigest
 from gemma3build.util.serialize import encode, pretty_json
 from gemma3build.workflows.evaluate import (
     REFUSAL,
+    EvaluatedRelease,
     EvaluationRequest,
     PreparedEvaluation,
     data_digest,
@@ -352,7 +352,7 @@ def test_releases_that_were_not_measured_alike_are_not_compared_without_a_word(
 
 @pytest.mark.parametrize("more", [{"release": Path("c")}, {"limit": 100}, {"memory": "8G"}])
 def test_what_a_comparison_would_ignore_is_refused(more: dict[str, Any]) -> None:
-    with raises(ErrorCode.REQUEST, match="takes two releases and --json alone"):
+    with raises(ErrorCode.REQUEST, match="takes two releases and `--json` only"):
         evaluate_command(compare=(Path("a"), Path("b")), **more)
 
 
@@ -360,7 +360,8 @@ def test_what_a_release_says_is_no_markup_and_rules_no_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest, evaluation = sample(scheme("[/b]\x1b[2J", 9, gate(kl=0.1, text="t")))
-    found = SimpleNamespace(folder=tmp_path / "[red]", evaluation=evaluation, manifest=manifest)
+    folder = tmp_path / "[red]"
+    found = EvaluatedRelease(folder=folder, evaluation=evaluation, manifest=manifest)
     show_evaluations([found, found], as_json=False)
     said = capsys.readouterr().out
     assert "[/b]␛[2J" in said

@@ -82,10 +82,10 @@ def refused(release: Path, own: OwnCheckpoint = NONE) -> str:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"revision": "0" * 64}, "no pinned model comes from packages"),
+        ({"revision": "0" * 64}, "no model is pinned to packages"),
         ({"fetched": []}, "names other files of packages than the lock"),
-        ({"source": "local"}, "a checkpoint of somebody's own"),
-        ({"model": "../x"}, "it must be of letters"),
+        ({"source": "local"}, "a checkpoint that is not pinned"),
+        ({"model": "../x"}, "a name has letters"),
     ],
 )
 def test_a_checkpoint_that_is_not_the_locks_is_refused(
@@ -97,7 +97,7 @@ def test_a_checkpoint_that_is_not_the_locks_is_refused(
 
 def test_a_scheme_or_a_parameter_that_means_nothing_is_refused(release: Path) -> None:
     edit_json(release / MANIFEST, lambda value: value["parameters"].update(kv_cache_max_len=4))
-    assert "is not longer than the longest" in refused(release)
+    assert "the longest prefill (16) would fill it" in refused(release)
     edit_json(release / MANIFEST, lambda value: value["schemes"]["fp16"].update(name="other"))
     assert "'other' under the name 'fp16'" in refused(release)
 
@@ -110,9 +110,7 @@ def test_what_is_no_release_is_refused(tmp_path: Path) -> None:
 
 def test_a_copy_of_a_pinned_checkpoint_must_be_it(release: Path, tmp_path: Path) -> None:
     tiny = write_checkpoint(tmp_path / "tiny")
-    assert "is not the checkpoint that the manifest names" in refused(
-        release, OwnCheckpoint(folder=tiny)
-    )
+    assert "is not the checkpoint in its manifest" in refused(release, OwnCheckpoint(folder=tiny))
     given = tuple(sorted((path.name, path.read_bytes()) for path in tiny.iterdir()))
     files = [{"path": n, "size": len(c), "sha256": sha256_bytes(c)} for n, c in given]
     edit_json(release / MANIFEST, lambda value: value["checkpoint"].update(files=files))

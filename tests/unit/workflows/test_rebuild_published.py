@@ -172,7 +172,7 @@ def test_a_file_that_differs_is_downloaded_and_no_other(
     done = rebuild(ADDRESS, "--json", task=OTHER_TASK)
     assert isinstance(done.exception, BuildError)
     assert done.exception.code is ErrorCode.DIFFERENT
-    files = {item["path"]: item for item in json.loads(done.stdout)["files"]}
+    files = {item["path"]: item for item in done.exception.result["files"]}
     assert [item["part"] for item in files[TASK]["differences"]] == ["member METADATA"]
     assert files[TASK]["released"] == sha256_bytes((release / TASK).read_bytes())
     assert files[TFLITE]["verdict"] == "identical"
@@ -206,7 +206,7 @@ def test_a_clock_in_a_published_bundle_is_told_from_a_difference(
     done = rebuild(ADDRESS, "--json")
     assert isinstance(done.exception, BuildError)
     assert done.exception.code is ErrorCode.NOT_IDENTICAL
-    files = {item["path"]: item for item in json.loads(done.stdout)["files"]}
+    files = {item["path"]: item for item in done.exception.result["files"]}
     changed = {name for name, item in files.items() if item["verdict"] != "identical"}
     assert changed == {TASK, SBOM, MANIFEST, CHECKSUMS}
     assert files[TASK]["stabilizer"] == "clock of the zip members"
@@ -264,7 +264,7 @@ def test_ones_own_checkpoint_is_compared_with_the_published_manifest(
     assert done.exit_code == 0, done.exception
     (tiny / "config.json").write_bytes((tiny / "config.json").read_bytes() + b"\n")
     done = rebuild(ADDRESS, "--checkpoint", str(tiny))
-    assert "is not the checkpoint that the manifest names" in str(done.exception)
+    assert "is not the checkpoint in its manifest" in str(done.exception)
 
 
 def test_an_archive_gets_the_published_release_as_a_whole_directory(

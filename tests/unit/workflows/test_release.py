@@ -215,7 +215,7 @@ def test_a_summary_says_what_would_publish(works: Works, tmp_path: Path) -> None
     folder = tmp_path / "artifacts" / "v1"
     for name in NAMES:
         assert f"gemma3build publish {folder / name} --repo org/{name} --tag v1\n" in said
-    assert "index.html lists all of them." in said
+    assert "index.html" in said
 
 
 def test_another_key_or_other_figures_are_signed_anew(works: Works, tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ REFUSALS: dict[str, tuple[tuple[str, ...], ErrorCode, str]] = {
     "no key": (("--key", "gone.key"), ErrorCode.SIGNING, "No such file"),
     "public key": (("--key", "release.pub"), ErrorCode.SIGNING, "has no private key"),
     "identity": (("--unsigned", "--identity", "a@b"), ErrorCode.REQUEST, "go with --sigstore"),
-    "memory": (("--unsigned", "--memory", "lots"), ErrorCode.UNKNOWN_NAME, "it must be a number"),
+    "memory": (("--unsigned", "--memory", "lots"), ErrorCode.REQUEST, "a size is a number"),
     "more": (("--unsigned", "--model", "gemma4"), ErrorCode.UNKNOWN_NAME, "known are"),
     "twice": (
         ("--unsigned", "--model", "releases.toml"),
@@ -448,7 +448,7 @@ def test_a_dry_run_prints_plans_and_touches_nothing(works: Works, tmp_path: Path
     said = run("--key", "release.key", "--dry-run", "--publish").stdout
     assert said.count("then measure, sign, verify; in ") == 2
     assert "short: " in said
-    assert "puts it into org/long" in said
+    assert "publish to org/long" in said
     assert "quantize-dynamic_int8" in said
     found = done("--dry-run")
     assert [item["repo"] for item in found["releases"]] == ["org/short", "org/long"]
