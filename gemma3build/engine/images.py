@@ -5,7 +5,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from gemma3build.pins.lockfile import (
     refuse_drift,
 )
 from gemma3build.util.files import FileDigest, digest_tree, sha256_bytes, sha256_file
-from gemma3build.util.serialize import canonical_json, decode, encode
+from gemma3build.util.serialize import Record, canonical_json, decode, encode
 from gemma3build.util.text import GIBIBYTE
 
 BASE = "base"
@@ -43,8 +42,7 @@ MACHINES = ("x86_64", "amd64")
 SPACE = 8 * GIBIBYTE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class Image(Record):
     """An image in the engine.
 
     Attributes:

@@ -2,15 +2,16 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.gemma.architecture import Shape
 from gemma3build.schema.scheme import Scheme
 from gemma3build.util.files import read_bounded_text
-from gemma3build.util.serialize import DecodeError, decode
+from gemma3build.util.serialize import DecodeError, Record, decode
 
 PINS_DIR = Path(__file__).parent
 CONTAINERS_DIR = PINS_DIR.parents[1] / "containers"
@@ -19,8 +20,7 @@ ALL_SCHEMES = "all"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageSource:
+class PackageSource(Record):
     """A GGUF file in parts, as data in wheels on the package index.
 
     Attributes:
@@ -32,8 +32,7 @@ class PackageSource:
     gguf_sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubSource:
+class HubSource(Record):
     """A repository on the Hub.
 
     Attributes:
@@ -44,11 +43,10 @@ class HubSource:
 
     repo: str
     revision: str
-    sha256: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Record):
     """A model that can be built by name.
 
     Attributes:
@@ -80,8 +78,7 @@ class ModelConfig:
             raise ValueError(message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parent:
+class Parent(Record):
     """Where the base image comes from.
 
     Attributes:
@@ -95,8 +92,7 @@ class Parent:
     packages: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImagesConfig:
+class ImagesConfig(Record):
     """What images.toml says.
 
     Attributes:
@@ -114,8 +110,7 @@ class ImagesConfig:
     parent: Parent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
+class Dataset(Record):
     """Data that an evaluation asks questions from.
 
     Attributes:

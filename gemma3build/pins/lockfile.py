@@ -12,7 +12,7 @@ from pathlib import Path
 from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.pins.config import CONTAINERS_DIR, PINS_DIR, ModelConfig
 from gemma3build.util.files import FileDigest, atomic_write, read_bounded, sha256_file
-from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.util.serialize import Record, decode_json, encode, pretty_json
 
 MODELS_LOCK = PINS_DIR / "models.lock.json"
 IMAGES_LOCK = PINS_DIR / "images.lock.json"
@@ -20,16 +20,14 @@ IMAGES_LOCK = PINS_DIR / "images.lock.json"
 IMAGE_FILES = ("Dockerfile", "overrides.txt", "requirements.in", "requirements.txt")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WheelPart:
+class WheelPart(Record):
     """A piece of a GGUF file: a member of a wheel."""
 
     wheel: str
     member: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockedModel:
+class LockedModel(Record):
     """Where a model comes from, to the byte.
 
     Attributes:
@@ -47,15 +45,13 @@ class LockedModel:
     parts: tuple[WheelPart, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelsLock:
+class ModelsLock(Record):
     """What models.lock.json says, by name of model."""
 
     models: Mapping[str, LockedModel]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImagesLock:
+class ImagesLock(Record):
     """What images.lock.json says: image to file name to SHA-256."""
 
     images: Mapping[str, Mapping[str, str]]

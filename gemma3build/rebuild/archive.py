@@ -9,13 +9,12 @@ import hashlib
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.util.files import FileDigest, atomic_file, digest_file
-from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.util.serialize import Record, decode_json, encode, pretty_json
 from gemma3build.util.text import MEBIBYTE
 from gemma3build.verify.untrusted import Advance, ignore, truncate
 
@@ -36,8 +35,7 @@ WHAT = "The archive cannot be used"
 HINT = "Get the archive again, or make one: gemma3build archive"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArchiveIndex:
+class ArchiveIndex(Record):
     """What an archive holds.
 
     Attributes:
@@ -178,8 +176,6 @@ def _flaw(index: ArchiveIndex) -> str:
             return f"{path} is there twice or out of order"
         if not known.isdisjoint(str(above) for above in Path(path).parents):
             return f"{path} lies below a file"
-        if member.size < 0:
-            return f"{path} has a negative size"
         known.add(path)
         last = path
     return ""

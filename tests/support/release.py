@@ -31,6 +31,7 @@ from gemma3build.schema.manifest import (
     CheckpointRecord,
     ImageRecord,
     Manifest,
+    Parameters,
 )
 from gemma3build.schema.packages import Packages
 from gemma3build.util.files import FileDigest, digest_file, sha256_bytes
@@ -92,13 +93,8 @@ def make_manifest(artifacts: Mapping[str, bytes], facts: Mapping[str, Any]) -> M
             files=(tokenizer,),
             fetched=(),
         ),
-        parameters={
-            "prefill_seq_lens": [8],
-            "kv_cache_max_len": 64,
-            "mask_as_input": True,
-            "lean": True,
-        },
-        schemes=encode(schemes),
+        parameters=Parameters(prefill_seq_lens=(8,), kv_cache_max_len=64),
+        schemes=schemes,
         images=tuple(
             ImageRecord(
                 name=name,
