@@ -225,7 +225,7 @@ class Images:
                 text = (context / "requirements.txt").read_text(encoding="utf-8")
                 wheels = locked_wheels(self._cache, text, self._config, self._say)
                 shutil.copytree(wheels, context / "wheels", copy_function=_link)
-                labels[WHEELS_LABEL] = canonical_json(encode(digest_tree(wheels))).decode()
+                labels[WHEELS_LABEL] = canonical_json(digest_tree(wheels)).decode()
             labels[PARENT_LABEL] = parent
             try:
                 built = self._build(context, arguments, key)

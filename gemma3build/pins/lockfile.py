@@ -12,7 +12,7 @@ from pathlib import Path
 from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.pins.config import CONTAINERS_DIR, PINS_DIR, ModelConfig
 from gemma3build.util.files import FileDigest, atomic_write, read_bounded, sha256_file
-from gemma3build.util.serialize import Record, decode_json, encode, pretty_json
+from gemma3build.util.serialize import Record, decode_json, pretty_json
 
 MODELS_LOCK = PINS_DIR / "models.lock.json"
 IMAGES_LOCK = PINS_DIR / "images.lock.json"
@@ -80,7 +80,7 @@ def read_images_lock(path: Path = IMAGES_LOCK) -> ImagesLock:
 def write_lock(lock: ModelsLock | ImagesLock, path: Path) -> None:
     """Write a lock whole or not at all; raises BuildError."""
     try:
-        atomic_write(path, pretty_json(encode(lock)))
+        atomic_write(path, pretty_json(lock))
     except OSError as error:
         raise from_os_error("The lock cannot be written", error) from error
 

@@ -8,7 +8,7 @@ from gemma3build.pins.lockfile import LockedModel
 from gemma3build.schema.manifest import Parameters
 from gemma3build.schema.scheme import Scheme
 from gemma3build.util.files import FileDigest, sha256_bytes
-from gemma3build.util.serialize import Record, canonical_json, encode
+from gemma3build.util.serialize import Record, canonical_json
 
 
 class StepOutput(Record):
@@ -143,7 +143,7 @@ def identities(steps: Iterable[Step]) -> dict[str, str]:
     found: dict[str, str] = {}
     for step in steps:
         inputs = {
-            name: [encode(item), found[item.step] if isinstance(item, StepOutput) else ""]
+            name: [item, found[item.step] if isinstance(item, StepOutput) else ""]
             for name, item in step.inputs.items()
         }
         done = {

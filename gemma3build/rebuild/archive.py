@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.util.files import FileDigest, atomic_file, digest_file
-from gemma3build.util.serialize import Record, decode_json, encode, pretty_json
+from gemma3build.util.serialize import Record, decode_json, pretty_json
 from gemma3build.util.text import MEBIBYTE
 from gemma3build.verify.untrusted import Advance, ignore, truncate
 
@@ -78,7 +78,7 @@ def write_archive(
         )
         if why := _flaw(index):
             raise BuildError(ErrorCode.ARCHIVE, what, why, "Rename the file, or take it away.")
-        text = pretty_json(encode(index))
+        text = pretty_json(index)
         with atomic_file(target) as staged, staged.open("wb") as file:
             file.write(header(FIRST_MEMBER, len(text)) + text + _padding(len(text)))
             for member in members:
@@ -146,7 +146,7 @@ def _read_index(file: BinaryIO, size: int) -> tuple[ArchiveIndex, int]:
     text = file.read(length)
     try:
         index = decode_json(ArchiveIndex, text, FIRST_MEMBER)
-        same = pretty_json(encode(index)) == text
+        same = pretty_json(index) == text
     except (ValueError, RecursionError) as error:
         raise _refusal(str(error)) from error
     if not same:

@@ -53,8 +53,8 @@ def attestation(
     predicate: Mapping[str, Any] = {
         "builder": encode(builder),
         "verdict": worst(comparisons).value,
-        "files": encode(tuple(comparisons)),
-        "images": encode(tuple(images)),
+        "files": encode(comparisons),
+        "images": encode(images),
         "unlike": list(unlike),
     }
     return statement(subjects, PREDICATE, predicate)

@@ -13,12 +13,12 @@ from gemma3build.schema.evaluation import (
 )
 from gemma3build.schema.manifest import Manifest
 from gemma3build.util.files import read_bounded, sha256_bytes
-from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.util.serialize import decode_json, pretty_json
 
 
 def manifest_digest(manifest: Manifest) -> str:
     """Return the SHA-256 of a manifest as it stands in a release."""
-    return sha256_bytes(pretty_json(encode(manifest)))
+    return sha256_bytes(pretty_json(manifest))
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:

@@ -16,7 +16,7 @@ from gemma3build.schema.evaluation import REPORT, Evaluation, Piqa, SchemeEvalua
 from gemma3build.schema.manifest import MANIFEST, Manifest, Parameters
 from gemma3build.util.files import FileDigest, atomic_write, read_bounded
 from gemma3build.util.git import GitRevision
-from gemma3build.util.serialize import Record, decode_json, encode, pretty_json
+from gemma3build.util.serialize import Record, decode_json, pretty_json
 from gemma3build.verify.untrusted import Advance, ignore
 from gemma3build.verify.verify import Verified, verify
 
@@ -224,7 +224,7 @@ def write_index(
     index = Index(
         version=version, commit=source.commit, releases=tuple(item.entry for item in releases)
     )
-    text = pretty_json(encode(index))
+    text = pretty_json(index)
     path, page = folder / INDEX, folder / INDEX_PAGE
     try:
         if page.is_file() and path.is_file() and path.read_bytes() == text:

@@ -61,11 +61,18 @@ class DecodeError(ValueError):
 
 
 def encode(value: object) -> Any:
-    """Return a record (or a container of them) as JSON values; fields that are None stay out."""
+    """Return a record (or a container of them) as JSON values; fields that are None stay out.
+
+    Raises:
+        TypeError: a key is not a string; ``json.dumps`` would write 1 and "1" as one.
+    """
     if isinstance(value, msgspec.Struct):
         found = structs.asdict(value)
         return {name: encode(item) for name, item in found.items() if item is not None}
     if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"a key of a JSON object must be a string, not {key!r}")
         return {key: encode(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [encode(item) for item in value]
@@ -124,7 +131,7 @@ def load_json(text: str | bytes) -> Any:
 
 
 def canonical_json(value: object) -> bytes:
-    """Return ``value`` as canonical JSON.
+    """Return ``value``, encoded, as canonical JSON.
 
     Raises:
         ValueError: a float is NaN or infinite.
@@ -134,26 +141,14 @@ def canonical_json(value: object) -> bytes:
 
 
 def pretty_json(value: object) -> bytes:
-    """Return ``value`` as the JSON that people read: canonical order, indented, final newline."""
+    """Return ``value``, encoded, as the JSON that people read: canonical order, indented, final newline."""
     return f"{_json(value, indent=2)}\n".encode()
 
 
 def _json(value: object, **layout: Any) -> str:
     # By the standard library: msgspec writes NaN as null, and floats in another form.
-    _require_string_keys(value)
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, sort_keys=True, **layout)
-
-
-def _require_string_keys(value: object) -> None:
-    # json.dumps would turn 1 and True into "1" and "true": two values, one sequence of bytes.
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"a key of a JSON object must be a string, not {key!r}")
-            _require_string_keys(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _require_string_keys(item)
+    plain = encode(value)
+    return json.dumps(plain, allow_nan=False, ensure_ascii=False, sort_keys=True, **layout)
 
 
 def _require_bounded(value: object, levels: int) -> None:

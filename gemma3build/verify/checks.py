@@ -24,7 +24,7 @@ from gemma3build.release.provenance import PREDICATE_TYPE, STATEMENT
 from gemma3build.release.sbom import ARTIFACT, SBOM
 from gemma3build.schema.evaluation import EVALUATION, EVALUATION_FORMAT, Evaluation, Gate
 from gemma3build.schema.manifest import MANIFEST, ArtifactRecord, Manifest
-from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
+from gemma3build.util.serialize import DecodeError, decode_json, pretty_json
 from gemma3build.verify.untrusted import Advance, UntrustedFolder, join_names, missing, truncate
 
 TOKENIZER = "tokenizer.model"
@@ -91,7 +91,7 @@ def read_record(folder: UntrustedFolder) -> Manifest:
     except DecodeError as error:
         raise _unusable(ErrorCode.MANIFEST, MANIFEST, str(error)) from error
     # Two readers of a key that stands there twice could see two manifests.
-    if pretty_json(encode(manifest)) != text:
+    if pretty_json(manifest) != text:
         why = "it is not in the form in which a build writes it"
         raise _unusable(ErrorCode.MANIFEST, MANIFEST, why)
     return manifest

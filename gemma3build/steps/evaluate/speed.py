@@ -98,7 +98,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         runtime=versions(*PACKAGES),
         machine=here(),
     )
-    (output / SPEED_FILE).write_bytes(pretty_json(encode(speed)))
+    (output / SPEED_FILE).write_bytes(pretty_json(speed))
     return {"prefill_tokens": prefill, "decode_tokens": decode, "runs": speed.runs}
 
 
@@ -188,6 +188,4 @@ def benchmark(job: Job) -> SpeedRun:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_bytes(
-        pretty_json(encode(benchmark(decode_json(Job, sys.argv[1], "job"))))
-    )
+    Path(sys.argv[2]).write_bytes(pretty_json(benchmark(decode_json(Job, sys.argv[1], "job"))))

@@ -37,7 +37,7 @@ from gemma3build.schema.manifest import MANIFEST, Manifest
 from gemma3build.schema.scheme import Scheme
 from gemma3build.schema.step import StepResult
 from gemma3build.util.files import FileDigest
-from gemma3build.util.serialize import encode, pretty_json
+from gemma3build.util.serialize import pretty_json
 from gemma3build.workflows.evaluate import (
     REFUSAL,
     EvaluationRequest,
@@ -69,8 +69,8 @@ def measured() -> tuple[Manifest, Evaluation]:
 def write(folder: Path, manifest: Manifest, evaluation: Evaluation) -> Path:
     folder.mkdir(exist_ok=True)
     evaluation = structs.replace(evaluation, manifest=manifest_digest(manifest))
-    (folder / MANIFEST).write_bytes(pretty_json(encode(manifest)))
-    (folder / EVALUATION).write_bytes(pretty_json(encode(evaluation)))
+    (folder / MANIFEST).write_bytes(pretty_json(manifest))
+    (folder / EVALUATION).write_bytes(pretty_json(evaluation))
     return folder
 
 
@@ -244,7 +244,7 @@ class Measuring:
 
     def _commit(self, name: str, found: Piqa | Speed) -> FinishedStep:
         file = PIQA_FILE if isinstance(found, Piqa) else SPEED_FILE
-        (self.cache.stage(name) / "output" / file).write_bytes(pretty_json(encode(found)))
+        (self.cache.stage(name) / "output" / file).write_bytes(pretty_json(found))
         entry = self.cache.commit(name, name, StepResult(seconds=1.0, peak_memory=1))
         return FinishedStep(key=name, entry=entry, cached=False)
 
