@@ -18,7 +18,6 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from filelock import FileLock, Timeout
 from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.schema.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
 from gemma3build.util.files import FileDigest, digest_file, remove_partial, sha256_file, walk_files
-from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
+from gemma3build.util.serialize import DecodeError, Record, decode_json, pretty_json
 
 ENTRY_FILE = "entry.json"
 FAILED, STAGING = "failed", "staging"
@@ -38,16 +37,14 @@ SCRATCH = "-"  # in the names of scratch directories, and in no key
 LOCK_PATIENCE = 0.5  # seconds between two looks at whether to give up
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachedFile:
+class CachedFile(Record):
     """A file of an entry: its digest, and when it was last changed, in ns since 1970."""
 
     digest: FileDigest
     changed: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheEntry:
+class CacheEntry(Record):
     """A finished step.
 
     Attributes:
@@ -234,7 +231,7 @@ class Cache:
         for path in staged.iterdir():
             if path.name not in keep:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        (staged / ENTRY_FILE).write_bytes(pretty_json(encode(entry)))
+        (staged / ENTRY_FILE).write_bytes(pretty_json(entry))
         self._steps.mkdir(parents=True, exist_ok=True)
         self.discard(key)
         staged.rename(self._steps / key)

@@ -34,7 +34,7 @@ from gemma3build.schema.step import (
     StepResult,
 )
 from gemma3build.util.git import PACKAGE_DIR
-from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.util.serialize import decode_json, pretty_json
 from gemma3build.util.text import GIBIBYTE, MEBIBYTE
 
 WORK = "/work"
@@ -110,7 +110,7 @@ class Containers:
                 (MEMORY); ``stop`` was called (INTERRUPTED); the engine failed (ENGINE).
         """
         request = StepRequest(step=step.module, parameters=step.parameters, inputs=inputs)
-        (staged / REQUEST_FILE).write_bytes(pretty_json(encode(request)))
+        (staged / REQUEST_FILE).write_bytes(pretty_json(request))
         try:
             container = self._create(step, image, staged, mounts)
             try:

@@ -13,7 +13,7 @@ from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.plan.graph import ExternalInput, Input, Step, StepOutput
 from gemma3build.schema.step import OUTPUT_DIR
 from gemma3build.util.files import FileDigest, sha256_bytes
-from gemma3build.util.serialize import canonical_json, encode
+from gemma3build.util.serialize import canonical_json
 
 
 class Reporter(Protocol):
@@ -228,7 +228,7 @@ def step_key(
     step: Step, image: Image, sources: Mapping[str, str], done: Mapping[str, FinishedStep]
 ) -> str:
     """Return the key of a step: SHA-256 over everything that its result depends on."""
-    inputs = {name: encode(files(item, done)) for name, item in step.inputs.items()}
+    inputs = {name: files(item, done) for name, item in step.inputs.items()}
     return sha256_bytes(
         canonical_json(
             {

@@ -5,7 +5,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from gemma3build.pins.lockfile import (
     refuse_drift,
 )
 from gemma3build.util.files import FileDigest, digest_tree, sha256_bytes, sha256_file
-from gemma3build.util.serialize import canonical_json, decode, encode
+from gemma3build.util.serialize import Record, canonical_json, decode, encode
 from gemma3build.util.text import GIBIBYTE
 
 REPOSITORY = "gemma3build"  # before the names of images
@@ -51,8 +50,7 @@ SPACE = (
 )  # the largest image three times: saved, its layers stabilized, and as one archive
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class Image(Record):
     """An image in the engine.
 
     Attributes:
@@ -221,7 +219,7 @@ class Images:
                 text = (context / REQUIREMENTS).read_text(encoding="utf-8")
                 wheels = locked_wheels(self._cache, text, self._config, self._say)
                 shutil.copytree(wheels, context / "wheels", copy_function=_link)
-                labels[WHEELS_LABEL] = canonical_json(encode(digest_tree(wheels))).decode()
+                labels[WHEELS_LABEL] = canonical_json(digest_tree(wheels)).decode()
             labels[PARENT_LABEL] = parent
             try:
                 built = self._build(context, arguments, key)

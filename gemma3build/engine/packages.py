@@ -11,7 +11,7 @@ from gemma3build.engine.images import Image
 from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.schema.packages import DebianPackage, Packages
 from gemma3build.util.files import atomic_write
-from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
+from gemma3build.util.serialize import DecodeError, decode_json, pretty_json
 
 # One line for each package that dpkg knows; of some it has only the configuration: dpkg-query(1).
 DPKG_QUERY = (
@@ -47,7 +47,7 @@ def image_packages(client: docker.DockerClient, cache: Cache, image: Image) -> P
     found = Packages(wheels=image.wheels, debian=debian)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(kept, pretty_json(encode(found)))
+        atomic_write(kept, pretty_json(found))
     except OSError as error:
         what = f"The packages of the image {image.name} cannot be kept"
         raise from_os_error(what, error) from error

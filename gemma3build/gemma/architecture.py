@@ -6,8 +6,9 @@ because the converter itself would ignore it and write a model that talks nonsen
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from gemma3build.util.serialize import Record
 
 TEXT_MODEL_TYPE = "gemma3_text"
 GLOBAL = "full_attention"
@@ -27,8 +28,7 @@ class ArchitectureError(ValueError):
     """The configuration is of something that cannot be built; the message says of what."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class Shape(Record):
     """The sizes that give every tensor of a checkpoint its shape.
 
     Attributes:
@@ -85,8 +85,7 @@ class Shape:
         return sum(math.prod(shape) for shape in self.tensors.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
+class Architecture(Record):
     """A Gemma 3 text model without its weights.
 
     Attributes:

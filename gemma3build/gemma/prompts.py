@@ -1,9 +1,10 @@
 """The fixed texts that the gate and calibration read (``prompts.toml``), and the records of what was said."""
 
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from gemma3build.util.serialize import Record
 
 # The tokens and the template of the converter's Gemma 3 page.
 START_TOKEN = "<bos>"  # noqa: S105 - not a password
@@ -31,8 +32,7 @@ QUESTION = "question"  # the sample with turns
 CALIBRATION_TEXTS: tuple[str, ...] = tuple(_FILE["calibration"]["texts"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class Prompt(Record):
     """A text as tokens.
 
     Attributes:
@@ -47,8 +47,7 @@ class Prompt:
     scored: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Continuation:
+class Continuation(Record):
     """What a model says after a prompt, greedily.
 
     Attributes:
@@ -64,8 +63,7 @@ class Continuation:
     stopped: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
+class Reference(Record):
     """What the checkpoint itself says: ``reference.json``, beside the logits.
 
     Attributes:

@@ -2,10 +2,10 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import platformdirs
 
 from gemma3build.errors import BuildError, ErrorCode
@@ -13,7 +13,7 @@ from gemma3build.gemma.architecture import Shape
 from gemma3build.schema.scheme import Scheme
 from gemma3build.util.files import read_bounded_text
 from gemma3build.util.git import PACKAGE_DIR
-from gemma3build.util.serialize import DecodeError, decode
+from gemma3build.util.serialize import DecodeError, Record, decode
 
 PINS_DIR = Path(__file__).parent
 MODELS = "models.toml"
@@ -26,8 +26,7 @@ ALL_SCHEMES = "all"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageSource:
+class PackageSource(Record):
     """A GGUF file in parts, as data in wheels on the package index.
 
     Attributes:
@@ -39,8 +38,7 @@ class PackageSource:
     gguf_sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubSource:
+class HubSource(Record):
     """A repository on the Hub.
 
     Attributes:
@@ -51,11 +49,10 @@ class HubSource:
 
     repo: str
     revision: str
-    sha256: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Record):
     """A model that can be built by name.
 
     Attributes:
@@ -87,8 +84,7 @@ class ModelConfig:
             raise ValueError(message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parent:
+class Parent(Record):
     """Where the base image comes from.
 
     Attributes:
@@ -102,8 +98,7 @@ class Parent:
     packages: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImagesConfig:
+class ImagesConfig(Record):
     """What images.toml says.
 
     Attributes:
@@ -121,8 +116,7 @@ class ImagesConfig:
     parent: Parent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
+class Dataset(Record):
     """Data that an evaluation asks questions from.
 
     Attributes:

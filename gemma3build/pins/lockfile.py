@@ -13,7 +13,7 @@ from typing import TypeVar
 from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.pins.config import CONTAINERS_DIR, MODELS_LOCK, PINS_DIR, ModelConfig, model_dirs
 from gemma3build.util.files import FileDigest, atomic_write, read_bounded, sha256_file
-from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.util.serialize import Record, decode_json, pretty_json
 
 IMAGES_LOCK = PINS_DIR / "images.lock.json"
 BASE = "base"  # the image that all others are made from
@@ -28,16 +28,14 @@ SHOWN = 5  # fields that an error names
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WheelPart:
+class WheelPart(Record):
     """A piece of a GGUF file: a member of a wheel."""
 
     wheel: str
     member: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockedModel:
+class LockedModel(Record):
     """Where a model comes from, to the byte.
 
     Attributes:
@@ -55,15 +53,13 @@ class LockedModel:
     parts: tuple[WheelPart, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelsLock:
+class ModelsLock(Record):
     """What models.lock.json says, by name of model."""
 
     models: Mapping[str, LockedModel]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImagesLock:
+class ImagesLock(Record):
     """What images.lock.json says: image to file name to SHA-256."""
 
     images: Mapping[str, Mapping[str, str]]
@@ -123,7 +119,7 @@ def write_lock(lock: ModelsLock | ImagesLock, path: Path) -> None:
     """Write a lock whole or not at all, and its directory; raises BuildError (OUTPUT), NoSpaceError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, pretty_json(encode(lock)))
+        atomic_write(path, pretty_json(lock))
     except OSError as error:
         raise from_os_error("The lock cannot be written", error) from error
 

@@ -12,12 +12,11 @@ from gemma3build.plan.graph import (
     Artifact,
     CheckpointSource,
     Input,
-    Parameters,
     Plan,
     Step,
     StepOutput,
 )
-from gemma3build.schema.manifest import REFUSED
+from gemma3build.schema.manifest import REFUSED, Parameters
 from gemma3build.schema.scheme import NAME, Scheme
 from gemma3build.util.serialize import encode
 

@@ -1,18 +1,17 @@
 """What a plan is made of."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from gemma3build.gemma.architecture import Shape
 from gemma3build.pins.lockfile import LockedModel
+from gemma3build.schema.manifest import Parameters
 from gemma3build.schema.scheme import Scheme
 from gemma3build.util.files import FileDigest, sha256_bytes
-from gemma3build.util.serialize import canonical_json, encode
+from gemma3build.util.serialize import Record, canonical_json
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepOutput:
+class StepOutput(Record):
     """The output of an earlier step: one file, or all of them but some.
 
     Attributes:
@@ -32,8 +31,7 @@ class StepOutput:
         return tuple(file for file in digests if file.path not in self.without)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExternalInput:
+class ExternalInput(Record):
     """Files from outside of the build, by digest; the engine knows where they lie."""
 
     name: str
@@ -43,8 +41,7 @@ class ExternalInput:
 Input: TypeAlias = StepOutput | ExternalInput
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Record):
     """One container to run.
 
     Attributes:
@@ -81,8 +78,7 @@ class Step:
         return frozenset((*self.after, *outputs))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
+class Artifact(Record):
     """A file of the release.
 
     Attributes:
@@ -96,25 +92,7 @@ class Artifact:
     source: StepOutput
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameters:
-    """What a person can choose about the graph.
-
-    Attributes:
-        prefill_seq_lens: lengths of the prefill signatures, in tokens.
-        kv_cache_max_len: length of the key-value cache, in tokens.
-        mask_as_input: whether the caller passes the attention mask.
-        lean: whether the export keeps constants out of the MLIR module; see ``steps.export``.
-    """
-
-    prefill_seq_lens: tuple[int, ...]
-    kv_cache_max_len: int
-    mask_as_input: bool = True
-    lean: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointSource:
+class CheckpointSource(Record):
     """Where the checkpoint comes from: a lock, or files of the user.
 
     Attributes:
@@ -126,8 +104,7 @@ class CheckpointSource:
     checkpoint: ExternalInput | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Record):
     """All steps in an order in which they can run, and what becomes of their outputs.
 
     Attributes:
@@ -166,7 +143,7 @@ def identities(steps: Iterable[Step]) -> dict[str, str]:
     found: dict[str, str] = {}
     for step in steps:
         inputs = {
-            name: [encode(item), found[item.step] if isinstance(item, StepOutput) else ""]
+            name: [item, found[item.step] if isinstance(item, StepOutput) else ""]
             for name, item in step.inputs.items()
         }
         done = {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gemma3build.release.checksums import UNLISTED
 from gemma3build.util.files import FileDigest, sha256_bytes
+from gemma3build.util.serialize import Record
 
 BRANCH = "main"
 CARD = "README.md"
@@ -93,8 +94,7 @@ class Remote:
         return self.pull_request.revision if self.pull_request else BRANCH
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepoDiff:
+class RepoDiff(Record):
     """Names of files by what a commit does to them; ``kept`` are of no release."""
 
     added: tuple[str, ...]

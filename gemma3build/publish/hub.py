@@ -30,6 +30,7 @@ from huggingface_hub.utils import (
     enable_progress_bars,
     validate_repo_id,
 )
+from msgspec import structs
 
 from gemma3build.errors import FULL, BuildError, ErrorCode, from_os_error, from_step
 from gemma3build.publish.diff import (
@@ -86,7 +87,7 @@ def explained(what: str, repo: str) -> Iterator[None]:
         failure = refusal(what, repo, error, logged_in=get_token() is not None).failure
         if failure.code == StepErrorCode.NETWORK.value and is_final(error):
             hint = "The same again will be refused, too: mend what it names."
-            failure = dataclasses.replace(failure, hint=hint)
+            failure = structs.replace(failure, hint=hint)
         raise from_step(failure) from error
 
 

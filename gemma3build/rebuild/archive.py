@@ -9,13 +9,12 @@ import hashlib
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.util.files import FileDigest, atomic_file, digest_file
-from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.util.serialize import Record, decode_json, pretty_json
 from gemma3build.util.text import MEBIBYTE
 from gemma3build.verify.untrusted import Advance, ignore, truncate
 
@@ -36,8 +35,7 @@ WHAT = "The archive cannot be used"
 HINT = "Get the archive again, or make one: gemma3build archive"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArchiveIndex:
+class ArchiveIndex(Record):
     """What an archive holds.
 
     Attributes:
@@ -80,7 +78,7 @@ def write_archive(
         )
         if why := _flaw(index):
             raise BuildError(ErrorCode.ARCHIVE, what, why, "Rename the file, or take it away.")
-        text = pretty_json(encode(index))
+        text = pretty_json(index)
         with atomic_file(target) as staged, staged.open("wb") as file:
             file.write(header(FIRST_MEMBER, len(text)) + text + _padding(len(text)))
             for member in members:
@@ -148,7 +146,7 @@ def _read_index(file: BinaryIO, size: int) -> tuple[ArchiveIndex, int]:
     text = file.read(length)
     try:
         index = decode_json(ArchiveIndex, text, FIRST_MEMBER)
-        same = pretty_json(encode(index)) == text
+        same = pretty_json(index) == text
     except (ValueError, RecursionError) as error:
         raise _refusal(str(error)) from error
     if not same:
@@ -178,8 +176,6 @@ def _flaw(index: ArchiveIndex) -> str:
             return f"{path} is there twice or out of order"
         if not known.isdisjoint(str(above) for above in Path(path).parents):
             return f"{path} lies below a file"
-        if member.size < 0:
-            return f"{path} has a negative size"
         known.add(path)
         last = path
     return ""

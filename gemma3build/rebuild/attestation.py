@@ -1,21 +1,19 @@
 """What a rebuild attests: an in-toto statement about the files of a release. docs/rebuild.md has the form."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gemma3build.rebuild.compare import Comparison, worst
 from gemma3build.release.provenance import statement
 from gemma3build.schema.manifest import ImageRecord, Manifest
-from gemma3build.util.serialize import encode
+from gemma3build.util.serialize import Record, encode
 
 PREDICATE = "urn:gemma3build:rebuild:v1"
 SUFFIX = ".rebuild.intoto.jsonl"  # after the name of the release, beside which it lies
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RebuilderRecord:
+class RebuilderRecord(Record):
     """Who rebuilt a release, and on what.
 
     Attributes:
@@ -55,8 +53,8 @@ def attestation(
     predicate: Mapping[str, Any] = {
         "builder": encode(builder),
         "verdict": worst(comparisons).value,
-        "files": encode(tuple(comparisons)),
-        "images": encode(tuple(images)),
+        "files": encode(comparisons),
+        "images": encode(images),
         "unlike": list(unlike),
     }
     return statement(subjects, PREDICATE, predicate)

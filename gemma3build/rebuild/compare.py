@@ -7,10 +7,12 @@ import enum
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
+
+from msgspec import structs
 
 from gemma3build.formats import litertlm, task
 from gemma3build.formats.tflite import read_buffers
@@ -18,7 +20,7 @@ from gemma3build.release.checksums import CHECKSUMS, UNLISTED, parse_checksums
 from gemma3build.release.sbom import SBOM, numbered
 from gemma3build.schema.manifest import MANIFEST
 from gemma3build.util.files import sha256_file
-from gemma3build.util.serialize import canonical_json, load_json
+from gemma3build.util.serialize import Record, canonical_json, load_json
 from gemma3build.verify.checks import BUNDLES
 from gemma3build.verify.untrusted import BLOCK, UntrustedFolder, missing, truncate
 
@@ -28,8 +30,7 @@ PARTS = {suffix: (kind.fact.removesuffix("s"), kind.spans) for suffix, kind in B
 PARTS[".tflite"] = ("buffer", read_buffers)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartDifference:
+class PartDifference(Record):
     """A part of a file that is not the same in both.
 
     Attributes:
@@ -146,8 +147,7 @@ class Verdict(enum.StrEnum):
     DIFFERENT = "different"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(Record):
     """What was found out about a file.
 
     Attributes:
@@ -260,13 +260,13 @@ def _look_closer(
     if item.verdict is Verdict.IDENTICAL:
         return item
     if name not in released.sizes or name not in rebuilt.sizes:
-        return replace(item, differences=(whole(item),))
+        return structs.replace(item, differences=(whole(item),))
     if name in released.remote_digests:
         fetch_file(name)
     if stable_digest(released, name, epoch, scratch) == item.rebuilt:
         stabilizer = STABILIZERS[Path(name).suffix].name
-        return replace(item, verdict=Verdict.EQUIVALENT, stabilizer=stabilizer)
-    return replace(item, differences=find_differences(released, rebuilt, name))
+        return structs.replace(item, verdict=Verdict.EQUIVALENT, stabilizer=stabilizer)
+    return structs.replace(item, differences=find_differences(released, rebuilt, name))
 
 
 def whole(item: Comparison) -> PartDifference:
@@ -313,7 +313,7 @@ def _compare_record(
     if item.verdict is Verdict.IDENTICAL:
         return item
     if name not in released.sizes or name not in rebuilt.sizes:
-        return replace(item, differences=(whole(item),))
+        return structs.replace(item, differences=(whole(item),))
     text = before = released.read(name)
     for file in found:
         if file.verdict is Verdict.EQUIVALENT:
@@ -321,8 +321,8 @@ def _compare_record(
     if name == SBOM and text != before:
         text = renumbered(text)
     if text == rebuilt.read(name):
-        return replace(item, verdict=Verdict.EQUIVALENT, stabilizer=NAMES)
-    return replace(item, differences=find_differences(released, rebuilt, name))
+        return structs.replace(item, verdict=Verdict.EQUIVALENT, stabilizer=NAMES)
+    return structs.replace(item, differences=find_differences(released, rebuilt, name))
 
 
 def renumbered(text: bytes) -> bytes:

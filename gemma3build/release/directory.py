@@ -16,7 +16,7 @@ from gemma3build.release.sbom import SBOM
 from gemma3build.schema.evaluation import Evaluation
 from gemma3build.schema.manifest import MANIFEST, MANIFEST_FORMAT, REFUSED, Manifest
 from gemma3build.util.files import FileDigest, atomic_write, existing, read_bounded, sha256_bytes
-from gemma3build.util.serialize import encode, load_json, pretty_json
+from gemma3build.util.serialize import load_json, pretty_json
 
 AT_FDCWD = -100  # linux/fcntl.h
 RENAME_EXCHANGE = 2  # linux/fs.h
@@ -55,7 +55,7 @@ class Release:
 def release_texts(manifest: Manifest, sbom: bytes) -> dict[str, bytes]:
     """Return the small files that a release has for everyone, by name."""
     legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
-    texts = {MANIFEST: pretty_json(encode(manifest)), SBOM: sbom, **legal}
+    texts = {MANIFEST: pretty_json(manifest), SBOM: sbom, **legal}
     sums = checksums((*artifact_digests(manifest), *map(text_digest, texts.items())))
     return {**texts, CHECKSUMS: sums.encode()}
 
@@ -68,7 +68,7 @@ def text_digest(item: tuple[str, bytes]) -> FileDigest:
 
 def evaluation_text(evaluation: Evaluation) -> bytes:
     """Return the content of ``evaluation.json``."""
-    return pretty_json(encode(evaluation))
+    return pretty_json(evaluation)
 
 
 def write(release: Release, measured: Mapping[str, bytes], folder: Path) -> None:

@@ -1,7 +1,8 @@
 """From the results of gates to ``evaluation.json``, and back from a release."""
 
-import dataclasses
 from pathlib import Path
+
+from msgspec import structs
 
 from gemma3build.schema.evaluation import (
     EVALUATION,
@@ -12,12 +13,12 @@ from gemma3build.schema.evaluation import (
 )
 from gemma3build.schema.manifest import Manifest
 from gemma3build.util.files import read_bounded, sha256_bytes
-from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.util.serialize import decode_json, pretty_json
 
 
 def manifest_digest(manifest: Manifest) -> str:
     """Return the SHA-256 of a manifest as it stands in a release."""
-    return sha256_bytes(pretty_json(encode(manifest)))
+    return sha256_bytes(pretty_json(manifest))
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:
@@ -35,9 +36,9 @@ def carry_over(fresh: Evaluation, found: Evaluation | None) -> Evaluation:
     schemes = []
     for item in fresh.schemes:
         old = known.get((item.model, item.bundle))
-        kept = dataclasses.replace(item, piqa=old.piqa, speed=old.speed) if old else item
+        kept = structs.replace(item, piqa=old.piqa, speed=old.speed) if old else item
         schemes.append(kept)
-    return dataclasses.replace(fresh, schemes=tuple(schemes))
+    return structs.replace(fresh, schemes=tuple(schemes))
 
 
 def merge(found: Evaluation, measured: Evaluation) -> Evaluation:
@@ -51,8 +52,8 @@ def merge(found: Evaluation, measured: Evaluation) -> Evaluation:
     for item in found.schemes:
         new = now.get(item.scheme, item)
         piqa = item.piqa if worth(item.piqa) > worth(new.piqa) else new.piqa
-        schemes.append(dataclasses.replace(item, piqa=piqa, speed=new.speed or item.speed))
-    return dataclasses.replace(found, schemes=tuple(schemes))
+        schemes.append(structs.replace(item, piqa=piqa, speed=new.speed or item.speed))
+    return structs.replace(found, schemes=tuple(schemes))
 
 
 def worth(piqa: Piqa | None) -> int:

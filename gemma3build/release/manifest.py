@@ -1,18 +1,12 @@
-"""From the results of a plan to its manifest."""
+"""The manifest of a release, read and digested."""
 
-import json
 from pathlib import Path
 
 from gemma3build.errors import BuildError, ErrorCode
-from gemma3build.schema.manifest import (
-    MANIFEST,
-    MANIFEST_FORMAT,
-    Manifest,
-)
+from gemma3build.schema.manifest import MANIFEST, Manifest
 from gemma3build.util.files import FileDigest, read_bounded
 from gemma3build.util.serialize import decode_json
 
-SCHEMA_FILE = Path(__file__).parents[1] / "schema" / "manifest.schema.json"
 LEGAL_DIR = Path(__file__).parent / "legal"
 LOCAL = "local"
 
@@ -31,7 +25,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     hint = "Name the directory of a release, or make one: nox -s build"
     try:
-        manifest = decode_json(Manifest, read_bounded(path), str(path))
+        return decode_json(Manifest, read_bounded(path), str(path))
     except OSError as error:
         why = f"{path} cannot be read: {error.strerror}"
         raise BuildError(ErrorCode.REQUEST, f"{folder} is not a release", why, hint) from error
@@ -39,10 +33,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise BuildError(
             ErrorCode.REQUEST, f"{folder} is not a release", str(error), hint
         ) from error
-    if manifest.format != MANIFEST_FORMAT:
-        why = f"its manifest has the format {manifest.format!r}, not {MANIFEST_FORMAT!r}"
-        raise BuildError(ErrorCode.REQUEST, f"{folder} cannot be read", why, hint)
-    return manifest
 
 
 def artifact_digests(manifest: Manifest) -> tuple[FileDigest, ...]:
@@ -51,9 +41,3 @@ def artifact_digests(manifest: Manifest) -> tuple[FileDigest, ...]:
         FileDigest(path=item.path, size=item.size, sha256=item.sha256)
         for item in manifest.artifacts
     )
-
-
-def schema() -> dict[str, object]:
-    """Return the JSON Schema of manifest.json."""
-    loaded: dict[str, object] = json.loads(SCHEMA_FILE.read_bytes())
-    return loaded

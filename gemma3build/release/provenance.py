@@ -16,7 +16,7 @@ from gemma3build.schema.manifest import Manifest
 from gemma3build.schema.packages import Packages
 from gemma3build.util.files import sha256_bytes
 from gemma3build.util.git import GitRevision
-from gemma3build.util.serialize import canonical_json
+from gemma3build.util.serialize import canonical_json, encode
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 
@@ -117,8 +117,8 @@ def external_parameters(manifest: Manifest) -> dict[str, Any]:
         "baseModel": checkpoint.base_model,
         "source": checkpoint.source,
         "revision": checkpoint.revision,
-        "parameters": dict(manifest.parameters),
-        "schemes": dict(manifest.schemes),
+        "parameters": encode(manifest.parameters),
+        "schemes": encode(manifest.schemes),
     }
 
 

@@ -1,10 +1,10 @@
 """The index of releases that were made together: ``index.json``, and a page that shows the same."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from msgspec import structs
 
 from gemma3build.errors import ErrorCode, from_os_error, release_error
 from gemma3build.release.checksums import CHECKSUMS
@@ -13,10 +13,10 @@ from gemma3build.release.manifest import read_manifest
 from gemma3build.report.page import environment, notice
 from gemma3build.report.report import Page
 from gemma3build.schema.evaluation import REPORT, Evaluation, Piqa, SchemeEvaluation, Speed
-from gemma3build.schema.manifest import MANIFEST, Manifest
+from gemma3build.schema.manifest import MANIFEST, Manifest, Parameters
 from gemma3build.util.files import FileDigest, atomic_write, read_bounded
 from gemma3build.util.git import GitRevision
-from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.util.serialize import Record, decode_json, pretty_json
 from gemma3build.verify.untrusted import Advance, ignore
 from gemma3build.verify.verify import Verified, verify
 
@@ -25,8 +25,7 @@ INDEX, INDEX_PAGE = "index.json", "index.html"
 TEMPLATE = "index.html.j2"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signed:
+class Signed(Record):
     """Who signed a release.
 
     Attributes:
@@ -40,8 +39,7 @@ class Signed:
     checked: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class Published(Record):
     """Where a release is on the Hub; ``url`` is that of the commit."""
 
     repo: str
@@ -56,8 +54,7 @@ class Published:
             raise ValueError(message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchemeEntry:
+class SchemeEntry(Record):
     """The files of one scheme, and what was measured of them."""
 
     scheme: str
@@ -67,8 +64,7 @@ class SchemeEntry:
     speed: Speed | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexEntry:
+class IndexEntry(Record):
     """A release.
 
     Attributes:
@@ -89,15 +85,14 @@ class IndexEntry:
     source: str
     revision: str
     weights: int
-    parameters: Mapping[str, Any]
+    parameters: Parameters
     schemes: tuple[SchemeEntry, ...]
     records: tuple[FileDigest, ...]
     signed: Signed | None = None
     published: Published | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Index:
+class Index(Record):
     """The content of ``index.json``.
 
     Attributes:
@@ -213,7 +208,7 @@ def read_index(folder: Path) -> Index | None:
 def known_publication(found: Index | None, entry: IndexEntry) -> Published | None:
     """Return where the same files were published before, as an index says."""
     for known in found.releases if found else ():
-        if dataclasses.replace(known, published=None) == dataclasses.replace(entry, published=None):
+        if structs.replace(known, published=None) == structs.replace(entry, published=None):
             return known.published
     return None
 
@@ -229,7 +224,7 @@ def write_index(
     index = Index(
         version=version, commit=source.commit, releases=tuple(item.entry for item in releases)
     )
-    text = pretty_json(encode(index))
+    text = pretty_json(index)
     path, page = folder / INDEX, folder / INDEX_PAGE
     try:
         if page.is_file() and path.is_file() and path.read_bytes() == text:
@@ -263,6 +258,6 @@ def together(releases: Sequence[IndexedRelease]) -> Page:
     for item in releases:
         for scheme in item.page.schemes:
             name = f"{item.entry.name} {scheme.scheme}" if several else scheme.scheme
-            schemes.append(dataclasses.replace(scheme, scheme=name))
+            schemes.append(structs.replace(scheme, scheme=name))
     first = releases[0].page
-    return Page(first.manifest, dataclasses.replace(first.evaluation, schemes=tuple(schemes)))
+    return Page(first.manifest, structs.replace(first.evaluation, schemes=tuple(schemes)))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gemma3build.release.manifest import LEGAL_DIR
 from gemma3build.schema.evaluation import flag
+from gemma3build.util.serialize import encode
 from gemma3build.util.text import decimal, escape_control_chars, megabytes
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def environment(**filters: Callable[..., object]) -> "Environment":
     shared: dict[str, Callable[..., object]] = {
         "counted": counted,
         "decimal": decimal,
+        "encode": encode,
         "flag": flag,
         "megabytes": megabytes,
         "safe_svg": Markup,  # of report.charts, which escapes what it is given

@@ -6,11 +6,11 @@ and speed after ``gemma3build evaluate``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from gemma3build.util.files import FileDigest
 from gemma3build.util.machine import Machine
+from gemma3build.util.serialize import Record
 
 EVALUATION_FORMAT = "gemma3build.evaluation/1"
 EVALUATION = "evaluation.json"
@@ -18,8 +18,7 @@ REPORT = "report.html"
 GATE_FILE, PIQA_FILE, SPEED_FILE = "gate.json", "piqa.json", "speed.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class Agreement(Record):
     """How an artifact's next-token distributions compare with those of its checkpoint.
 
     Attributes:
@@ -40,8 +39,7 @@ class Agreement:
     deviation: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptAgreement:
+class PromptAgreement(Record):
     """The agreement on one prompt, and how many tokens the prompt has."""
 
     name: str
@@ -49,8 +47,7 @@ class PromptAgreement:
     agreement: Agreement
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(Record):
     """Greedy continuations of one prompt.
 
     Attributes:
@@ -70,8 +67,7 @@ class Sample:
     stopped: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(Record):
     """One rule of the gate, what was measured and what is allowed.
 
     Attributes:
@@ -87,8 +83,7 @@ class Check:
     passed: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
+class Gate(Record):
     """What the gate found out about the files of one scheme.
 
     Attributes:
@@ -115,8 +110,7 @@ class Gate:
         return all(check.passed for check in self.checks)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piqa:
+class Piqa(Record):
     """Accuracy on PIQA (Bisk et al., 2019, arXiv 1911.11641), as lm-eval measures it.
 
     Attributes:
@@ -146,8 +140,7 @@ class Piqa:
     machine: Machine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
+class Speed(Record):
     """Speed of a ``.task`` in LiteRT-LM's benchmark on the CPU; medians over runs.
 
     Attributes:
@@ -173,8 +166,7 @@ class Speed:
     machine: Machine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchemeEvaluation:
+class SchemeEvaluation(Record):
     """Everything measured about the files of one scheme.
 
     Attributes:
@@ -194,8 +186,7 @@ class SchemeEvaluation:
     speed: Speed | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class Evaluation(Record):
     """The content of ``evaluation.json``.
 
     Attributes:

@@ -1,22 +1,34 @@
 """The record of a release: what is in it and what it was made from.
 
 Nothing here depends on when, where or by whom a release was built: two builds of one request give one
-manifest, byte for byte. ``record/manifest.schema.json`` describes the file for other programs.
+manifest, byte for byte. Its JSON Schema, for other programs, comes from these types.
 """
 
+import inspect
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from gemma3build.util.files import FileDigest
+import msgspec
+from msgspec import Meta
 
-MANIFEST_FORMAT = "gemma3build.manifest/1"
+from gemma3build.schema.scheme import NAME, Scheme
+from gemma3build.util.files import FileDigest, Sha256
+from gemma3build.util.serialize import Record, matching
+
+MANIFEST_FORMAT: Literal["gemma3build.manifest/1"] = "gemma3build.manifest/1"
 MANIFEST = "manifest.json"
 REFUSED = ".refused"  # after the name of the directory of a release that is not faithful
+SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+# How a docstring describes the fields of its class.
+ATTRIBUTES, ATTRIBUTE = "\n\nAttributes:\n", r"^ {4}(\w+): (.+(?:\n {5,}.+)*)"
+FLAT = re.compile(r"(?!\.{1,2}\Z)[^/\\]+")
+
+FileName = Annotated[str, matching(NAME)]
+Positive = Annotated[int, Meta(ge=1)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointRecord:
+class CheckpointRecord(Record):
     """What was built.
 
     Attributes:
@@ -29,17 +41,38 @@ class CheckpointRecord:
         fetched: what it was made from, where that is something else.
     """
 
-    model: str
+    model: Annotated[str, Meta(min_length=1)]
     base_model: str
-    source: str
-    revision: str
-    parameters: int
-    files: tuple[FileDigest, ...]
+    source: Annotated[str, Meta(min_length=1)]
+    revision: Annotated[str, matching("([0-9a-f]{40}|[0-9a-f]{64})?")]
+    parameters: Positive
+    files: Annotated[tuple[FileDigest, ...], Meta(min_length=1)]
     fetched: tuple[FileDigest, ...]
 
+    def __post_init__(self) -> None:
+        """Refuse files that are in another directory."""
+        for file in (*self.files, *self.fetched):
+            if not FLAT.fullmatch(file.path):
+                raise ValueError(f"{file.path!r} is not the name of a file")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRecord:
+
+class Parameters(Record):
+    """What a person can choose about the graph.
+
+    Attributes:
+        prefill_seq_lens: lengths of the prefill signatures, in tokens.
+        kv_cache_max_len: length of the key-value cache, in tokens.
+        mask_as_input: whether the caller passes the attention mask.
+        lean: whether the export keeps constants out of the MLIR module; see ``steps.export``.
+    """
+
+    prefill_seq_lens: Annotated[tuple[Positive, ...], Meta(min_length=1)]
+    kv_cache_max_len: Annotated[int, Meta(ge=2)]
+    mask_as_input: bool = True
+    lean: bool = True
+
+
+class ImageRecord(Record):
     """An image that a step ran in.
 
     Attributes:
@@ -50,13 +83,12 @@ class ImageRecord:
     """
 
     name: str
-    digest: str
-    parent: str
-    requirements: str
+    digest: Sha256
+    parent: Annotated[str, matching("(debian|registry) sha256:[0-9a-f]{64}")]
+    requirements: Annotated[str, matching("([0-9a-f]{64})?")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArtifactRecord:
+class ArtifactRecord(Record):
     """A file of the release.
 
     Attributes:
@@ -67,15 +99,14 @@ class ArtifactRecord:
         facts: what the step that wrote it found out, such as the digests of a bundle's members.
     """
 
-    path: str
+    path: FileName
     scheme: str
-    size: int
-    sha256: str
+    size: Positive
+    sha256: Sha256
     facts: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(Record):
     """The record of a release.
 
     Attributes:
@@ -89,11 +120,21 @@ class Manifest:
         terms: names of the files that carry Gemma's terms.
     """
 
-    format: str
+    format: Literal["gemma3build.manifest/1"]
     checkpoint: CheckpointRecord
-    parameters: Mapping[str, Any]
-    schemes: Mapping[str, Any]
-    images: tuple[ImageRecord, ...]
-    sources: Mapping[str, str]
-    artifacts: tuple[ArtifactRecord, ...]
-    terms: tuple[str, ...]
+    parameters: Parameters
+    schemes: Annotated[Mapping[str, Scheme], Meta(min_length=1)]
+    images: Annotated[tuple[ImageRecord, ...], Meta(min_length=1)]
+    sources: Mapping[str, Sha256]
+    artifacts: Annotated[tuple[ArtifactRecord, ...], Meta(min_length=1)]
+    terms: Annotated[tuple[FileName, ...], Meta(min_length=1)]
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of manifest.json; what it describes, it describes in the words above."""
+    found = msgspec.json.schema(Manifest)
+    for kind in found["$defs"].values():
+        kind["description"], _, fields = inspect.cleandoc(kind["description"]).partition(ATTRIBUTES)
+        for name, text in re.findall(ATTRIBUTE, fields, re.MULTILINE):
+            kind["properties"][name]["description"] = " ".join(text.split())
+    return {"$schema": SCHEMA_DIALECT, **found}

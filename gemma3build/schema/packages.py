@@ -1,12 +1,10 @@
 """What an image is made of."""
 
-from dataclasses import dataclass
-
 from gemma3build.util.files import FileDigest
+from gemma3build.util.serialize import Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class DebianPackage:
+class DebianPackage(Record, order=True):
     """A package as dpkg has it."""
 
     name: str
@@ -14,8 +12,7 @@ class DebianPackage:
     architecture: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Packages:
+class Packages(Record):
     """What an image is made of.
 
     Attributes:

@@ -1,12 +1,12 @@
 """Quantization schemes as data: what each group of weights becomes."""
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from gemma3build.util.serialize import decode
+from msgspec import Meta
+
+from gemma3build.util.serialize import Record, decode
 
 GroupName: TypeAlias = Literal["embedding", "attention", "feed_forward", "qkv"]
 GROUPS: tuple[GroupName, ...] = ("embedding", "attention", "feed_forward", "qkv")
@@ -17,8 +17,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 BLOCK_SIZES = {"blockwise_32": 32, "blockwise_64": 64, "blockwise_128": 128, "blockwise_256": 256}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class Group(Record):
     """How one group of weights is stored and computed with.
 
     Attributes:
@@ -40,7 +39,7 @@ class Group:
         "blockwise_256",
     ] = "channelwise"
     algorithm: Literal["min_max", "importance", "octav", "float_casting"] = "min_max"
-    layers: int | None = None
+    layers: Annotated[int, Meta(ge=1)] | None = None
     compute: Literal["integer", "float"] = "integer"
 
     def __post_init__(self) -> None:
@@ -50,9 +49,6 @@ class Group:
             raise ValueError(message)
         if self.algorithm == IMPORTANCE and (self.bits != 4 or not self.block_size):  # noqa: PLR2004
             message = "the algorithm importance is for 4 bits in blocks"
-            raise ValueError(message)
-        if self.layers is not None and self.layers < 1:
-            message = f"layers is {self.layers}, which is none; leave the group out"
             raise ValueError(message)
         if self.bits == FLOAT16 and self.compute != "float":
             message = 'float16 weights need compute = "float"'
@@ -64,8 +60,7 @@ class Group:
         return BLOCK_SIZES.get(self.granularity, 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Record):
     """How far an artifact may be from its checkpoint; what each figure is, ``Agreement`` says.
 
     The defaults, for schemes of one's own, let any usable artifact pass and no broken one.
@@ -77,28 +72,13 @@ class Limits:
         deviation: largest difference of a log-probability, in nats; None allows any.
     """
 
-    top1: float = 0.5
-    kl: float = 0.7
+    top1: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    kl: Annotated[float, Meta(ge=0)] = 0.7
     nll_increase: float = 0.7
-    deviation: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse limits that mean nothing, or that no figure can be compared with."""
-        if not 0 <= self.top1 <= 1:
-            message = f"top1 is {self.top1}; it is a share, from 0 to 1"
-            raise ValueError(message)
-        for name in ("kl", "deviation"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                message = f"{name} is {value}; it must be a finite number, zero or more"
-                raise ValueError(message)
-        if not math.isfinite(self.nll_increase):
-            message = f"nll_increase is {self.nll_increase}; it must be a finite number"
-            raise ValueError(message)
+    deviation: Annotated[float, Meta(ge=0)] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scheme:
+class Scheme(Record):
     """A named recipe; groups that are left out stay in float32.
 
     Attributes:
@@ -121,7 +101,7 @@ class Scheme:
     feed_forward: Group | None = None
     qkv: Group | None = None
     equalize: bool = False
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         """Refuse names that cannot be part of a file's, and groups that are not what they say."""

@@ -5,9 +5,12 @@ The host writes ``request.json``; the step writes ``result.json`` and its files 
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
+
+from gemma3build.util.serialize import Record
 
 REQUEST_FILE = "request.json"
 RESULT_FILE = "result.json"
@@ -47,8 +50,7 @@ class StepError(Exception):
         self.failure = StepFailure(code=code.value, what=what, why=why, hint=hint)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepFailure:
+class StepFailure(Record):
     """A ``StepError`` as it crosses the line."""
 
     code: str
@@ -57,8 +59,7 @@ class StepFailure:
     hint: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRequest:
+class StepRequest(Record):
     """What a step is asked to do.
 
     Attributes:
@@ -77,8 +78,7 @@ class StepRequest:
         return path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
+class StepResult(Record):
     """What a step did.
 
     Attributes:
@@ -89,7 +89,7 @@ class StepResult:
         failure: set when the step refused or failed.
     """
 
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = msgspec.field(default_factory=dict)
     seconds: float
     peak_memory: int
     failure: StepFailure | None = None

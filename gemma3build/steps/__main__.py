@@ -27,7 +27,7 @@ from gemma3build.schema.step import (
     StepRequest,
     StepResult,
 )
-from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.util.serialize import decode_json, pretty_json
 
 
 def main(work: Path) -> int:
@@ -51,7 +51,7 @@ def main(work: Path) -> int:
     result = StepResult(
         facts=facts, seconds=seconds_since_start(), peak_memory=peak_memory(), failure=failure
     )
-    (work / RESULT_FILE).write_bytes(pretty_json(encode(result)))
+    (work / RESULT_FILE).write_bytes(pretty_json(result))
     sys.stdout.flush()
     return 0 if failure is None else 1
 

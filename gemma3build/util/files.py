@@ -6,20 +6,23 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import AnyStr, BinaryIO
+from typing import Annotated, AnyStr, BinaryIO
 
+from msgspec import Meta
+
+from gemma3build.util.serialize import Record, matching
 from gemma3build.util.text import MEBIBYTE
 
+Sha256 = Annotated[str, matching("[0-9a-f]{64}")]
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class FileDigest:
+
+class FileDigest(Record, order=True):
     """One file of a tree: its POSIX path below the root, size in bytes, and SHA-256 in hex."""
 
     path: str
-    size: int
-    sha256: str
+    size: Annotated[int, Meta(ge=0)]
+    sha256: Sha256
 
 
 def sha256_bytes(data: bytes) -> str:

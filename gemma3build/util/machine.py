@@ -2,13 +2,13 @@
 
 import os
 import re
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from gemma3build.util.serialize import Record
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+
+class Machine(Record):
     """Where something was measured.
 
     Attributes:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec import structs
+
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.executor import FinishedStep, files
 from gemma3build.engine.images import Image
@@ -33,7 +35,7 @@ from gemma3build.schema.manifest import (
     Manifest,
 )
 from gemma3build.util.files import FileDigest, sha256_file
-from gemma3build.util.serialize import decode_json, encode
+from gemma3build.util.serialize import decode_json
 from gemma3build.verify.checks import check_provenance
 from gemma3build.verify.untrusted import list_folder
 
@@ -96,8 +98,8 @@ def make_manifest(
             files=tuple(sorted(checkpoint.values())),
             fetched=tuple(sorted(set(fetched) - set(checkpoint.values()))),
         ),
-        parameters=encode(plan.parameters),
-        schemes={scheme.name: encode(scheme) for scheme in plan.schemes},
+        parameters=plan.parameters,
+        schemes={scheme.name: scheme for scheme in plan.schemes},
         images=tuple(image_record(image) for _, image in sorted(images.items())),
         sources={module: sources[module] for module in sorted({s.module for s in plan.steps})},
         artifacts=artifact_records(plan, done),
@@ -167,7 +169,7 @@ def _digest(plan: Plan, done: Mapping[str, FinishedStep], scheme: str, suffix: s
         item for item in plan.artifacts if item.scheme == scheme and item.file_name.endswith(suffix)
     )
     (file,) = files(artifact.source, done)
-    return dataclasses.replace(file, path=artifact.file_name)
+    return structs.replace(file, path=artifact.file_name)
 
 
 def _gate(folder: Path) -> Gate:

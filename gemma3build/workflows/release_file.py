@@ -8,14 +8,14 @@ from pathlib import Path
 from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.pins.config import parse, toml
 from gemma3build.report.index import INDEX, INDEX_PAGE
+from gemma3build.util.serialize import Record
 from gemma3build.workflows.request import BuildRequest, Prepared, prepare
 
 SUFFIX = ".toml"  # of a release file, and of a scheme file
 WHAT = "The releases make no sense together"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseSpec:
+class ReleaseSpec(Record):
     """A ``[[release]]`` of a release file; None stands for the default.
 
     Attributes:
@@ -70,8 +70,7 @@ class ReleaseSpec:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseFile:
+class ReleaseFile(Record):
     """The content of a release file."""
 
     release: tuple[ReleaseSpec, ...]

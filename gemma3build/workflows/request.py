@@ -13,13 +13,12 @@ from gemma3build.gemma.checkpoint import TOKENIZER, checkpoint_architecture
 from gemma3build.pins.config import find_model, find_schemes, load_models
 from gemma3build.pins.lockfile import LockedModel, model_drift, read_models_lock, refuse_drift
 from gemma3build.plan.build import plan_build
-from gemma3build.plan.graph import CheckpointSource, Parameters, Plan
+from gemma3build.plan.graph import CheckpointSource, Plan
 from gemma3build.release.manifest import LOCAL
-from gemma3build.schema.manifest import Manifest
+from gemma3build.schema.manifest import Manifest, Parameters
 from gemma3build.schema.scheme import Scheme
 from gemma3build.schema.step import StepError
 from gemma3build.util.files import FileDigest
-from gemma3build.util.serialize import DecodeError, decode
 
 # For a user's own checkpoint: what the converter's page uses for its smallest model.
 DEFAULT_PREFILL_SEQ_LENS = (128,)
@@ -181,7 +180,7 @@ def prepare_again(
             pinned model which has to be locked first (DRIFT).
     """
     record = manifest.checkpoint
-    parameters = decode_manifest_part(Parameters, manifest.parameters, "parameters", what)
+    parameters = manifest.parameters
     wanted = BuildRequest(
         name=record.model,
         schemes=schemes,
@@ -221,19 +220,13 @@ def released_schemes(manifest: Manifest, what: str) -> tuple[Scheme, ...]:
 
 def find_scheme(manifest: Manifest, name: str, what: str) -> Scheme:
     """Return a scheme of a release; raises BuildError where its manifest has none of this name."""
-    scheme = decode_manifest_part(Scheme, manifest.schemes.get(name), f"schemes.{name}", what)
+    scheme = manifest.schemes.get(name)
+    if scheme is None:
+        raise BuildError(ErrorCode.REQUEST, what, f"its manifest has no scheme {name!r}", REBUILD)
     if scheme.name != name:
         why = f"its manifest has {scheme.name!r} under the name {name!r}"
         raise BuildError(ErrorCode.REQUEST, what, why, REBUILD)
     return scheme
-
-
-def decode_manifest_part(kind: type[T], value: object, where: str, what: str) -> T:
-    """Return a part of a manifest; raises BuildError (REQUEST) for one of another form."""
-    try:
-        return decode(kind, value, f"manifest.json: {where}")
-    except DecodeError as error:
-        raise BuildError(ErrorCode.REQUEST, what, str(error), REBUILD) from error
 
 
 def refuse_other_files(

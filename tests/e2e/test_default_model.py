@@ -18,7 +18,8 @@ from gemma3build.engine.inputs import LocalCheckpoint
 from gemma3build.engine.runner import Runner, cache_dir
 from gemma3build.pins.config import find_model, load_images, load_schemes
 from gemma3build.plan.build import plan_build
-from gemma3build.plan.graph import CheckpointSource, Parameters
+from gemma3build.plan.graph import CheckpointSource
+from gemma3build.schema.manifest import Parameters
 from gemma3build.util.files import sha256_file
 from gemma3build.util.git import PACKAGE_DIR
 from gemma3build.workflows.build import Builder

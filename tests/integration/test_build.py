@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 
 from gemma3build.formats.litertlm import read_sections
-from gemma3build.release.manifest import schema, terms
+from gemma3build.release.manifest import terms
+from gemma3build.schema.manifest import schema
 from gemma3build.util.files import sha256_bytes
 from tests.conftest import SHAPES, Command
 

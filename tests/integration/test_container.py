@@ -1,13 +1,12 @@
 """One container at a time: its isolation, its limits, its Hub."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import docker
 import pytest
+from msgspec import structs
 
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.inputs import LocalCheckpoint, PackagedModel
@@ -17,7 +16,8 @@ from gemma3build.pins.config import find_model, load_images, load_schemes
 from gemma3build.pins.lockfile import LockedModel, read_models_lock
 from gemma3build.plan.build import plan_build
 from gemma3build.plan.checkpoint import plan_fetch, plan_import
-from gemma3build.plan.graph import CheckpointSource, Parameters, Plan, Step
+from gemma3build.plan.graph import CheckpointSource, Plan, Step
+from gemma3build.schema.manifest import Parameters
 from gemma3build.util.files import FileDigest, sha256_bytes
 from tests.conftest import run_plan
 from tests.support.errors import raises
@@ -39,8 +39,7 @@ def plan_of(source: CheckpointSource, *steps: Step) -> Plan:
         parameters=PARAMETERS,
         schemes=(load_schemes()["none"],),
     )
-    chosen: dict[str, Any] = {name: getattr(plan, name) for name in Plan.__slots__}
-    return Plan(**{**chosen, "steps": steps or plan.steps})
+    return structs.replace(plan, steps=steps or plan.steps)
 
 
 def test_a_step_that_outgrows_its_limit_is_ended_with_a_clear_message(
@@ -160,7 +159,7 @@ def test_a_model_with_another_digest_than_the_locked_one_is_refused(
     client: docker.DockerClient, images: None, tmp_path: Path
 ) -> None:
     locked = read_models_lock().models["gemma3-270m"]
-    wrong = dataclasses.replace(locked, revision="0" * 64)
+    wrong = structs.replace(locked, revision="0" * 64)
     plan = plan_of(
         CheckpointSource(locked=wrong), plan_import(wrong, find_model("gemma3-270m").shape)
     )

@@ -12,7 +12,6 @@ worker.py CHANGES ARGUMENT… runs `gemma3build ARGUMENT…`. CHANGES is a JSON 
 The command has no such options, because a user must not be able to change what a release depends on.
 """
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -24,6 +23,7 @@ from unittest import mock
 
 from docker.models.containers import ContainerCollection
 from docker.types import Mount
+from msgspec import structs
 
 from gemma3build.cli import app as cli
 from gemma3build.engine import images
@@ -84,7 +84,7 @@ def date_images(epoch: int) -> None:
     def dated(
         self: images.Images, client: Any, cache: Any, config: ImagesConfig, say: Any, **options: Any
     ) -> None:
-        config = dataclasses.replace(config, source_date_epoch=epoch)
+        config = structs.replace(config, source_date_epoch=epoch)
         make(self, client, cache, config, say, **options)
 
     mock.patch.object(images.Images, "__init__", dated).start()

@@ -31,11 +31,12 @@ from gemma3build.schema.manifest import (
     CheckpointRecord,
     ImageRecord,
     Manifest,
+    Parameters,
 )
 from gemma3build.schema.packages import Packages
 from gemma3build.util.files import FileDigest, digest_file, sha256_bytes
 from gemma3build.util.machine import Machine
-from gemma3build.util.serialize import encode, pretty_json
+from gemma3build.util.serialize import pretty_json
 from gemma3build.verify.verify import State, verify
 
 SCHEMES = ("dynamic_int8", "fp16")
@@ -92,13 +93,8 @@ def make_manifest(artifacts: Mapping[str, bytes], facts: Mapping[str, Any]) -> M
             files=(tokenizer,),
             fetched=(),
         ),
-        parameters={
-            "prefill_seq_lens": [8],
-            "kv_cache_max_len": 64,
-            "mask_as_input": True,
-            "lean": True,
-        },
-        schemes=encode(schemes),
+        parameters=Parameters(prefill_seq_lens=(8,), kv_cache_max_len=64),
+        schemes=schemes,
         images=tuple(
             ImageRecord(
                 name=name,
@@ -209,7 +205,7 @@ def release_files(replaced: tuple[tuple[str, bytes], ...]) -> Mapping[str, bytes
     }
     artifacts = {**right, **dict(replaced)}
     manifest = make_manifest(artifacts, facts)
-    text = pretty_json(encode(manifest))
+    text = pretty_json(manifest)
     legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
     evaluation = evaluation_text(make_evaluation(manifest, text))
     nothing = Packages(wheels=(), debian=())

@@ -1,8 +1,9 @@
 """What the docs list is what the code has."""
 
-import dataclasses
 import re
 from pathlib import Path
+
+from msgspec import structs
 
 from gemma3build.errors import ErrorCode
 from gemma3build.pins.config import load_schemes
@@ -29,7 +30,7 @@ def test_the_defaults_of_limits_are_those_of_the_code() -> None:
     rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+|any) \|$", text, re.MULTILINE)
     expected = {
         field.name: "any" if field.default is None else str(field.default)
-        for field in dataclasses.fields(Limits)
+        for field in structs.fields(Limits)
     }
     assert dict(rows) == expected
 

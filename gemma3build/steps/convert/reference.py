@@ -33,7 +33,7 @@ from gemma3build.gemma.prompts import (
 )
 from gemma3build.schema.step import StepRequest
 from gemma3build.steps.convert.loading import loadable
-from gemma3build.util.serialize import encode, pretty_json
+from gemma3build.util.serialize import pretty_json
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         prompts=prompts,
         continuations=tuple(continuation(model, sample, new, stop_ids) for sample in samples),
     )
-    (output / REFERENCE).write_bytes(pretty_json(encode(reference)))
+    (output / REFERENCE).write_bytes(pretty_json(reference))
     np.save(output / LOGITS, np.concatenate([logits(model, item) for item in prompts]))
     return {"made_by": reference.made_by}
 

@@ -51,7 +51,7 @@ from gemma3build.steps.evaluate.interpreter import TfliteModel, log_softmax
 from gemma3build.steps.evaluate.runtime import continuation, open_engine, stop_tokens, turn
 from gemma3build.steps.shared.weights import check_weights
 from gemma3build.util.machine import here, versions
-from gemma3build.util.serialize import decode, decode_json, encode, pretty_json
+from gemma3build.util.serialize import decode, decode_json, pretty_json
 
 # Two runtimes may round differently, and so take either of two tokens that are as likely: a
 # difference of logits below this is no difference.
@@ -137,7 +137,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
             runtime=versions(*RUNTIME),
             machine=here(),
         )
-    (output / GATE_FILE).write_bytes(pretty_json(encode(gate)))
+    (output / GATE_FILE).write_bytes(pretty_json(gate))
     return {"passed": gate.passed}
 
 

@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from gemma3build.gemma.graph import CACHE
 from gemma3build.schema.evaluation import SPEED_FILE, Speed
 from gemma3build.schema.step import StepRequest
 from gemma3build.util.machine import cores, here, versions
-from gemma3build.util.serialize import decode_json, encode, pretty_json
+from gemma3build.util.serialize import Record, decode_json, encode, pretty_json
 
 RUN = "run.json"
 MODULE = "gemma3build.steps.evaluate.speed"
@@ -44,8 +43,7 @@ POSITIONS = 2
 PACKAGES = ("litert-lm-api",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(Record):
     """What one process runs.
 
     Attributes:
@@ -63,8 +61,7 @@ class Job:
     threads: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeedRun:
+class SpeedRun(Record):
     """What one process measured: tokens per second."""
 
     prefill: float
@@ -101,7 +98,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         runtime=versions(*PACKAGES),
         machine=here(),
     )
-    (output / SPEED_FILE).write_bytes(pretty_json(encode(speed)))
+    (output / SPEED_FILE).write_bytes(pretty_json(speed))
     return {"prefill_tokens": prefill, "decode_tokens": decode, "runs": speed.runs}
 
 
@@ -191,6 +188,4 @@ def benchmark(job: Job) -> SpeedRun:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_bytes(
-        pretty_json(encode(benchmark(decode_json(Job, sys.argv[1], "job"))))
-    )
+    Path(sys.argv[2]).write_bytes(pretty_json(benchmark(decode_json(Job, sys.argv[1], "job"))))

@@ -32,7 +32,7 @@ from gemma3build.gemma.piqa import make_questions, read_data
 from gemma3build.schema.evaluation import PIQA_FILE, Piqa
 from gemma3build.schema.step import StepRequest
 from gemma3build.util.machine import here, versions
-from gemma3build.util.serialize import encode, pretty_json
+from gemma3build.util.serialize import pretty_json
 
 # Before the import below, which reads them: nothing is fetched, and notes go to scratch space.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -86,7 +86,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         runtime=versions(*PACKAGES),
         machine=here(),
     )
-    (output / PIQA_FILE).write_bytes(pretty_json(encode(result)))
+    (output / PIQA_FILE).write_bytes(pretty_json(result))
     write_answers(output / ANSWERS, found["samples"][TASK])
     (output / REQUESTS).write_text(json.dumps(harness.asked), encoding="utf-8")
     return {"acc": result.acc, "acc_norm": result.acc_norm, "questions": asked}

@@ -1,7 +1,7 @@
-import dataclasses
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from gemma3build.engine.runner import source_digests
 from gemma3build.errors import ErrorCode
@@ -10,8 +10,9 @@ from gemma3build.pins.lockfile import LockedModel, read_models_lock
 from gemma3build.plan import resources
 from gemma3build.plan.build import plan_build
 from gemma3build.plan.evaluation import plan_evaluation
-from gemma3build.plan.graph import CheckpointSource, ExternalInput, Parameters, Plan, StepOutput
+from gemma3build.plan.graph import CheckpointSource, ExternalInput, Plan, StepOutput
 from gemma3build.plan.sources import imports, step_sources
+from gemma3build.schema.manifest import Parameters
 from gemma3build.util.files import FileDigest
 from gemma3build.workflows.request import BuildRequest, prepare
 from tests.support.errors import raises
@@ -208,7 +209,7 @@ def test_weights_that_are_expanded_to_compute_are_estimated() -> None:
 
 
 def test_lean_export_is_estimated_below_the_normal_one() -> None:
-    normal = dataclasses.replace(PARAMETERS, lean=False)
+    normal = structs.replace(PARAMETERS, lean=False)
     lean_step, normal_step = (
         next(step for step in plan(PACKAGES, "none", parameters=p).steps if step.name == "export")
         for p in (PARAMETERS, normal)

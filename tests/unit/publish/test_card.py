@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from msgspec import structs
 
 from gemma3build.errors import ErrorCode
 from gemma3build.publish import Rule
@@ -28,16 +29,14 @@ def subject(tmp_path: Path) -> Subject:
     folder = write_release(tmp_path / "release")
     manifest = decode_json(Manifest, (folder / MANIFEST).read_bytes(), MANIFEST)
     evaluation = decode_json(Evaluation, (folder / EVALUATION).read_bytes(), EVALUATION)
-    checkpoint = dataclasses.replace(
+    checkpoint = structs.replace(
         manifest.checkpoint, source="google/gemma-3-270m", base_model="google/gemma-3-270m"
     )
-    schemes = tuple(
-        dataclasses.replace(item, piqa=PIQA, speed=SPEED) for item in evaluation.schemes
-    )
+    schemes = tuple(structs.replace(item, piqa=PIQA, speed=SPEED) for item in evaluation.schemes)
     return Subject(
         repo="org/gemma",
-        manifest=dataclasses.replace(manifest, checkpoint=checkpoint),
-        evaluation=dataclasses.replace(evaluation, schemes=schemes),
+        manifest=structs.replace(manifest, checkpoint=checkpoint),
+        evaluation=structs.replace(evaluation, schemes=schemes),
         source=GitRevision(commit="c" * 40, dirty=False),
     )
 
@@ -62,9 +61,9 @@ def test_the_front_matter_is_what_the_hub_knows(subject: Subject) -> None:
 
 
 def test_a_checkpoint_of_ones_own_has_no_base_model(subject: Subject) -> None:
-    checkpoint = dataclasses.replace(subject.manifest.checkpoint, source="local", base_model="")
+    checkpoint = structs.replace(subject.manifest.checkpoint, source="local", base_model="")
     local = dataclasses.replace(
-        subject, manifest=dataclasses.replace(subject.manifest, checkpoint=checkpoint)
+        subject, manifest=structs.replace(subject.manifest, checkpoint=checkpoint)
     )
     card = render(local)
     assert not {"base_model", "base_model_relation"} & set(front_matter(card))
@@ -84,9 +83,9 @@ def test_every_figure_stands_beside_the_machine_that_it_was_measured_on(subject:
 def test_what_was_not_measured_is_a_dash(subject: Subject) -> None:
     assert subject.evaluation is not None
     schemes = tuple(
-        dataclasses.replace(item, piqa=None, speed=None) for item in subject.evaluation.schemes
+        structs.replace(item, piqa=None, speed=None) for item in subject.evaluation.schemes
     )
-    bare = dataclasses.replace(subject.evaluation, schemes=schemes)
+    bare = structs.replace(subject.evaluation, schemes=schemes)
     assert "| `fp16` | — | — | — | — | — | — |" in render(
         dataclasses.replace(subject, evaluation=bare)
     )
@@ -114,12 +113,10 @@ def test_the_runtime_to_install_is_that_of_the_gate(
 ) -> None:
     assert subject.evaluation is not None
     schemes = tuple(
-        dataclasses.replace(
-            item, gate=dataclasses.replace(item.gate, runtime={"litert-lm-api": version})
-        )
+        structs.replace(item, gate=structs.replace(item.gate, runtime={"litert-lm-api": version}))
         for item in subject.evaluation.schemes
     )
-    measured = dataclasses.replace(subject.evaluation, schemes=schemes)
+    measured = structs.replace(subject.evaluation, schemes=schemes)
     card = render(dataclasses.replace(subject, evaluation=measured))
     assert f"python -m pip install {requirement}\n" in card
 

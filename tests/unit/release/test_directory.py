@@ -11,7 +11,13 @@ from gemma3build.release.directory import Release, evaluation_text, remove, writ
 from gemma3build.release.evaluation import manifest_digest
 from gemma3build.release.provenance import PREDICATE_TYPE, statement
 from gemma3build.schema.evaluation import EVALUATION, EVALUATION_FORMAT, REPORT, Evaluation
-from gemma3build.schema.manifest import MANIFEST_FORMAT, ArtifactRecord, CheckpointRecord, Manifest
+from gemma3build.schema.manifest import (
+    MANIFEST_FORMAT,
+    ArtifactRecord,
+    CheckpointRecord,
+    Manifest,
+    Parameters,
+)
 from gemma3build.util.files import sha256_bytes
 from gemma3build.workflows.assemble import is_written
 from tests.support.errors import raises
@@ -31,7 +37,7 @@ def release(cache: Path, **contents: bytes) -> Release:
     manifest = Manifest(
         format=MANIFEST_FORMAT,
         checkpoint=checkpoint,
-        parameters={},
+        parameters=Parameters(prefill_seq_lens=(8,), kv_cache_max_len=64),
         schemes={},
         images=(),
         sources={},

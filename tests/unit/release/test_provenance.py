@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import re
@@ -6,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from gemma3build.release.provenance import BuildRun, make_provenance, read_revision
 from gemma3build.schema.packages import Packages
@@ -26,9 +26,9 @@ SOURCE = GitRevision(commit="c" * 40, dirty=False)
 
 def statement(*, source: GitRevision | None = SOURCE, started: float = 1.5) -> bytes:
     manifest = make_manifest({"m_fp16.tflite": b"model"}, {})
-    fetched = dataclasses.replace(manifest.checkpoint, fetched=(GGUF,))
+    fetched = structs.replace(manifest.checkpoint, fetched=(GGUF,))
     return make_provenance(
-        dataclasses.replace(manifest, checkpoint=fetched),
+        structs.replace(manifest, checkpoint=fetched),
         SUMS,
         PACKAGES,
         source=source,

@@ -1,12 +1,12 @@
 """The page of a release. What its texts say comes from a model, and so could be anything."""
 
-import dataclasses
 import math
 import re
 import subprocess
 import sys
 
 import pytest
+from msgspec import structs
 
 from gemma3build.cli.results import figures
 from gemma3build.report.charts import spread
@@ -29,7 +29,9 @@ from gemma3build.schema.manifest import (
     CheckpointRecord,
     ImageRecord,
     Manifest,
+    Parameters,
 )
+from gemma3build.schema.scheme import NAME, Scheme
 from gemma3build.util.files import FileDigest, sha256_bytes
 from gemma3build.util.machine import Machine
 from gemma3build.util.text import (
@@ -164,16 +166,20 @@ def sample(*schemes: SchemeEvaluation, model: str = "gemma3-270m") -> tuple[Mani
             files=files,
             fetched=(),
         ),
-        parameters={"prefill_seq_lens": [128], "kv_cache_max_len": 1024, "mask_as_input": True},
+        parameters=Parameters(prefill_seq_lens=(128,), kv_cache_max_len=1024),
         schemes={
-            item.scheme: {"name": item.scheme, "summary": "int8 weights, one scale per channel"}
+            item.scheme: Scheme(
+                name=item.scheme if re.fullmatch(NAME, item.scheme) else "hostile",
+                suffix="q8",
+                summary="int8 weights, one scale per channel",
+            )
             for item in schemes
         },
         images=(
             ImageRecord(
                 name="convert",
                 digest=sha256_bytes(b"convert"),
-                parent=f"debian {sha256_bytes(b'debian')}",
+                parent=f"debian sha256:{sha256_bytes(b'debian')}",
                 requirements=sha256_bytes(b"r"),
             ),
         ),
@@ -291,9 +297,9 @@ def test_conditions_that_differ_name_their_schemes() -> None:
     manifest, evaluation = measured()
     first, *rest = evaluation.schemes
     assert first.speed is not None
-    elsewhere = dataclasses.replace(MACHINE, cpu="Ampere Altra")
-    moved = dataclasses.replace(first, speed=dataclasses.replace(first.speed, machine=elsewhere))
-    text = page((manifest, dataclasses.replace(evaluation, schemes=(moved, *rest))))
+    elsewhere = structs.replace(MACHINE, cpu="Ampere Altra")
+    moved = structs.replace(first, speed=structs.replace(first.speed, machine=elsewhere))
+    text = page((manifest, structs.replace(evaluation, schemes=(moved, *rest))))
     assert "<span>dynamic_int8:</span>" in text
     assert "<span>dynamic_int4_block32, dynamic_int4_block128:</span>" in text
 
@@ -317,8 +323,8 @@ def test_names_from_anywhere_stay_text() -> None:
         scheme(f"$x_{HOSTILE}", 1, gate(kl=1e-3, text="t"), piqa(0.5), speed(1, 1, 1)),
         model=HOSTILE,
     )
-    record = dataclasses.replace(manifest.checkpoint, base_model=HOSTILE, source=HOSTILE)
-    manifest = dataclasses.replace(manifest, checkpoint=record, terms=("javascript:x",))
+    record = structs.replace(manifest.checkpoint, base_model=HOSTILE, source=HOSTILE)
+    manifest = structs.replace(manifest, checkpoint=record, terms=("javascript:x",))
     reader = Reader(page((manifest, evaluation)))
     assert "script" not in reader.tags
     assert "javascript%3Ax" in reader.of("href")

@@ -1,6 +1,5 @@
 """The fetching step and the lock, by the Hub's own client, against a hub on loopback."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from msgspec import structs
 
 from gemma3build.engine.cache import Cache
 from gemma3build.engine.preflight import check_offline
@@ -234,7 +234,7 @@ def test_offline_a_fetch_that_has_to_run_is_refused_at_once(
 ) -> None:
     step = plan_fetch(LOCKED)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    check_offline((dataclasses.replace(step, network=False),))
+    check_offline((structs.replace(step, network=False),))
     with raises(ErrorCode.OFFLINE, match="HF_HUB_OFFLINE is set"):
         check_offline((step,))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -263,7 +263,7 @@ def test_without_a_login_there_is_no_token(hub: Hub) -> None:
 def model(repo: str = REPO, revision: str = "main", **sha256: str) -> ModelConfig:
     given = {name.replace("_", "."): digest for name, digest in sha256.items()}
     source = HubSource(repo=repo, revision=revision, sha256=given)
-    return dataclasses.replace(find_model("gemma3-1b-it"), hub=source)
+    return structs.replace(find_model("gemma3-1b-it"), hub=source)
 
 
 def lock(found: ModelConfig) -> LockedModel:

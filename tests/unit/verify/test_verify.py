@@ -111,13 +111,14 @@ def test_a_link_that_takes_the_place_of_a_file_is_not_followed(release: Path) ->
 
 def test_a_name_that_a_terminal_would_obey_is_never_printed(release: Path) -> None:
     def change(manifest: Any) -> None:
-        manifest["artifacts"][0]["path"] = "\x1b[2J.task"
+        manifest["\x1b[2J.task"] = ""
 
     edit_json(release / MANIFEST, change)
     seal(release)
     found = verify(release)
     assert found.error is not None
-    assert found.error.code == ErrorCode.SWAPPED
+    assert found.error.code == ErrorCode.MANIFEST
+    assert "[2J.task" in found.error.why
     assert "\x1b" not in "".join(item.name + item.detail for item in found.findings)
 
 

@@ -1,12 +1,13 @@
 """What an evaluation takes from a release, which anybody may have written."""
 
-import dataclasses
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from benchmarks.bench import Quiet
 from gemma3build.cli.evaluate import evaluate as evaluate_command
@@ -32,9 +33,10 @@ from gemma3build.schema.evaluation import (
     Speed,
 )
 from gemma3build.schema.manifest import MANIFEST, Manifest
+from gemma3build.schema.scheme import Scheme
 from gemma3build.schema.step import StepResult
 from gemma3build.util.files import FileDigest
-from gemma3build.util.serialize import encode, pretty_json
+from gemma3build.util.serialize import pretty_json
 from gemma3build.workflows.evaluate import (
     REFUSAL,
     EvaluatedRelease,
@@ -66,9 +68,9 @@ def measured() -> tuple[Manifest, Evaluation]:
 
 def write(folder: Path, manifest: Manifest, evaluation: Evaluation) -> Path:
     folder.mkdir(exist_ok=True)
-    evaluation = dataclasses.replace(evaluation, manifest=manifest_digest(manifest))
-    (folder / MANIFEST).write_bytes(pretty_json(encode(manifest)))
-    (folder / EVALUATION).write_bytes(pretty_json(encode(evaluation)))
+    evaluation = structs.replace(evaluation, manifest=manifest_digest(manifest))
+    (folder / MANIFEST).write_bytes(pretty_json(manifest))
+    (folder / EVALUATION).write_bytes(pretty_json(evaluation))
     return folder
 
 
@@ -129,39 +131,50 @@ def test_no_file_lies_outside_of_the_release(tmp_path: Path, path: str) -> None:
     manifest, evaluation = measured()
     (item,) = evaluation.schemes
     artifacts = tuple(
-        dataclasses.replace(record, path=path) if record.path == item.bundle.path else record
+        structs.replace(record, path=path) if record.path == item.bundle.path else record
         for record in manifest.artifacts
     )
-    moved = dataclasses.replace(item, bundle=dataclasses.replace(item.bundle, path=path))
+    moved = structs.replace(item, bundle=structs.replace(item.bundle, path=path))
     folder = write(
         tmp_path / "release",
-        dataclasses.replace(manifest, artifacts=artifacts),
-        dataclasses.replace(evaluation, schemes=(moved,)),
+        structs.replace(manifest, artifacts=artifacts),
+        structs.replace(evaluation, schemes=(moved,)),
     )
-    with raises(ErrorCode.REQUEST, match="is no name of a file in a release"):
+    with raises(ErrorCode.REQUEST, match=r"artifacts\[0\].path: expected text of the form"):
         read_release(folder)
 
 
 @pytest.mark.parametrize(
     ("schemes", "message"),
     [
-        ({}, f"manifest.json: schemes.{INT8}: expected a table, found None"),
-        ({INT8: {"name": INT8, "suffix": "q", "summary": "", "bits": 3}}, "bits: unknown key"),
-        ({INT8: {"name": "other", "suffix": "q", "summary": ""}}, "has 'other' under the name"),
+        ({}, f"its manifest has no scheme '{INT8}'"),
+        ({INT8: Scheme(name="other", suffix="q", summary="")}, "has 'other' under the name"),
     ],
 )
 def test_a_scheme_that_the_manifest_does_not_explain_is_refused(
-    schemes: dict[str, Any], message: str
+    schemes: dict[str, Scheme], message: str
 ) -> None:
-    manifest = dataclasses.replace(measured()[0], schemes=schemes)
+    manifest = structs.replace(measured()[0], schemes=schemes)
     with raises(ErrorCode.REQUEST, match=message):
         find_scheme(manifest, INT8, REFUSAL)
 
 
-def test_parameters_of_another_form_are_refused() -> None:
-    manifest = dataclasses.replace(measured()[0], parameters={"prefill_seq_lens": "many"})
-    with raises(ErrorCode.REQUEST, match="manifest.json: parameters"):
-        prepare_again(manifest, OwnCheckpoint(), REFUSAL)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda value: value["parameters"].update(prefill_seq_lens="many"),
+            "manifest.json.parameters.prefill_seq_lens: expected a list, found str",
+        ),
+        (lambda value: value["schemes"][INT8].update(bits=3), r"schemes\[...\].bits: unknown key"),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(
+    release: Path, change: Callable[[Any], object], message: str
+) -> None:
+    edit_json(release / MANIFEST, change)
+    with raises(ErrorCode.REQUEST, match=message):
+        read_release(release)
 
 
 def test_a_pinned_model_that_nobody_locked_here_is_to_be_locked_first(
@@ -177,10 +190,10 @@ def test_a_pinned_model_that_nobody_locked_here_is_to_be_locked_first(
         (pinned.revision, "gemma3build lock gemma3-1b-it"),
         ("0" * 40, OTHER_VERSION),
     ):
-        checkpoint = dataclasses.replace(manifest.checkpoint, source=pinned.repo, revision=revision)
+        checkpoint = structs.replace(manifest.checkpoint, source=pinned.repo, revision=revision)
         with raises(ErrorCode.DRIFT if hint != OTHER_VERSION else ErrorCode.REQUEST) as caught:
             prepare_again(
-                dataclasses.replace(manifest, checkpoint=checkpoint), OwnCheckpoint(), REFUSAL
+                structs.replace(manifest, checkpoint=checkpoint), OwnCheckpoint(), REFUSAL
             )
         assert hint in caught.value.hint
 
@@ -231,7 +244,7 @@ class Measuring:
 
     def _commit(self, name: str, found: Piqa | Speed) -> FinishedStep:
         file = PIQA_FILE if isinstance(found, Piqa) else SPEED_FILE
-        (self.cache.stage(name) / "output" / file).write_bytes(pretty_json(encode(found)))
+        (self.cache.stage(name) / "output" / file).write_bytes(pretty_json(found))
         entry = self.cache.commit(name, name, StepResult(seconds=1.0, peak_memory=1))
         return FinishedStep(key=name, entry=entry, cached=False)
 
@@ -266,7 +279,7 @@ def test_figures_that_another_evaluation_wrote_meanwhile_are_not_lost(tmp_path: 
 
 def test_a_release_that_another_build_replaced_is_left_alone(release: Path, tmp_path: Path) -> None:
     manifest, evaluation = measured()
-    other = dataclasses.replace(manifest, terms=())
+    other = structs.replace(manifest, terms=("Notice",))
     runner = Measuring(tmp_path / "cache", quick(), lambda: write(release, other, evaluation))
     with raises(ErrorCode.REQUEST, match="another build replaced"):
         run(release, runner)
@@ -322,13 +335,13 @@ def test_a_release_with_a_tokenizer_of_its_own_asks_for_it(tmp_path: Path) -> No
 def elsewhere(item: SchemeEvaluation, **changes: Any) -> SchemeEvaluation:
     """The same figures, measured under other conditions."""
     assert item.speed is not None
-    return dataclasses.replace(item, speed=dataclasses.replace(item.speed, **changes))
+    return structs.replace(item, speed=structs.replace(item.speed, **changes))
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"machine": dataclasses.replace(MACHINE, cpu="Ampere Altra")}, "Ampere Altra, 2 cores"),
+        ({"machine": structs.replace(MACHINE, cpu="Ampere Altra")}, "Ampere Altra, 2 cores"),
         ({"runtime": {"litert-lm-api": "0.19.0"}}, "litert-lm-api 0.19.0"),
         ({"threads": 1}, "1 thread"),
     ],
@@ -339,7 +352,7 @@ def test_releases_that_were_not_measured_alike_are_not_compared_without_a_word(
     manifest, evaluation = measured()
     (item,) = evaluation.schemes
     one = write(tmp_path / "one", manifest, evaluation)
-    changed = dataclasses.replace(evaluation, schemes=(elsewhere(item, **changes),))
+    changed = structs.replace(evaluation, schemes=(elsewhere(item, **changes),))
     other = write(tmp_path / "other", manifest, changed)
     evaluate_command(compare=(one, other))
     said = capsys.readouterr().out
@@ -372,8 +385,8 @@ def test_other_questions_are_told_apart_though_there_are_as_many() -> None:
     _, evaluation = measured()
     (item,) = evaluation.schemes
     assert item.piqa is not None
-    changed = dataclasses.replace(item, piqa=dataclasses.replace(item.piqa, data="0" * 64))
-    (found,) = differing_conditions(evaluation, dataclasses.replace(evaluation, schemes=(changed,)))
+    changed = structs.replace(item, piqa=structs.replace(item.piqa, data="0" * 64))
+    (found,) = differing_conditions(evaluation, structs.replace(evaluation, schemes=(changed,)))
     assert found.second.how == f"all 1,838 questions, SHA-256 {'0' * 16}"
     assert found.schemes == (INT8,)
 
@@ -388,8 +401,8 @@ OWN = (["a", "b", "c"], ["0", "1", "1"])
 
 
 def own_figure(asked: int) -> Any:
-    found = dataclasses.replace(piqa(0.5, own=True), questions=asked, of=3)
-    return dataclasses.replace(found, data=data_digest(OWN, asked))
+    found = structs.replace(piqa(0.5, own=True), questions=asked, of=3)
+    return structs.replace(found, data=data_digest(OWN, asked))
 
 
 @pytest.mark.parametrize(

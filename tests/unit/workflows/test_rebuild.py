@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from gemma3build.engine import runner as runner_module
 from gemma3build.engine.cache import Cache
@@ -251,7 +252,7 @@ def test_a_checkpoint_of_the_hub_is_archived_from_the_cache(
     manifest = read_record(list_folder(release))
     prepared = prepare_rebuild(release, NONE).prepared
     fetch = plan_fetch(locked)
-    plan = dataclasses.replace(prepared.plan, steps=(fetch,))
+    plan = structs.replace(prepared.plan, steps=(fetch,))
     again = dataclasses.replace(prepared, plan=plan, origin=locked)
     monkeypatch.setattr(archive, "prepare_again", lambda *_: again)
     with raises(ErrorCode.REQUEST, match="is not in the cache"):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from gemma3build.errors import ErrorCode
-from gemma3build.plan.graph import Parameters
 from gemma3build.publish import check_tag
+from gemma3build.schema.manifest import Parameters
 from gemma3build.workflows.preflight import check_output_paths, find_repos
 from gemma3build.workflows.release_file import PlannedRelease, load_releases, plan_releases
 from tests.support.checkpoint import write_checkpoint
