@@ -26,7 +26,14 @@ from filelock import FileLock, Timeout
 
 from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.schema.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
-from gemma3build.util.files import FileDigest, digest_file, remove_partial, sha256_file, walk_files
+from gemma3build.util.files import (
+    PARTIAL,
+    FileDigest,
+    digest_file,
+    remove_abandoned,
+    sha256_file,
+    walk_files,
+)
 from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
 
 ENTRY_FILE = "entry.json"
@@ -289,7 +296,7 @@ class Cache:
                     self._lock_path(folder.name).unlink(missing_ok=True)
         shutil.rmtree(self.root / FAILED, ignore_errors=True)
         for name in DOWNLOADS:
-            remove_partial(self.root / name)
+            remove_abandoned((self.root / name).rglob(f".*{PARTIAL}"))
         if everything:
             for key in self.entries():
                 with contextlib.suppress(Timeout), self.try_lock(self.staged(key)):

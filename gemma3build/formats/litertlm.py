@@ -10,7 +10,6 @@ what was read.
 """
 
 import datetime
-import hashlib
 import struct
 import uuid
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gemma3build.formats.flatbuffer import FlatBuffer, FlatBufferError, Span
+from gemma3build.util.files import sha256_span
 from gemma3build.util.serialize import canonical_json
 
 MAGIC = b"LITERTLM"
@@ -174,7 +174,6 @@ def _decode(text: bytes) -> str:
 UUID, TIME = "uuid", "creation_timestamp"
 # A namespace of this project's own, drawn once at random: RFC 9562, 6.6.
 NAMESPACE = uuid.UUID("aad80869-8fe7-48d0-9af3-93abe1ce70fd")
-COPY_SIZE = 1 << 20
 
 
 def stabilize(path: Path, epoch: int) -> dict[str, str]:
@@ -193,23 +192,14 @@ def stabilize(path: Path, epoch: int) -> dict[str, str]:
     """
     with path.open("r+b") as file:
         header = read_header(file, path.stat().st_size)
-        digests = {name: section_digest(path, span) for name, span in header.sections.items()}
+        digests = {
+            name: sha256_span(file, span.offset, span.size)
+            for name, span in header.sections.items()
+        }
         values = {UUID: stable_uuid(digests), TIME: stable_time(epoch)}
         file.seek(0)
         file.write(replace(header, values))
     return digests
-
-
-def section_digest(path: Path, span: Span) -> str:
-    """Return the SHA-256 of a part of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(span.offset)
-        left = span.size
-        while block := file.read(min(left, COPY_SIZE)):
-            digest.update(block)
-            left -= len(block)
-    return digest.hexdigest()
 
 
 def stable_uuid(digests: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gemma3build.util.files import read_bounded_text
+from gemma3build.util.files import read_bounded_text, sha256_bytes
 
 QUESTIONS = "valid.jsonl"
 LABELS = "valid-labels.lst"
@@ -55,6 +55,11 @@ def make_questions(lines: Sequence[str], labels: Sequence[str]) -> list[dict[str
             raise ValueError(message)
         questions.append({**{name: found[name] for name in FIELDS}, "label": int(label)})
     return questions
+
+
+def data_digest(lines: Sequence[str], labels: Sequence[str]) -> str:
+    """Return the SHA-256 of what was asked: the lines of the questions, then those of the labels."""
+    return sha256_bytes("".join(f"{line}\n" for line in (*lines, *labels)).encode())
 
 
 def is_text(value: object) -> bool:

@@ -10,9 +10,9 @@ from gemma3build.errors import BuildError, ErrorCode, release_error
 from gemma3build.publish import hub
 from gemma3build.publish.diff import BRANCH, Remote
 from gemma3build.release.checksums import UNLISTED
-from gemma3build.util.files import FileDigest, sha256_file
+from gemma3build.util.files import LARGEST, FileDigest, sha256_file
 from gemma3build.util.text import GIBIBYTE
-from gemma3build.verify.untrusted import LARGEST_TEXT, join_names, truncate
+from gemma3build.verify.untrusted import join_names, truncate
 
 ADDRESS = re.compile(r"hf://(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
 ARTIFACTS = (".litertlm", ".task", ".tflite")
@@ -122,7 +122,7 @@ def is_ours(name: str, remote: Remote) -> bool:
 def refuse_large(remote: Remote, names: list[str], folder: Path) -> None:
     """Refuse records that no release has, and files that do not fit."""
     texts = [name for name in names if not name.endswith(ARTIFACTS)]
-    if large := [name for name in texts if remote.files[name].size > LARGEST_TEXT]:
+    if large := [name for name in texts if remote.files[name].size > LARGEST]:
         why = f"{join_names(large)} too large for what it should be"
         raise release_error(ErrorCode.CHANGED, "A file is too large", why)
     needed = sum(remote.files[name].size for name in names)

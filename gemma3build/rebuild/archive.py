@@ -5,7 +5,6 @@ paths. Headers are those of GNU tar (``tar(5)``) with one mode, owner and time. 
 the contents: the reader makes each header from the index and compares, and parses none.
 """
 
-import hashlib
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -14,9 +13,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gemma3build.errors import BuildError, ErrorCode, from_os_error
-from gemma3build.util.files import FileDigest, atomic_file, digest_file
+from gemma3build.util.files import (
+    LARGEST,
+    FileDigest,
+    atomic_file,
+    digest_file,
+    read_blocks,
+    sha256_blocks,
+)
 from gemma3build.util.serialize import decode_json, encode, pretty_json
-from gemma3build.util.text import MEBIBYTE
 from gemma3build.verify.untrusted import Advance, ignore, truncate
 
 FORMAT = "gemma3build.archive/1"
@@ -26,10 +31,8 @@ SOURCE, WHEELS, BASE, RELEASE, CHECKPOINT = "source", "wheels", "base", "release
 PATH = re.compile(
     rf"(?:{SOURCE}|{WHEELS}|{BASE}|{RELEASE}|{CHECKPOINT})(?:/[A-Za-z0-9_][A-Za-z0-9_.+!-]{{0,199}}){{1,9}}"
 )
-LARGEST_INDEX = 16 * MEBIBYTE
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK)
-COPY_SIZE = MEBIBYTE
 MODE = 0o644
 SIZE = slice(124, 135)  # of a header: octal digits
 WHAT = "The archive cannot be used"
@@ -86,8 +89,8 @@ def write_archive(
             for member in members:
                 file.write(header(member.path, member.size))
                 with files[member.path].open("rb") as source:
-                    digest, size = _copy(source, file, member.size, ignore)
-                if (digest, size) != (member.sha256, member.size):
+                    digest = sha256_blocks(read_blocks(source, member.size), file.write)
+                if digest != member.sha256:
                     why = f"{member.path} changed while it was read"
                     raise BuildError(ErrorCode.ARCHIVE, what, why, "Run the same command again.")
                 file.write(_padding(member.size))
@@ -143,7 +146,7 @@ def _read_index(file: BinaryIO, size: int) -> tuple[ArchiveIndex, int]:
         length = int(first[SIZE], 8)
     except ValueError:
         length = -1
-    if not 0 <= length <= LARGEST_INDEX or first != header(FIRST_MEMBER, length):
+    if not 0 <= length <= LARGEST or first != header(FIRST_MEMBER, length):
         raise _refusal(f"it does not start with {FIRST_MEMBER}")
     text = file.read(length)
     try:
@@ -195,24 +198,13 @@ def _extents(index: ArchiveIndex) -> Iterator[int]:
 def _unpack_member(file: BinaryIO, member: FileDigest, target: Path, advance: Advance) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as unpacked:
-        digest, _ = _copy(file, unpacked, member.size, advance)
+        blocks = read_blocks(file, member.size)
+        digest = sha256_blocks(blocks, unpacked.write, lambda block: advance(len(block)))
     if digest != member.sha256:
         raise _refusal(f"{member.path} is not what the index says")
     padding = _padding(member.size)
     if file.read(len(padding)) != padding:
         raise _refusal(f"something follows {member.path}")
-
-
-def _copy(source: BinaryIO, target: BinaryIO, size: int, advance: Advance) -> tuple[str, int]:
-    """Copy at most ``size`` bytes; return their SHA-256 and how many there were."""
-    digest = hashlib.sha256()
-    left = size
-    while block := source.read(min(left, COPY_SIZE)):
-        digest.update(block)
-        target.write(block)
-        advance(len(block))
-        left -= len(block)
-    return digest.hexdigest(), size - left
 
 
 def _padding(size: int) -> bytes:

@@ -17,10 +17,10 @@ from gemma3build.formats.tflite import read_buffers
 from gemma3build.release.checksums import CHECKSUMS, UNLISTED, parse_checksums
 from gemma3build.release.sbom import SBOM, numbered
 from gemma3build.schema.manifest import MANIFEST
-from gemma3build.util.files import sha256_file
+from gemma3build.util.files import BLOCK_SIZE, sha256_file
 from gemma3build.util.serialize import canonical_json, load_json
 from gemma3build.verify.checks import BUNDLES
-from gemma3build.verify.untrusted import BLOCK, UntrustedFolder, missing, truncate
+from gemma3build.verify.untrusted import UntrustedFolder, missing, truncate
 
 ABSENT = "nothing"
 # What a part of each kind of file is called, and what finds the parts of one that is safe to read.
@@ -115,10 +115,10 @@ def _bytes(
     differing: list[tuple[int, bytes, bytes]] = []
     place = 0
     with released.open(name) as one, rebuilt.open(name) as other:
-        while any(blocks := (one.read(BLOCK), other.read(BLOCK))):
+        while any(blocks := (one.read(BLOCK_SIZE), other.read(BLOCK_SIZE))):
             if blocks[0] != blocks[1]:
                 differing[1:] = [(place, *blocks)]  # the first and the last
-            place += BLOCK
+            place += BLOCK_SIZE
     first = differing[0][0] + _unequal(*differing[0][1:])[0]
     last = differing[-1][0] + _unequal(*differing[-1][1:])[-1]
     sizes = released.sizes[name], rebuilt.sizes[name]

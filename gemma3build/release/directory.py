@@ -4,7 +4,6 @@ import ctypes
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,15 @@ from gemma3build.release.manifest import LEGAL_DIR, artifact_digests
 from gemma3build.release.sbom import SBOM
 from gemma3build.schema.evaluation import Evaluation
 from gemma3build.schema.manifest import MANIFEST, MANIFEST_FORMAT, REFUSED, Manifest
-from gemma3build.util.files import FileDigest, atomic_write, existing, read_bounded, sha256_bytes
+from gemma3build.util.files import (
+    FileDigest,
+    atomic_write,
+    existing,
+    find_partial,
+    partial_path,
+    read_bounded,
+    sha256_bytes,
+)
 from gemma3build.util.serialize import encode, load_json, pretty_json
 
 AT_FDCWD = -100  # linux/fcntl.h
@@ -86,11 +93,12 @@ def write(release: Release, measured: Mapping[str, bytes], folder: Path) -> None
         BuildError: the disk is full (DISK); the directory cannot be written (OUTPUT).
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = partial_prefix(folder)
-    for left in folder.parent.glob(f"{prefix}*"):  # by a killed build; the caller holds the lock
+    # What a killed build left; the caller holds the lock.
+    for left in find_partial(folder):
         shutil.rmtree(left, ignore_errors=True)
-    staged = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    staged = partial_path(folder)
     try:
+        staged.mkdir()
         staged.chmod(0o755)
         for name, path in release.artifacts.items():
             place(path, staged / name)
@@ -111,7 +119,8 @@ def remove(folder: Path) -> None:
         BuildError: it cannot be removed (OUTPUT).
     """
     try:
-        grave = Path(tempfile.mkdtemp(prefix=partial_prefix(folder), dir=folder.parent))
+        grave = partial_path(folder)
+        grave.mkdir()
         try:
             folder.rename(grave / folder.name)
         finally:
@@ -134,11 +143,6 @@ def write_measured(measured: Mapping[str, bytes], folder: Path) -> None:
             atomic_write(folder / name, text, outside=True)
     except OSError as error:
         raise from_os_error(f"{folder} cannot be written", error) from error
-
-
-def partial_prefix(folder: Path) -> str:
-    """Return how the names of directories begin that writing a release may leave beside it."""
-    return f".{folder.name}.partial-"
 
 
 def place(source: Path, target: Path) -> None:

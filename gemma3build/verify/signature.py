@@ -5,7 +5,6 @@ reads it, too. Importing this module takes half a second, so that commands do so
 """
 
 import base64
-import hashlib
 import importlib.util
 import json
 import re
@@ -24,7 +23,7 @@ from model_signing import hashing, manifest, signing, verifying
 from gemma3build.errors import BuildError, ErrorCode, from_os_error, release_error
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.schema.manifest import MANIFEST
-from gemma3build.util.files import atomic_file
+from gemma3build.util.files import atomic_file, sha256_bytes
 from gemma3build.verify.checks import Trust
 from gemma3build.verify.untrusted import UntrustedFolder, join_names, truncate
 from gemma3build.verify.verify import Verified
@@ -319,7 +318,7 @@ def find_key(bundle: bytes) -> str:
 
 def key_id(key: ec.EllipticCurvePublicKey) -> str:
     """Return the SHA-256 of a public key's PEM text, by which model-signing names it."""
-    return hashlib.sha256(public_pem(key)).hexdigest()
+    return sha256_bytes(public_pem(key))
 
 
 def public_pem(key: ec.EllipticCurvePublicKey) -> bytes:

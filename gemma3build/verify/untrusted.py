@@ -1,6 +1,5 @@
 """A release that nobody vouches for, as it lies on the disk: read, and never followed out of its folder."""
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -10,11 +9,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gemma3build.errors import BuildError, ErrorCode, release_error
-from gemma3build.util.files import FileDigest
-from gemma3build.util.text import MEBIBYTE
+from gemma3build.util.files import (
+    FileDigest,
+    TooLargeError,
+    read_at_most,
+    read_blocks,
+    sha256_blocks,
+    sha256_span,
+)
 
-LARGEST_TEXT = 16 * MEBIBYTE  # a manifest has some 10 KiB, a report 100
-BLOCK = MEBIBYTE
 THREADS = 2
 SHOWN = 3  # names in a message
 LONGEST = 200  # characters of a message about a file's content
@@ -61,40 +64,29 @@ class UntrustedFolder:
         Raises:
             BuildError: there is none, or it is not small.
         """
-        with self.open(name) as file:
-            content = file.read(LARGEST_TEXT + 1)
-        if len(content) > LARGEST_TEXT:
-            why = f"{name} has more than {LARGEST_TEXT // MEBIBYTE} MiB"
-            raise release_error(ErrorCode.CHANGED, "A file is too large", why)
-        return content
+        try:
+            with self.open(name) as file:
+                return read_at_most(file, name)
+        except TooLargeError as error:
+            raise release_error(ErrorCode.CHANGED, "A file is too large", str(error)) from error
 
     def digest(self, name: str, advance: Advance = ignore) -> str:
         """Return the SHA-256 of a file: as it was stated, or as it is read."""
         if name in self.remote_digests:
             return self.remote_digests[name].sha256
         with self.open(name) as file:
-            return _sha256(iter(lambda: file.read(BLOCK), b""), advance)
+            return sha256_blocks(read_blocks(file), lambda block: advance(len(block)))
 
     def digest_span(self, name: str, offset: int, size: int, advance: Advance = ignore) -> str:
         """Return the SHA-256 of a part of a file; offset and size are in bytes."""
         with self.open(name) as file:
-            file.seek(offset)
-            pieces = (min(BLOCK, size - done) for done in range(0, size, BLOCK))
-            return _sha256((file.read(piece) for piece in pieces), advance)
+            return sha256_span(file, offset, size, lambda block: advance(len(block)))
 
     def digests(self, advance: Advance = ignore) -> dict[str, str]:
         """Return the SHA-256 of every plain file by name: read two at a time, or as it was stated."""
         with ThreadPoolExecutor(THREADS) as pool:
             found = pool.map(lambda name: self.digest(name, advance), self.sizes)
             return dict(zip(self.sizes, found, strict=True))
-
-
-def _sha256(blocks: Iterable[bytes], advance: Advance) -> str:
-    digest = hashlib.sha256()
-    for block in blocks:
-        digest.update(block)
-        advance(len(block))
-    return digest.hexdigest()
 
 
 def list_folder(path: Path, remote_digests: Iterable[FileDigest] = ()) -> UntrustedFolder:

@@ -13,7 +13,7 @@ from gemma3build.engine.executor import FinishedStep, Reporter, intact_output
 from gemma3build.engine.inputs import ChainedInputs, LocalFiles
 from gemma3build.engine.runner import Runner
 from gemma3build.errors import BuildError, ErrorCode
-from gemma3build.gemma.piqa import make_questions, read_data
+from gemma3build.gemma.piqa import data_digest, make_questions, read_data
 from gemma3build.pins.config import load_datasets
 from gemma3build.plan.evaluation import piqa_step, plan_evaluation, speed_step
 from gemma3build.plan.graph import Step
@@ -32,7 +32,7 @@ from gemma3build.schema.evaluation import (
 )
 from gemma3build.schema.manifest import Manifest
 from gemma3build.schema.scheme import NAME
-from gemma3build.util.files import FileDigest, sha256_bytes
+from gemma3build.util.files import FileDigest
 from gemma3build.util.serialize import decode_json
 from gemma3build.workflows.build import origin, release_lock
 from gemma3build.workflows.request import OwnCheckpoint, find_scheme, prepare_again
@@ -201,7 +201,7 @@ def says_enough(piqa: Piqa | None, own: Data | None, limit: int | None) -> bool:
     if own is not None:
         quick = limit is not None and limit < len(own[0])
         wanted = 1 if quick else 2
-        same = piqa.own and piqa.data == data_digest(own, piqa.questions)
+        same = piqa.own and piqa.data == data_digest(*(lines[: piqa.questions] for lines in own))
     else:
         quick = limit is not None and (piqa.own or limit < piqa.of)
         wanted = 1 if quick else 3
@@ -209,12 +209,6 @@ def says_enough(piqa: Piqa | None, own: Data | None, limit: int | None) -> bool:
     if worth(piqa) != wanted:
         return worth(piqa) > wanted
     return same and (not quick or limit is None or piqa.questions >= limit)
-
-
-def data_digest(data: Data, asked: int) -> str:
-    """Return the SHA-256 of the first questions and their labels, as ``steps.piqa`` states it."""
-    lines, labels = data
-    return sha256_bytes("".join(f"{line}\n" for line in (*lines[:asked], *labels[:asked])).encode())
 
 
 def measured_scheme(

@@ -16,6 +16,7 @@ from gemma3build.engine.executor import FinishedStep
 from gemma3build.engine.inputs import ChainedInputs
 from gemma3build.engine.preflight import check_writable
 from gemma3build.errors import ErrorCode
+from gemma3build.gemma.piqa import data_digest
 from gemma3build.pins.config import load_models
 from gemma3build.pins.lockfile import ModelsLock
 from gemma3build.release.directory import write_measured
@@ -40,7 +41,6 @@ from gemma3build.workflows.evaluate import (
     EvaluatedRelease,
     EvaluationRequest,
     PreparedEvaluation,
-    data_digest,
     evaluate,
     is_measured,
     read_release,
@@ -389,7 +389,7 @@ OWN = (["a", "b", "c"], ["0", "1", "1"])
 
 def own_figure(asked: int) -> Any:
     found = dataclasses.replace(piqa(0.5, own=True), questions=asked, of=3)
-    return dataclasses.replace(found, data=data_digest(OWN, asked))
+    return dataclasses.replace(found, data=data_digest(*(lines[:asked] for lines in OWN)))
 
 
 @pytest.mark.parametrize(
