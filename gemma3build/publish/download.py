@@ -11,8 +11,7 @@ from gemma3build.publish import hub
 from gemma3build.publish.diff import BRANCH, Remote
 from gemma3build.release.checksums import UNLISTED
 from gemma3build.util.files import LARGEST, FileDigest, sha256_file
-from gemma3build.util.text import GIBIBYTE
-from gemma3build.verify.untrusted import join_names, truncate
+from gemma3build.util.text import gibibytes, join_names, truncate
 
 ADDRESS = re.compile(r"hf://(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
 ARTIFACTS = (".litertlm", ".task", ".tflite")
@@ -128,6 +127,6 @@ def refuse_large(remote: Remote, names: list[str], folder: Path) -> None:
     needed = sum(remote.files[name].size for name in names)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        why = f"its files have {needed / GIBIBYTE:.1f} GiB, {free / GIBIBYTE:.1f} GiB are free"
+        why = f"its files have {gibibytes(needed)}, {gibibytes(free)} are free"
         hint = "Set TMPDIR to a larger disk, or for a rebuild GEMMA3BUILD_CACHE."
         raise BuildError(ErrorCode.DISK, WHAT, f"{why} at {folder.parent}", hint)

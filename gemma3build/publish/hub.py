@@ -47,7 +47,7 @@ from gemma3build.schema.manifest import MANIFEST, MANIFEST_FORMAT
 from gemma3build.schema.step import StepErrorCode, StepFailure
 from gemma3build.util.files import LARGEST, read_bounded
 from gemma3build.util.serialize import load_json
-from gemma3build.verify.untrusted import join_names, truncate
+from gemma3build.util.text import join_names, truncate
 
 NOT_PUBLISHED = "The release was not published"
 

@@ -22,7 +22,8 @@ from gemma3build.util.files import (
     sha256_blocks,
 )
 from gemma3build.util.serialize import decode_json, encode, pretty_json
-from gemma3build.verify.untrusted import Advance, ignore, truncate
+from gemma3build.util.text import truncate
+from gemma3build.verify.untrusted import Advance, ignore
 
 FORMAT = "gemma3build.archive/1"
 FIRST_MEMBER = "index.json"

@@ -19,8 +19,9 @@ from gemma3build.release.sbom import SBOM, numbered
 from gemma3build.schema.manifest import MANIFEST
 from gemma3build.util.files import BLOCK_SIZE, sha256_file
 from gemma3build.util.serialize import canonical_json, load_json
+from gemma3build.util.text import truncate
 from gemma3build.verify.checks import BUNDLES
-from gemma3build.verify.untrusted import UntrustedFolder, missing, truncate
+from gemma3build.verify.untrusted import UntrustedFolder, missing
 
 ABSENT = "nothing"
 # What a part of each kind of file is called, and what finds the parts of one that is safe to read.

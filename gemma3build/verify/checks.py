@@ -26,7 +26,8 @@ from gemma3build.release.sbom import ARTIFACT, SBOM
 from gemma3build.schema.evaluation import EVALUATION, EVALUATION_FORMAT, Evaluation, Gate
 from gemma3build.schema.manifest import MANIFEST, ArtifactRecord, Manifest
 from gemma3build.util.serialize import DecodeError, decode_json, pretty_json
-from gemma3build.verify.untrusted import Advance, UntrustedFolder, join_names, missing, truncate
+from gemma3build.util.text import join_names, truncate
+from gemma3build.verify.untrusted import Advance, UntrustedFolder, missing
 
 TOKENIZER = "tokenizer.model"
 

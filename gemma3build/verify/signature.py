@@ -24,8 +24,9 @@ from gemma3build.errors import BuildError, ErrorCode, from_os_error, release_err
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.schema.manifest import MANIFEST
 from gemma3build.util.files import atomic_file, sha256_bytes
+from gemma3build.util.text import join_names, truncate
 from gemma3build.verify.checks import Trust
-from gemma3build.verify.untrusted import UntrustedFolder, join_names, truncate
+from gemma3build.verify.untrusted import UntrustedFolder
 from gemma3build.verify.verify import Verified
 
 CURVES = ("secp256r1", "secp384r1", "secp521r1")  # those that model-signing takes

@@ -17,10 +17,9 @@ from gemma3build.util.files import (
     sha256_blocks,
     sha256_span,
 )
+from gemma3build.util.text import join_names, truncate
 
 THREADS = 2
-SHOWN = 3  # names in a message
-LONGEST = 200  # characters of a message about a file's content
 
 Advance = Callable[[int], None]  # is told of bytes that were read
 
@@ -129,18 +128,3 @@ def missing(names: Iterable[str]) -> BuildError:
     """Return the error of files that are not there."""
     why = f"{join_names(names)} not there"
     return release_error(ErrorCode.MISSING, "The release is not whole", why)
-
-
-def join_names(names: Iterable[str]) -> str:
-    """Return names as a message has them, the first few alone, with their verb."""
-    ordered = sorted(names)
-    shown = [name if name.isprintable() else ascii(name) for name in ordered[:SHOWN]]
-    if len(ordered) > SHOWN:
-        shown.append(f"{len(ordered) - SHOWN} more")
-    return f"{', '.join(shown)} {'is' if len(ordered) == 1 else 'are'}"
-
-
-def truncate(text: str) -> str:
-    """Return a message about a file's content, short and without what a terminal would obey."""
-    shown = text if text.isprintable() else ascii(text)
-    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

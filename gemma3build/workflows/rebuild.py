@@ -30,8 +30,9 @@ from gemma3build.release.sbom import make_sbom
 from gemma3build.schema.manifest import Manifest
 from gemma3build.util.files import FileDigest, atomic_write
 from gemma3build.util.machine import here
+from gemma3build.util.text import join_names
 from gemma3build.verify.checks import dict_differences, read_record, read_sums
-from gemma3build.verify.untrusted import UntrustedFolder, join_names, list_folder
+from gemma3build.verify.untrusted import UntrustedFolder, list_folder
 from gemma3build.workflows.assemble import make_manifest
 from gemma3build.workflows.build import origin
 from gemma3build.workflows.request import (
