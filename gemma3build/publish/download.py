@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma3build.errors import BuildError, ErrorCode, release_error
+from gemma3build.formats.registry import FORMATS
 from gemma3build.publish import hub
 from gemma3build.publish.diff import BRANCH, Remote
 from gemma3build.release.checksums import UNLISTED
@@ -14,7 +15,7 @@ from gemma3build.util.files import LARGEST, FileDigest, sha256_file
 from gemma3build.util.text import gibibytes, join_names, truncate
 
 ADDRESS = re.compile(r"hf://(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
-ARTIFACTS = (".litertlm", ".task", ".tflite")
+ARTIFACTS = tuple(FORMATS)  # suffixes
 AT_A_TIME = 4  # records
 WHAT = "The published release cannot be looked at"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gemma3build.errors import BuildError
+from gemma3build.formats.registry import BUNDLES
 from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE
 from gemma3build.release.sbom import SBOM
 from gemma3build.schema.evaluation import EVALUATION
@@ -128,7 +129,7 @@ def verify(
     if SBOM in folder.sizes:  # else an earlier check has said so
         sheet.look(SBOM, checks.check_bill, folder, manifest)
     for artifact in manifest.artifacts if manifest else ():
-        kind = checks.BUNDLES.get(Path(artifact.path).suffix)
+        kind = BUNDLES.get(Path(artifact.path).suffix)
         if artifact.path in folder.remote_digests:
             sheet.note(artifact.path, "not opened: it is not here, its digest is")
         elif (
@@ -173,6 +174,4 @@ def bytes_detail(folder: UntrustedFolder) -> str:
 def total_bytes(path: Path) -> int:
     """Return how many bytes ``verify`` reads of a release: of bundles twice, whole and by part."""
     sizes = list_folder(path).sizes
-    return sum(
-        size * (2 if Path(name).suffix in checks.BUNDLES else 1) for name, size in sizes.items()
-    )
+    return sum(size * (2 if Path(name).suffix in BUNDLES else 1) for name, size in sizes.items())
