@@ -190,7 +190,7 @@ def check_gate(evaluation: Evaluation) -> str:
     return f"it passed {len(evaluation.schemes)} schemes"
 
 
-def check_bill(folder: UntrustedFolder, manifest: Manifest) -> str:
+def check_sbom(folder: UntrustedFolder, manifest: Manifest) -> str:
     """Require a CycloneDX bill of materials that has the artifacts of the manifest, with its digests."""
     try:
         bill = json.loads(folder.read(SBOM))
