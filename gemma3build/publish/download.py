@@ -83,7 +83,7 @@ def download_release(address: str, scratch: Path, *, full: bool) -> PartialDownl
             name is none of a release.
     """
     repo, revision = parse(address)
-    remote = hub.look(repo, revision, WHAT)
+    remote = hub.fetch_repo_state(repo, revision, WHAT)
     ours = {name for name in remote.files if is_ours(name, remote)}
     # While a file is downloaded, the Hub's client shows its name as it is.
     if odd := [name for name in ours if not name.isprintable()]:

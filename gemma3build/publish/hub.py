@@ -124,7 +124,7 @@ def require_login(repo: str) -> None:
         raise from_step(failure)
 
 
-def look(repo: str, revision: str, what: str) -> Remote:
+def fetch_repo_state(repo: str, revision: str, what: str) -> Remote:
     """Return what the Hub states about a repository at a revision.
 
     Raises:
@@ -158,10 +158,10 @@ def look(repo: str, revision: str, what: str) -> Remote:
     )
 
 
-def look_if_there(repo: str, what: str) -> Remote | None:
+def find_repo_state(repo: str, what: str) -> Remote | None:
     """Return what the Hub states about a repository; None where it knows none, or hides it."""
     try:
-        return look(repo, BRANCH, what)
+        return fetch_repo_state(repo, BRANCH, what)
     except BuildError as error:
         if error.code is ErrorCode.NOT_FOUND and isinstance(
             error.__cause__, RepositoryNotFoundError
@@ -186,7 +186,7 @@ def pull_requests(repo: str, title: str) -> Iterator[Remote]:
             if item.title == title
         ]
     for item in opened:
-        there = look(repo, item.revision, NOT_PUBLISHED)
+        there = fetch_repo_state(repo, item.revision, NOT_PUBLISHED)
         yield dataclasses.replace(there, pull_request=item)
 
 
@@ -259,7 +259,7 @@ def create(repo: str, *, private: bool) -> Remote:
     """
     with explained(NOT_PUBLISHED, repo):
         HfApi(endpoint()).create_repo(repo, private=private or None)
-    return look(repo, BRANCH, NOT_PUBLISHED)
+    return fetch_repo_state(repo, BRANCH, NOT_PUBLISHED)
 
 
 def commit(

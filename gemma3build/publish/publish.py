@@ -133,7 +133,7 @@ def released_source(path: Path) -> GitRevision | None:
         return None
 
 
-def look(publication: Publication) -> tuple[Remote | None, RepoDiff]:
+def find_changes(publication: Publication) -> tuple[Remote | None, RepoDiff]:
     """Return what is in the repository, and what publishing would change.
 
     Where the tag is there, that is what is in its commit, whatever came after that; with a pull request
@@ -144,8 +144,8 @@ def look(publication: Publication) -> tuple[Remote | None, RepoDiff]:
             request stands on an older commit (PULL_REQUEST).
     """
     target = publication.target
-    remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
-    tagged = look_at_tag(target, remote)
+    remote = hub.find_repo_state(target.repo, hub.NOT_PUBLISHED)
+    tagged = find_tagged(target, remote)
     if tagged is not None:
         difference = compare(publication.files, tagged)
         if not difference.nothing:
@@ -159,7 +159,7 @@ def look(publication: Publication) -> tuple[Remote | None, RepoDiff]:
     return remote, difference
 
 
-def look_at_tag(target: Target, remote: Remote | None) -> Remote | None:
+def find_tagged(target: Target, remote: Remote | None) -> Remote | None:
     """Return what is in the commit that has the tag already; None where none has.
 
     Args:
@@ -183,7 +183,11 @@ def look_at_tag(target: Target, remote: Remote | None) -> Remote | None:
     leads = remote.tags.get(target.tag)
     if leads is None:
         return None
-    tagged = remote if leads == remote.commit else hub.look(target.repo, leads, hub.NOT_PUBLISHED)
+    tagged = (
+        remote
+        if leads == remote.commit
+        else hub.fetch_repo_state(target.repo, leads, hub.NOT_PUBLISHED)
+    )
     if not tagged.released:
         raise tag_taken(target, tagged)
     return tagged

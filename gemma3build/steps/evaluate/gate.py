@@ -107,7 +107,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     )
     stop_ids = frozenset(tokenizer.PieceToId(piece) for piece in STOP_TOKENS)
     _, new = sample_room(request.parameters["longest"])
-    weights, check = look_at_weights(path, request.parameters["groups"])
+    weights, check = inspect_weights(path, request.parameters["groups"])
     try:
         measured, ours = run_model(path, reference, folder / LOGITS, new, stop_ids)
     except (RuntimeError, ValueError) as error:  # the interpreter's ways to say no
@@ -141,7 +141,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     return {"passed": gate.passed}
 
 
-def look_at_weights(path: Path, groups: Mapping[str, Any]) -> tuple[dict[str, Any], Check]:
+def inspect_weights(path: Path, groups: Mapping[str, Any]) -> tuple[dict[str, Any], Check]:
     """Return how the weights in the file are stored, and whether the scheme says so."""
     allowed = "types, blocks and scales of the scheme"
     try:
