@@ -269,11 +269,7 @@ def removing() -> Iterator[None]:
 
 
 def check_full(step: Step, staged: Path) -> None:
-    """Blame a full disk for a step that failed without knowing why: libraries hide it.
-
-    Raises:
-        BuildError: the disk has next to nothing free (DISK).
-    """
+    """Blame a full disk for a step that failed without knowing why: libraries hide it."""
     if shutil.disk_usage(staged).free < FULL:
         raise BuildError(
             ErrorCode.DISK,

@@ -141,9 +141,6 @@ def configured(config: Any) -> str:
     """Return the chat template in a tokenizer's configuration.
 
     It is a text, or a list of texts with names.
-
-    Raises:
-        AttributeError, KeyError, TypeError: it is neither.
     """
     found = config.get("chat_template") or ""
     if isinstance(found, list):

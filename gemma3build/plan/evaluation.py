@@ -95,14 +95,7 @@ def expect_evaluation(plan: Plan) -> tuple[Step, ...]:
 def plan_piqa(
     scheme: Scheme, shape: Shape, inputs: Mapping[str, Input], parameters: Mapping[str, Any]
 ) -> list[Step]:
-    """Return the steps that ask one scheme.
-
-    Args:
-        scheme: which.
-        shape: for the estimates.
-        inputs: of the step that asks, but for the model, which the other steps make.
-        parameters: of the step that asks.
-    """
+    """Return the steps that ask one scheme."""
     steps = []
     model = StepOutput(step=SCORE_EXPORT, path=FLOAT_MODEL)
     size = resources.model_size(shape, scheme)

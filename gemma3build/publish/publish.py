@@ -203,9 +203,6 @@ def find_pull_request(publication: Publication, remote: Remote) -> Remote | None
     """Return what is in the pull request that would be opened a second time; None for no such one.
 
     That is one that has everything already, by whomever, or one of ours, which gets a further commit.
-
-    Raises:
-        BuildError: the Hub refuses; the branch has moved since ours was opened (PULL_REQUEST).
     """
     opened = []
     for there in hub.pull_requests(remote.repo, publication.title):
@@ -229,11 +226,7 @@ def find_pull_request(publication: Publication, remote: Remote) -> Remote | None
 
 @contextmanager
 def left(what: str, done: hub.HubCommit) -> Iterator[None]:
-    """Say, where a signal comes, that the commit is there, and what was left to do.
-
-    Raises:
-        BuildError: a signal came (INTERRUPTED).
-    """
+    """Say, where a signal comes, that the commit is there, and what was left to do."""
     try:
         yield
     except KeyboardInterrupt as stopped:

@@ -103,11 +103,7 @@ def source_files() -> Iterator[tuple[str, Path]]:
 
 
 def find_checkpoint(manifest: Manifest, runner: Runner) -> dict[str, Path]:
-    """Return what the checkpoint of a pinned model is made of, by path in an archive.
-
-    Raises:
-        BuildError: it is somebody's own, or was not fetched (REQUEST).
-    """
+    """Return what the checkpoint of a pinned model is made of, by path in an archive."""
     if manifest.checkpoint.source == LOCAL:
         why = "its checkpoint is somebody's own"
         hint = "Leave --with-checkpoint away, and keep the checkpoint beside the archive."

@@ -94,11 +94,7 @@ def read_release(folder: Path) -> EvaluatedRelease:
 
 
 def check_files(manifest: Manifest, evaluation: Evaluation) -> None:
-    """Refuse files that are not the manifest's, or whose names lead out of the release.
-
-    Raises:
-        BuildError: naming the first (REQUEST).
-    """
+    """Refuse files that are not the manifest's, or whose names lead out of the release."""
     known = {
         (item.scheme, FileDigest(path=item.path, size=item.size, sha256=item.sha256))
         for item in manifest.artifacts
@@ -189,13 +185,7 @@ def is_measured(evaluation: Evaluation, request: EvaluationRequest, runner: Runn
 
 
 def says_enough(piqa: Piqa | None, own: Data | None, limit: int | None) -> bool:
-    """Return whether a figure is the one that was asked for, or says more.
-
-    Args:
-        piqa: the figure.
-        own: the user's own lines of questions and of labels; None for PIQA's.
-        limit: how many are asked; None asks all.
-    """
+    """Return whether a figure is the one that was asked for, or says more."""
     if piqa is None:
         return False
     if own is not None:

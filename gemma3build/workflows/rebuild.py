@@ -285,12 +285,7 @@ def run_diffoscope(
     comparisons: Sequence[Comparison],
     beside: Path,
 ) -> tuple[Path, ...]:
-    """Write what diffoscope says about each file that differs, beside another file; return where.
-
-    Raises:
-        BuildError: it failed (REQUEST).
-        OSError: it cannot be run.
-    """
+    """Write what diffoscope says about each file that differs, beside another file; return where."""
     reports = []
     for item in comparisons:
         if item.verdict is Verdict.DIFFERENT and item.path in released.sizes.keys() & rebuilt.sizes:

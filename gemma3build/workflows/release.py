@@ -234,8 +234,12 @@ class Pipeline:
         if config.signer is not None:
             with self._stage(Stage.SIGN, release.name, number, total):
                 verified = self._verify(folder)
-                if self._to_sign(verified):
-                    self._sign(verified, config.signer)
+                wrong = {item.name for item in verified.findings if item.error is not None}
+                # With nothing to check it by, it is unknown whose signature is there.
+                if wrong == {SIGNATURE} or (not wrong and config.trust is None):
+                    from gemma3build.verify import signature
+
+                    signature.sign(verified, config.signer)
                     verified = None
                     ran.append(Stage.SIGN)
         with self._stage(Stage.VERIFY, release.name, number, total):
@@ -270,17 +274,6 @@ class Pipeline:
         with self._reporter.reading(total_bytes(folder)) as advance:
             return verify(folder, self._config.trust, advance)
 
-    def _to_sign(self, verified: Verified) -> bool:
-        """Return whether a signature has to be made: there is none that holds, by who signs now."""
-        wrong = {item.name for item in verified.findings if item.error is not None}
-        # With nothing to check it by, it is unknown whose signature is there.
-        return wrong == {SIGNATURE} or (not wrong and self._config.trust is None)
-
-    def _sign(self, verified: Verified, signer: "Signer") -> None:
-        from gemma3build.verify import signature
-
-        signature.sign(verified, signer)
-
     def _signed(self, verified: Verified) -> Signed | None:
         if SIGNATURE not in verified.folder.sizes:
             return None
@@ -308,11 +301,7 @@ class Pipeline:
     def _write_index(
         self, results: Sequence[PipelineResult]
     ) -> tuple[tuple[PipelineResult, ...], bool]:
-        """Write releases into the index, beside those that it has.
-
-        Returns:
-            The releases, with where the index knows them to be, and whether it had to be written.
-        """
+        """Write releases into the index, beside those that it has."""
         config = self._config
         with release_lock(self._runner, config.folder):
             before = read_index(config.folder)

@@ -139,11 +139,7 @@ def plan_release(request: BuildRequest, repo: str = "") -> PlannedRelease:
 
 
 def check_release_names(names: Iterable[str]) -> None:
-    """Refuse names that would be one directory, or that of the index.
-
-    Raises:
-        BuildError: saying which (REQUEST).
-    """
+    """Refuse names that would be one directory, or that of the index."""
     counts = Counter(names)
     if twice := [name for name, count in counts.items() if count > 1]:
         why = f"more than one has the name {', '.join(twice)}"

@@ -188,13 +188,7 @@ def measure(
 
 
 def distances(found: np.ndarray, expected: np.ndarray, targets: tuple[int, ...]) -> Distances:
-    """Compare logits.
-
-    Args:
-        found: of the artifact, ``[scored, vocabulary]``.
-        expected: of the checkpoint, the same shape.
-        targets: the token that follows in the text, for each row.
-    """
+    """Compare logits."""
     ours, theirs = log_softmax(found), log_softmax(expected)
     rows = np.arange(len(targets))
     return Distances(

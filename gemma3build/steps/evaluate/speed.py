@@ -149,11 +149,7 @@ def lengths(cache: int) -> tuple[int, int]:
 
 
 def measure(job: Job, scratch: Path) -> tuple[SpeedRun, int]:
-    """Run a job in a process of its own; return what it measured and its peak memory in bytes.
-
-    Raises:
-        CalledProcessError: it failed.
-    """
+    """Run a job in a process of its own; return what it measured and its peak memory in bytes."""
     answer = scratch / RUN
     answer.unlink(missing_ok=True)
     command = [sys.executable, "-m", MODULE, json.dumps(encode(job)), str(answer)]
@@ -168,11 +164,7 @@ def measure(job: Job, scratch: Path) -> tuple[SpeedRun, int]:
 
 
 def benchmark(job: Job) -> SpeedRun:
-    """Run a job in this process.
-
-    Raises:
-        ValueError: the runtime stopped early.
-    """
+    """Run a job in this process."""
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
     found = litert_lm.Benchmark(
         job.bundle,

@@ -187,11 +187,7 @@ def tensors(reader: GGUFReader) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def checkpoint_name(name: str) -> str:
-    """Return the ``transformers`` name of a GGUF tensor.
-
-    Raises:
-        StepError: Gemma 3 has no such tensor.
-    """
+    """Return the ``transformers`` name of a GGUF tensor."""
     stem = name.removesuffix(".weight")
     if stem in TOP_TENSORS:
         return f"{TOP_TENSORS[stem]}.weight"
