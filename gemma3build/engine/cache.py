@@ -96,7 +96,7 @@ class Cache:
     def find(self, key: str) -> CacheEntry | None:
         """Return the entry of this key, if its files are as they were when it was written.
 
-        An entry with a file that is gone, or has another content, is removed: it will be made anew.
+        An entry with a file that is gone, or has another content, is removed: it will be made again.
         """
         try:
             text = (self._steps / key / ENTRY_FILE).read_bytes()
@@ -292,7 +292,7 @@ class Cache:
         for folder in sorted(self._staging.glob("*")):
             with contextlib.suppress(Timeout), self.try_lock(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-                if SCRATCH in folder.name:  # whose name nobody takes again
+                if SCRATCH in folder.name:  # whose name is not used again
                     self._lock_path(folder.name).unlink(missing_ok=True)
         shutil.rmtree(self.root / FAILED, ignore_errors=True)
         for name in DOWNLOADS:

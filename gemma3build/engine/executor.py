@@ -212,7 +212,7 @@ def intact_output(cache: Cache, step: str, done: Mapping[str, FinishedStep], wha
     if not cache.verify(found.key, found.entry):
         why = f"the stored result of {step} was damaged, and has been removed"
         raise BuildError(
-            ErrorCode.DAMAGED, what, why, "Run the same command again; it will be made anew."
+            ErrorCode.DAMAGED, what, why, "Run the same command again; it will be made again."
         )
     return cache.output(found.key)
 

@@ -190,7 +190,7 @@ class Runner:
 
 @contextmanager
 def open_runner(say: Callable[[str], None], memory_limit: int | None = None) -> Iterator[Runner]:
-    """Give what runs steps in the user's cache, which nobody empties meanwhile.
+    """Give what runs steps in the user's cache, which is not emptied meanwhile.
 
     Args:
         say: is told what takes long.

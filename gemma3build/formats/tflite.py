@@ -1,4 +1,4 @@
-"""Where the buffers of a ``.tflite`` lie, for files that nobody vouches for.
+"""Where the buffers of a ``.tflite`` lie, by a reader that trusts nothing.
 
 The layout is that of ``tensorflow/compiler/mlir/lite/schema/schema.fbs``: a FlatBuffer whose root table
 ``Model`` has subgraphs in field 2 and buffers in field 4. Tensors of a subgraph name their buffer in

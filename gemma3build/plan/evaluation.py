@@ -32,7 +32,7 @@ def plan_evaluation(
 
     PIQA is scored by an export of the same checkpoint whose one signature returns the logits after
     every token; quantized by the scheme, its weights are those of the artifact, or the step refuses. Speed is measured on
-    the bundle itself, anew each time.
+    the bundle itself, again each time.
 
     Args:
         plan: of a build of the same checkpoint.

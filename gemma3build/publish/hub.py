@@ -85,7 +85,7 @@ def explained(what: str, repo: str) -> Iterator[None]:
             raise from_os_error(what, error) from error
         failure = refusal(what, repo, error, logged_in=get_token() is not None).failure
         if failure.code == StepErrorCode.NETWORK.value and is_final(error):
-            hint = "The same again will be refused, too: mend what it names."
+            hint = "The same again will be refused, too: fix what it names."
             failure = dataclasses.replace(failure, hint=hint)
         raise from_step(failure) from error
 

@@ -7,7 +7,7 @@ the contents: the reader makes each header from the index and compares, and pars
 
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -102,7 +102,7 @@ def write_archive(
 
 
 def unpack(path: Path, folder: Path, advance: Advance = ignore) -> ArchiveIndex:
-    """Write the members of an archive that nobody vouches for into an empty directory.
+    """Write the members of an untrusted archive into an empty directory.
 
     Nothing is written but plain files below it, and no more bytes than the archive has.
 
@@ -122,22 +122,36 @@ def unpack(path: Path, folder: Path, advance: Advance = ignore) -> ArchiveIndex:
             index, start = _read_index(file, path.stat().st_size)
             advance(start)
             for member in index.members:
-                expected = header(member.path, member.size)
-                if file.read(len(expected)) != expected:
-                    raise _refusal(f"the header of {member.path} is not as the index says")
-                _unpack_member(file, member, folder / member.path, advance)
-            if file.read(len(END) + 1) != END:
-                raise _refusal("something follows its last member")
+                name = member.path
+                _expect(
+                    file,
+                    header(name, member.size),
+                    f"the header of {name} is not as the index says",
+                )
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as unpacked:
+                    blocks = read_blocks(file, member.size)
+                    sinks = (unpacked.write, lambda block: advance(len(block)))
+                    if sha256_blocks(blocks, *sinks) != member.sha256:
+                        raise _rejected(f"{name} is not what the index says")
+                _expect(file, _padding(member.size), f"something follows {name}")
+            _expect(file, END, "something follows its last member")
     except OSError as error:
         raise from_os_error(WHAT, error) from error
     return index
 
 
 def header(path: str, size: int) -> bytes:
-    """Return the header of a member: a plain file of nobody's and no time."""
+    """Return the header of a member: a plain file without owner and time."""
     member = tarfile.TarInfo(path)
     member.size, member.mode, member.mtime = size, MODE, 0
     return member.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
+
+
+def _expect(file: BinaryIO, expected: bytes, why: str) -> None:
+    if file.read(len(expected)) != expected:
+        raise _rejected(why)
 
 
 def _read_index(file: BinaryIO, size: int) -> tuple[ArchiveIndex, int]:
@@ -148,25 +162,24 @@ def _read_index(file: BinaryIO, size: int) -> tuple[ArchiveIndex, int]:
     except ValueError:
         length = -1
     if not 0 <= length <= LARGEST or first != header(FIRST_MEMBER, length):
-        raise _refusal(f"it does not start with {FIRST_MEMBER}")
+        raise _rejected(f"it does not start with {FIRST_MEMBER}")
     text = file.read(length)
     try:
         index = decode_json(ArchiveIndex, text, FIRST_MEMBER)
-        same = pretty_json(encode(index)) == text
     except (ValueError, RecursionError) as error:
-        raise _refusal(str(error)) from error
-    if not same:
-        raise _refusal(f"its {FIRST_MEMBER} is not in the form in which it is written")
+        raise _rejected(str(error)) from error
+    if pretty_json(encode(index)) != text:
+        raise _rejected(f"its {FIRST_MEMBER} is not in the form in which it is written")
     if index.format != FORMAT:
-        raise _refusal(f"its format is {index.format!r}, not {FORMAT!r}")
+        raise _rejected(f"its format is {index.format!r}, not {FORMAT!r}")
     if why := _flaw(index):
-        raise _refusal(why)
-    padding = _padding(length)
-    start = BLOCK + length + len(padding)
-    if file.read(len(padding)) != padding:
-        raise _refusal(f"something follows {FIRST_MEMBER}")
-    if start + sum(_extents(index)) + len(END) != size:
-        raise _refusal(f"it has {size} bytes, and its members have others")
+        raise _rejected(why)
+    _expect(file, _padding(length), f"something follows {FIRST_MEMBER}")
+    start = BLOCK + length + -length % BLOCK
+    # Of each header the size alone matters here; a huge number would not fit into one.
+    extents = (len(header(m.path, 0)) + m.size + -m.size % BLOCK for m in index.members)
+    if start + sum(extents) + len(END) != size:
+        raise _rejected(f"it has {size} bytes, and its members have others")
     return index, start
 
 
@@ -189,28 +202,9 @@ def _flaw(index: ArchiveIndex) -> str:
     return ""
 
 
-def _extents(index: ArchiveIndex) -> Iterator[int]:
-    """Yield how many bytes each member has in the archive: its header, its content, and zeros."""
-    for member in index.members:
-        # Only the size of the header matters here, and a huge number would not fit into one.
-        yield len(header(member.path, 0)) + member.size + -member.size % BLOCK
-
-
-def _unpack_member(file: BinaryIO, member: FileDigest, target: Path, advance: Advance) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("xb") as unpacked:
-        blocks = read_blocks(file, member.size)
-        digest = sha256_blocks(blocks, unpacked.write, lambda block: advance(len(block)))
-    if digest != member.sha256:
-        raise _refusal(f"{member.path} is not what the index says")
-    padding = _padding(member.size)
-    if file.read(len(padding)) != padding:
-        raise _refusal(f"something follows {member.path}")
-
-
 def _padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
-def _refusal(why: str) -> BuildError:
+def _rejected(why: str) -> BuildError:
     return BuildError(ErrorCode.ARCHIVE, WHAT, truncate(why), HINT)

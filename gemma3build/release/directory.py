@@ -189,7 +189,7 @@ def check_output(folder: Path) -> None:
     above = existing(folder.parent)
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         why = f"{above} is {'not writable' if above.is_dir() else 'not a directory'}"
-        hint = "Give another --output, or mend the permissions."
+        hint = "Give another --output, or fix the permissions."
         raise BuildError(ErrorCode.OUTPUT, f"The release cannot be written to {folder}", why, hint)
 
 

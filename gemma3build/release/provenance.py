@@ -81,7 +81,7 @@ def make_provenance(
         manifest: the record of the release.
         sums: what SHA256SUMS says, name to SHA-256, with SHA256SUMS itself.
         packages: what each image of the manifest is made of, by its name.
-        source: the revision that ran, None where nobody knows.
+        source: the revision that ran, None where it is unknown.
         epoch: SOURCE_DATE_EPOCH of images and containers, in seconds since 1970.
         run: when.
     """

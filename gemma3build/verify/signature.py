@@ -187,7 +187,7 @@ def by_public_half(key: ec.EllipticCurvePublicKey) -> Trust:
         named = named_key(folder.read(SIGNATURE))
         if named != own:
             why = f"it names the key {named}, and the one that was given is {own}"
-            hint = "Give the public key of whoever signed it."
+            hint = "Give the public key of the signer."
             raise release_error(ErrorCode.KEY, f"{SIGNATURE} is by another key", why, hint)
         check_signed(config, folder, digests)
         return f"of {len(covered(digests))} files, by the key {own}"

@@ -1,4 +1,4 @@
-"""A release that nobody vouches for, as it lies on the disk: read, and never followed out of its folder."""
+"""An untrusted release on the disk: read, and never followed out of its folder."""
 
 import os
 import stat
@@ -36,7 +36,7 @@ class UntrustedFolder:
         path: the directory.
         sizes: of its plain files, in bytes, by name.
         others: names of what is no plain file: directories, links, devices.
-        remote_digests: digests, by name, of files that lie elsewhere, by whoever has them; they are in ``sizes``.
+        remote_digests: digests, by name, of files that are elsewhere, as stated there; they are in ``sizes``.
     """
 
     path: Path

@@ -108,7 +108,7 @@ def verify(
         trust: checks its signature: takes the folder and the digests of its files, says who signed,
             raises BuildError.
         advance: is told of bytes that were read.
-        remote_digests: digests of files that lie elsewhere, by whoever has them.
+        remote_digests: digests of files that are elsewhere, as stated there.
 
     Raises:
         BuildError: ``path`` is no directory that can be read (REQUEST).

@@ -29,7 +29,7 @@ from gemma3build.workflows.rebuild import environment_differences
 from gemma3build.workflows.request import OwnCheckpoint, prepare_again
 
 ROOT = CONTAINERS_DIR.parent
-LEFT_OUT = (".", "__pycache__")  # how the names of files begin that are nobody's source
+LEFT_OUT = (".", "__pycache__")  # how the names of files begin that are no source
 PROJECT = ("LICENSE", "README.md", "pyproject.toml")
 REFUSAL = "The release cannot be archived"
 # Settings of pip that could lead to a network.

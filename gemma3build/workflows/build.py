@@ -99,7 +99,7 @@ class Builder:
                 something else failed; what was finished is kept.
         """
         plan = prepared.plan
-        # Now: whoever waits for a build may edit the source meanwhile.
+        # Now: the source may be edited while the build runs.
         started, source = time.time(), self._source or find_revision()
         check_output(folder)
         done = self._runner.run(plan.steps, origin(self._runner, prepared), jobs, reporter)
@@ -164,7 +164,7 @@ class Builder:
 
 
 def clean_revision() -> GitRevision:
-    """Return the source that runs; refuse one that nobody else could build from.
+    """Return the source that runs; refuse one that others could not build from.
 
     Raises:
         BuildError: the source has changes that no commit has, or no commit is known (SOURCE).
@@ -203,7 +203,7 @@ def origin(runner: Runner, prepared: Prepared) -> InputProvider:
 
 
 def release_lock(runner: Runner, folder: Path) -> AbstractContextManager[None]:
-    """Return the lock that whoever writes to a release holds."""
+    """Return the lock that writers of a release hold."""
     return runner.cache.lock(sha256_bytes(os.fsencode(folder.resolve())))
 
 

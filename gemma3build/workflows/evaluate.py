@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from gemma3build.engine import preflight
 from gemma3build.engine.downloads import dataset_files
-from gemma3build.engine.executor import FinishedStep, Reporter, intact_output
+from gemma3build.engine.executor import FinishedStep, InputProvider, Reporter, intact_output
 from gemma3build.engine.inputs import ChainedInputs, LocalFiles
 from gemma3build.engine.runner import Runner
 from gemma3build.errors import BuildError, ErrorCode
@@ -69,14 +69,6 @@ class EvaluationRequest:
     limit: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedEvaluation:
-    """What an evaluation will run, and where its files come from."""
-
-    steps: tuple[Step, ...]
-    materials: ChainedInputs
-
-
 def read_release(folder: Path) -> EvaluatedRelease:
     """Return a release with its evaluation.
 
@@ -111,8 +103,8 @@ def check_files(manifest: Manifest, evaluation: Evaluation) -> None:
 
 def prepare_evaluation(
     release: EvaluatedRelease, request: EvaluationRequest, runner: Runner
-) -> PreparedEvaluation:
-    """Return the steps that measure a release.
+) -> tuple[tuple[Step, ...], ChainedInputs]:
+    """Return the steps that measure a release, and where their files from outside come from.
 
     Raises:
         BuildError: a file is not there, or is not what the manifest says, or the release cannot be
@@ -136,13 +128,15 @@ def prepare_evaluation(
     )
     local = (asked, *models.values(), *bundles.values())
     places = {files.material.name: files for files in local}
-    return PreparedEvaluation(
-        steps=steps, materials=ChainedInputs(places, fallback=origin(runner, prepared))
-    )
+    return steps, ChainedInputs(places, fallback=origin(runner, prepared))
 
 
 def evaluate(
-    release: EvaluatedRelease, prepared: PreparedEvaluation, runner: Runner, reporter: Reporter
+    release: EvaluatedRelease,
+    steps: tuple[Step, ...],
+    inputs: InputProvider,
+    runner: Runner,
+    reporter: Reporter,
 ) -> EvaluatedRelease:
     """Run the steps, one at a time, and write what they measured into the release.
 
@@ -152,7 +146,7 @@ def evaluate(
     Raises:
         BuildError: something failed; what was finished is kept.
     """
-    done = runner.run(prepared.steps, prepared.materials, 1, reporter)
+    done = runner.run(steps, inputs, 1, reporter)
     schemes = tuple(measured_scheme(item, done, runner) for item in release.evaluation.schemes)
     measured = dataclasses.replace(release.evaluation, schemes=schemes)
     with release_lock(runner, release.folder):

@@ -227,7 +227,7 @@ def environment_differences(
 
 
 def keep_checkpoint(runner: Runner, plan: Plan, given: LocalCheckpoint) -> None:
-    """Take a user's copy of a checkpoint, which the manifest's digests vouch for, for the fetched one."""
+    """Take a user's copy of a checkpoint, which has the manifest's digests, for the fetched one."""
     (fetch_step,) = (step for step in plan.steps if step.name in (FETCH, IMPORT))
     runner.keep(fetch_step, given.paths(given.material))
     if not given.unchanged(given.material):

@@ -265,9 +265,9 @@ class Pipeline:
         found = read_release(folder)
         if is_measured(found.evaluation, request, self._runner):
             return False
-        prepared = prepare_evaluation(found, request, self._runner)
-        with self._reporter.steps(len(prepared.steps)) as reporter:
-            evaluate(found, prepared, self._runner, reporter)
+        steps, inputs = prepare_evaluation(found, request, self._runner)
+        with self._reporter.steps(len(steps)) as reporter:
+            evaluate(found, steps, inputs, self._runner, reporter)
         return True
 
     def _verify(self, folder: Path) -> Verified:

@@ -90,7 +90,7 @@ class PlannedRelease:
     Attributes:
         request: what was asked for.
         prepared: its plan.
-        repo: ``owner/name`` where it is published; empty if nobody said.
+        repo: ``owner/name`` where it is published; empty if unknown.
     """
 
     request: BuildRequest

@@ -110,7 +110,7 @@ def cache_length(bundle: Path) -> int:
 
     The model is read where it lies in the archive, which stores it uncompressed. A copy in memory
     would count for every process that is measured: Linux lets a child's peak begin with the peak of
-    whoever started it.
+    its parent.
 
     Raises:
         ValueError: no signature has a cache.

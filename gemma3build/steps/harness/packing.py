@@ -128,7 +128,7 @@ def grow(requests: Iterable[tuple[int, ScoreRequest]]) -> Tree:
     children: dict[tuple[int, int], int] = {}
     for index, request in requests:
         path: list[int] = []
-        # The last token is nobody's ancestor.
+        # The last token is no ancestor.
         for token in request.tokens[:-1]:
             parent = path[-1] if path else NO_PARENT
             place = children.setdefault((parent, token), len(tokens))

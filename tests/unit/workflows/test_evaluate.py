@@ -40,7 +40,6 @@ from gemma3build.workflows.evaluate import (
     REFUSAL,
     EvaluatedRelease,
     EvaluationRequest,
-    PreparedEvaluation,
     evaluate,
     is_measured,
     read_release,
@@ -237,8 +236,8 @@ class Measuring:
 
 
 def run(release: Path, runner: Any) -> Evaluation:
-    prepared: Any = PreparedEvaluation(steps=(), materials=ChainedInputs({}, fallback=runner))
-    return evaluate(read_release(release), prepared, runner, Quiet()).evaluation
+    inputs = ChainedInputs({}, fallback=runner)
+    return evaluate(read_release(release), (), inputs, runner, Quiet()).evaluation
 
 
 def test_a_quick_look_is_shown_and_the_full_figure_stays(release: Path, tmp_path: Path) -> None:
