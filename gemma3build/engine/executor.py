@@ -192,8 +192,7 @@ class Executor:
 def refuse_waiting(pending: list[Step]) -> NoReturn:
     """Raise ValueError for steps that no other step of their plan can set free."""
     names = ", ".join(step.name for step in pending)
-    message = f"steps wait for what no step of the plan gives: {names}"
-    raise ValueError(message)
+    raise ValueError(f"steps wait for what no step of the plan gives: {names}")
 
 
 def intact_output(cache: Cache, step: str, done: Mapping[str, FinishedStep], what: str) -> Path:

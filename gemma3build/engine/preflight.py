@@ -87,5 +87,4 @@ def available_memory() -> int:
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    message = "/proc/meminfo has no MemAvailable"
-    raise OSError(message)
+    raise OSError("/proc/meminfo has no MemAvailable")

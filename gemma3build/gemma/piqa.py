@@ -26,11 +26,11 @@ def read_data(folder: Path) -> tuple[list[str], list[str]]:
         for name in (QUESTIONS, LABELS)
     )
     if len(lines) != len(labels):
-        message = f"{QUESTIONS} has {len(lines)} questions, {LABELS} has {len(labels)} labels"
-        raise ValueError(message)
+        raise ValueError(
+            f"{QUESTIONS} has {len(lines)} questions, {LABELS} has {len(labels)} labels"
+        )
     if len(lines) < FEWEST:
-        message = f"{QUESTIONS} has {len(lines)} questions; a standard error needs {FEWEST}"
-        raise ValueError(message)
+        raise ValueError(f"{QUESTIONS} has {len(lines)} questions; a standard error needs {FEWEST}")
     return lines, labels
 
 
@@ -45,14 +45,11 @@ def make_questions(lines: Sequence[str], labels: Sequence[str]) -> list[dict[str
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            message = f"line {number} of {QUESTIONS} is not JSON: {error}"
-            raise ValueError(message) from error
+            raise ValueError(f"line {number} of {QUESTIONS} is not JSON: {error}") from error
         if not isinstance(found, dict) or not all(is_text(found.get(name)) for name in FIELDS):
-            message = f"line {number} of {QUESTIONS} has not the texts {', '.join(FIELDS)}"
-            raise ValueError(message)
+            raise ValueError(f"line {number} of {QUESTIONS} has not the texts {', '.join(FIELDS)}")
         if label not in ("0", "1"):
-            message = f"line {number} of {LABELS} is {label!r}, not 0 or 1"
-            raise ValueError(message)
+            raise ValueError(f"line {number} of {LABELS} is {label!r}, not 0 or 1")
         questions.append({**{name: found[name] for name in FIELDS}, "label": int(label)})
     return questions
 

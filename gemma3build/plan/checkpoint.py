@@ -34,8 +34,7 @@ def plan_checkpoint(source: CheckpointSource, shape: Shape) -> CheckpointInputs:
     """Return the steps that bring the checkpoint, and where its parts then are."""
     if source.locked is None:
         if source.checkpoint is None:
-            message = "a source has a lock or a checkpoint"
-            raise ValueError(message)
+            raise ValueError("a source has a lock or a checkpoint")
         return local_checkpoint(source.checkpoint)
     template = template_file(file.path for file in source.locked.files)
     step = (

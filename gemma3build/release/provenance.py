@@ -170,5 +170,4 @@ def read_revision(path: Path) -> GitRevision | None:
             return None
         return GitRevision(commit=own["digest"]["gitCommit"], dirty=own["annotations"]["dirty"])
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
-        message = f"{path.name} is not a provenance of this project"
-        raise ValueError(message) from error
+        raise ValueError(f"{path.name} is not a provenance of this project") from error

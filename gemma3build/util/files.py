@@ -90,8 +90,9 @@ def walk_files(root: Path) -> Iterator[tuple[str, Path]]:
             if stat.S_ISREG(mode):
                 yield path.relative_to(root).as_posix(), path
             elif not stat.S_ISDIR(mode):
-                message = f"{path.relative_to(root).as_posix()} is neither a file nor a directory"
-                raise ValueError(message)
+                raise ValueError(
+                    f"{path.relative_to(root).as_posix()} is neither a file nor a directory"
+                )
 
 
 class TooLargeError(ValueError):

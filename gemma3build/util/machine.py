@@ -56,8 +56,7 @@ def memory(text: str) -> int:
     """
     found = re.search(r"^MemTotal:\s*(\d+) kB$", text, re.MULTILINE)
     if found is None:
-        message = "/proc/meminfo has no MemTotal"
-        raise ValueError(message)
+        raise ValueError("/proc/meminfo has no MemTotal")
     return int(found[1]) * 1024
 
 

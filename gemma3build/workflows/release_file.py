@@ -43,15 +43,12 @@ class ReleaseSpec:
     def __post_init__(self) -> None:
         """Refuse what would be read as something else than was meant."""
         if (self.model is None) == (self.checkpoint is None):
-            message = "a release has either model or checkpoint"
-            raise ValueError(message)
+            raise ValueError("a release has either model or checkpoint")
         if self.tokenizer is not None and self.checkpoint is None:
-            message = "tokenizer goes with checkpoint"
-            raise ValueError(message)
+            raise ValueError("tokenizer goes with checkpoint")
         for key in ("schemes", "prefill_seq_lens"):
             if getattr(self, key) == ():
-                message = f"{key} is empty; leave it out for the default"
-                raise ValueError(message)
+                raise ValueError(f"{key} is empty; leave it out for the default")
 
     def request(self, folder: Path) -> BuildRequest:
         """Return what ``build`` would be asked for; paths begin in ``folder``."""
@@ -79,8 +76,7 @@ class ReleaseFile:
     def __post_init__(self) -> None:
         """Refuse a file that asks for nothing."""
         if not self.release:
-            message = "it lists no release"
-            raise ValueError(message)
+            raise ValueError("it lists no release")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

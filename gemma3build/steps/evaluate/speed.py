@@ -127,8 +127,7 @@ def cache_length(bundle: Path) -> int:
                 if signature.Inputs(place).Name() == KEYS:
                     tensor = tensors.Tensors(signature.Inputs(place).TensorIndex())
                     return int(tensor.Shape(POSITIONS))
-    message = f"no signature of {bundle.name} has an input {KEYS.decode()}"
-    raise ValueError(message)
+    raise ValueError(f"no signature of {bundle.name} has an input {KEYS.decode()}")
 
 
 def model_offset(bundle: Path, data: mmap.mmap) -> int:
@@ -175,8 +174,9 @@ def benchmark(job: Job) -> SpeedRun:
     ).run()
     done = (found.last_prefill_token_count, found.last_decode_token_count)
     if done != (job.prefill_tokens, job.decode_tokens):
-        message = f"the runtime did {done[0]} tokens of prompt and {done[1]} more, not {job}"
-        raise ValueError(message)
+        raise ValueError(
+            f"the runtime did {done[0]} tokens of prompt and {done[1]} more, not {job}"
+        )
     return SpeedRun(
         prefill=found.last_prefill_tokens_per_second, decode=found.last_decode_tokens_per_second
     )

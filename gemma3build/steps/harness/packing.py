@@ -187,8 +187,7 @@ def pack(trees: Sequence[Tree], length: int) -> list[list[tuple[Tree, tuple[int,
             grids.append([False] * length)
             places = settle(tree, grids[index])
         if places is None:
-            message = f"a tree of {len(tree.tokens)} tokens does not fit into {length}"
-            raise ValueError(message)
+            raise ValueError(f"a tree of {len(tree.tokens)} tokens does not fit into {length}")
         for place in places:
             grids[index][place] = True
         calls[index].append((tree, places))
