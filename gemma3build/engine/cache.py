@@ -24,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gemma3build.errors import BuildError, ErrorCode, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors
 from gemma3build.schema.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
 from gemma3build.util.files import (
     PARTIAL,
@@ -190,13 +190,11 @@ class Cache:
         """
         folder = self._staging / f"{purpose}{SCRATCH}{secrets.token_hex(8)}"
         with contextlib.ExitStack() as stack:
-            try:
+            with os_errors(UNUSABLE):
                 # Locked before it is there, so that no prune takes it for what a kill left.
                 stack.enter_context(self.lock(folder.name))
                 stack.callback(self._lock_path(folder.name).unlink, missing_ok=True)
                 folder.mkdir(mode=0o700, parents=True)
-            except OSError as error:
-                raise from_os_error(UNUSABLE, error) from error
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             yield folder
 

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gemma3build.errors import BuildError, ErrorCode, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors
 from gemma3build.plan.graph import Step
 from gemma3build.util.files import existing
 from gemma3build.util.text import gibibytes
@@ -75,11 +75,9 @@ def check_writable(*folders: Path) -> None:
         BuildError: the disk is full (DISK); saying why (OUTPUT).
     """
     for folder in folders:
-        try:
+        with os_errors(f"{folder} cannot be written"):
             with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(b"\n")
-        except OSError as error:
-            raise from_os_error(f"{folder} cannot be written", error) from error
 
 
 def available_memory() -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from gemma3build.errors import BuildError, ErrorCode, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors
 from gemma3build.util.files import (
     LARGEST,
     FileDigest,
@@ -77,7 +77,7 @@ def write_archive(
             (OUTPUT).
     """
     what = "The archive cannot be made"
-    try:
+    with os_errors(what):
         members = tuple(digest_file(path, name) for name, path in sorted(files.items()))
         index = ArchiveIndex(
             format=FORMAT, model=model, version=version, complete=complete, members=members
@@ -96,8 +96,6 @@ def write_archive(
                     raise BuildError(ErrorCode.ARCHIVE, what, why, "Run the same command again.")
                 file.write(_padding(member.size))
             file.write(END)
-    except OSError as error:
-        raise from_os_error(what, error) from error
     return index
 
 
@@ -115,7 +113,7 @@ def unpack(path: Path, folder: Path, advance: Advance = ignore) -> ArchiveIndex:
         BuildError: it is none, is not whole, or holds more or other things than its index says
             (ARCHIVE); the disk is full (DISK); a file cannot be written (OUTPUT).
     """
-    try:
+    with os_errors(WHAT):
         if not path.is_file():
             raise BuildError(ErrorCode.ARCHIVE, WHAT, f"{path} is no file", HINT)
         with path.open("rb") as file:
@@ -137,8 +135,6 @@ def unpack(path: Path, folder: Path, advance: Advance = ignore) -> ArchiveIndex:
                         raise _rejected(f"{name} is not what the index says")
                 _expect(file, _padding(member.size), f"something follows {name}")
             _expect(file, END, "something follows its last member")
-    except OSError as error:
-        raise from_os_error(WHAT, error) from error
     return index
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma3build.errors import BuildError, ErrorCode, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors
 from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, checksums
 from gemma3build.release.manifest import LEGAL_DIR, artifact_digests
 from gemma3build.release.sbom import SBOM
@@ -97,19 +97,18 @@ def write(release: Release, measured: Mapping[str, bytes], folder: Path) -> None
     for left in find_partial(folder):
         shutil.rmtree(left, ignore_errors=True)
     staged = partial_path(folder)
-    try:
-        staged.mkdir()
-        staged.chmod(0o755)
-        for name, path in release.artifacts.items():
-            place(path, staged / name)
-        own = {PROVENANCE: release.provenance, **measured}
-        for name, text in {**release.texts, **own}.items():
-            (staged / name).write_bytes(text)
-        _replace(staged, folder)
-    except OSError as error:
-        raise from_os_error(f"The release cannot be written to {folder}", error) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    with os_errors(f"The release cannot be written to {folder}"):
+        try:
+            staged.mkdir()
+            staged.chmod(0o755)
+            for name, path in release.artifacts.items():
+                place(path, staged / name)
+            own = {PROVENANCE: release.provenance, **measured}
+            for name, text in {**release.texts, **own}.items():
+                (staged / name).write_bytes(text)
+            _replace(staged, folder)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
 
 
 def remove(folder: Path) -> None:
@@ -118,15 +117,13 @@ def remove(folder: Path) -> None:
     Raises:
         BuildError: it cannot be removed (OUTPUT).
     """
-    try:
+    with os_errors(f"{folder} cannot be removed"):
         grave = partial_path(folder)
         grave.mkdir()
         try:
             folder.rename(grave / folder.name)
         finally:
             shutil.rmtree(grave, ignore_errors=True)
-    except OSError as error:
-        raise from_os_error(f"{folder} cannot be removed", error) from error
 
 
 def write_measured(measured: Mapping[str, bytes], folder: Path) -> None:
@@ -137,12 +134,10 @@ def write_measured(measured: Mapping[str, bytes], folder: Path) -> None:
     Raises:
         BuildError: the disk is full (DISK); the directory cannot be written (OUTPUT).
     """
-    try:
+    with os_errors(f"{folder} cannot be written"):
         (folder / SIGNATURE).unlink(missing_ok=True)
         for name, text in measured.items():
             atomic_write(folder / name, text, outside=True)
-    except OSError as error:
-        raise from_os_error(f"{folder} cannot be written", error) from error
 
 
 def place(source: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, manifest, signing, verifying
 
-from gemma3build.errors import BuildError, ErrorCode, from_os_error, release_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors, release_error
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.schema.manifest import MANIFEST
 from gemma3build.util.files import atomic_file, sha256_bytes
@@ -158,7 +158,7 @@ def sign(verified: Verified, signer: Signer) -> None:
             (INPUT_CHANGED); the signature cannot be written.
     """
     folder = verified.folder.path
-    try:
+    with os_errors(f"{folder / SIGNATURE} cannot be written"):
         with atomic_file(folder / SIGNATURE, outside=True) as staged:
             try:
                 signer.config.set_hashing_config(_Hashing()).sign(folder, staged)
@@ -171,8 +171,6 @@ def sign(verified: Verified, signer: Signer) -> None:
                 what, why = "The release was not signed", "a file of it changed"
                 hint = "Let whatever writes to it end, and sign again."
                 raise BuildError(ErrorCode.INPUT_CHANGED, what, why, hint)
-    except OSError as error:
-        raise from_os_error(f"{folder / SIGNATURE} cannot be written", error) from error
 
 
 def by_public_half(key: ec.EllipticCurvePublicKey) -> Trust:

@@ -9,7 +9,7 @@ from pathlib import Path
 from gemma3build import __version__
 from gemma3build.engine.downloads import locked_wheels, package_files
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import BuildError, ErrorCode, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors
 from gemma3build.pins.config import CONTAINERS_DIR
 from gemma3build.pins.lockfile import LockedModel
 from gemma3build.plan.checkpoint import FETCH
@@ -60,24 +60,21 @@ def make_archive(
         why = "; ".join(apart)
         hint = "Archive it by the version that built it, or build it again: nox -s build"
         raise BuildError(ErrorCode.REQUEST, REFUSAL, why, hint)
-    try:
-        with runner.cache.scratch("archive") as scratch:
-            runner.export_base(scratch)
-            files = {f"{BASE}/{path.name}": path for path in scratch.iterdir()}
-            files |= dict(source_files())
-            files |= {f"{RELEASE}/{name}": release / name for name in (MANIFEST, CHECKSUMS)}
-            for name in names:
-                files |= wheel_files(requirements_wheels(name, runner))
-            runner.say(f"Writing {target}")
-            return write_archive(
-                target,
-                files | locked,
-                model=manifest.checkpoint.model,
-                version=__version__,
-                complete=with_checkpoint,
-            )
-    except OSError as error:
-        raise from_os_error(REFUSAL, error) from error
+    with os_errors(REFUSAL), runner.cache.scratch("archive") as scratch:
+        runner.export_base(scratch)
+        files = {f"{BASE}/{path.name}": path for path in scratch.iterdir()}
+        files |= dict(source_files())
+        files |= {f"{RELEASE}/{name}": release / name for name in (MANIFEST, CHECKSUMS)}
+        for name in names:
+            files |= wheel_files(requirements_wheels(name, runner))
+        runner.say(f"Writing {target}")
+        return write_archive(
+            target,
+            files | locked,
+            model=manifest.checkpoint.model,
+            version=__version__,
+            complete=with_checkpoint,
+        )
 
 
 def requirements_wheels(name: str, runner: Runner) -> Path:

@@ -17,7 +17,7 @@ from gemma3build.engine.executor import FinishedStep, Reporter, intact_output
 from gemma3build.engine.images import Image
 from gemma3build.engine.inputs import LocalCheckpoint
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import BuildError, ErrorCode, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors
 from gemma3build.plan.build import CHECK
 from gemma3build.plan.checkpoint import FETCH, IMPORT
 from gemma3build.plan.graph import Plan, Step
@@ -188,7 +188,7 @@ def rebuild(
             keep_checkpoint(runner, plan, rebuilding.given)
         done = runner.run(rebuilding.steps, origin(runner, rebuilding.prepared), 1, reporter)
         manifest = make_manifest(plan, done, images, runner.sources)
-        try:
+        with os_errors(REFUSAL):
             texts = release_texts(manifest, make_sbom(manifest, runner.packages(images)))
             rebuilt = lay_out(scratch / "rebuilt", plan, texts, runner, done)
             say("Comparing")
@@ -204,8 +204,6 @@ def rebuild(
                 unlike=apart,
             )
             atomic_write(path, text)
-        except OSError as error:
-            raise from_os_error(REFUSAL, error) from error
     return Rebuilt(comparisons=comparisons, unlike=apart, attestation=path, reports=reports)
 
 
