@@ -75,9 +75,9 @@ def check_writable(*folders: Path) -> None:
         BuildError: the disk is full (DISK); saying why (OUTPUT).
     """
     for folder in folders:
-        with os_errors(f"{folder} cannot be written"):
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(b"\n")
+        what = f"{folder} cannot be written"
+        with os_errors(what), tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\n")
 
 
 def available_memory() -> int:

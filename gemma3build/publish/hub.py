@@ -42,11 +42,11 @@ from gemma3build.publish.diff import (
     not_read_back,
 )
 from gemma3build.release.checksums import CHECKSUMS, parse_checksums
+from gemma3build.release.directory import is_release
 from gemma3build.schema.hub_errors import LOG_IN, endpoint, first_line, moved, refusal
-from gemma3build.schema.manifest import MANIFEST, MANIFEST_FORMAT
+from gemma3build.schema.manifest import MANIFEST
 from gemma3build.schema.step import StepErrorCode, StepFailure
 from gemma3build.util.files import LARGEST, read_bounded
-from gemma3build.util.serialize import load_json
 from gemma3build.util.text import join_names, truncate
 
 NOT_PUBLISHED = "The release was not published"
@@ -140,13 +140,10 @@ def fetch_repo_state(repo: str, revision: str, what: str) -> Remote:
         tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo).tags}
         small = {name for name, file in files.items() if file.size <= LARGEST}
         with tempfile.TemporaryDirectory() as folder:
-            paths = {
-                name: download(repo, commit, name, Path(folder))
-                for name in (CHECKSUMS, MANIFEST)
-                if name in small
-            }
-            names = listed_names(paths[CHECKSUMS]) if CHECKSUMS in paths else frozenset()
-            released = MANIFEST in paths and is_manifest(paths[MANIFEST])
+            for name in {CHECKSUMS, MANIFEST} & small:
+                download(repo, commit, name, Path(folder))
+            names = listed_names(Path(folder, CHECKSUMS)) if CHECKSUMS in small else frozenset()
+            released = is_release(Path(folder))
     return Remote(
         repo=repo,
         commit=commit,
@@ -240,15 +237,6 @@ def listed_names(path: Path) -> frozenset[str]:
         return frozenset(parse_checksums(read_bounded(path).decode("ascii")))
     except ValueError:
         return frozenset()
-
-
-def is_manifest(path: Path) -> bool:
-    """Return whether a file is the manifest of a release, of our format."""
-    try:
-        found = load_json(read_bounded(path))
-    except ValueError:
-        return False
-    return isinstance(found, dict) and found.get("format") == MANIFEST_FORMAT
 
 
 def create(repo: str, *, private: bool) -> Remote:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.publish import Rule, card, hub
@@ -13,7 +12,6 @@ from gemma3build.release.checksums import PROVENANCE
 from gemma3build.release.provenance import read_revision
 from gemma3build.schema.evaluation import EVALUATION
 from gemma3build.schema.manifest import Manifest
-from gemma3build.util.git import GitRevision
 from gemma3build.verify.checks import check_evaluation, read_record
 from gemma3build.verify.untrusted import UntrustedFolder
 from gemma3build.verify.verify import GATE, Verified
@@ -116,21 +114,13 @@ def find_facts(folder: UntrustedFolder, manifest: Manifest, verified: Verified) 
             check_evaluation(folder, manifest, verified.digests) if EVALUATION in there else None
         ),
         provenance=PROVENANCE in there,
-        source=released_source(folder.path / PROVENANCE) if PROVENANCE in there else None,
+        source=read_revision(folder.path / PROVENANCE),
         texts={
             name: folder.read(name).decode(errors="replace")
             for name in (AGREEMENT, NOTICE)
             if name in there
         },
     )
-
-
-def released_source(path: Path) -> GitRevision | None:
-    """Return which source a provenance names; None for none, and for a provenance by others."""
-    try:
-        return read_revision(path)
-    except ValueError:
-        return None
 
 
 def find_changes(publication: Publication) -> tuple[Remote | None, RepoDiff]:

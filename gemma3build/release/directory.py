@@ -210,7 +210,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 def is_release(folder: Path) -> bool:
-    """Return whether a directory has the manifest of a release."""
+    """Return whether a directory has the manifest of a release, of our format."""
     try:
         found = load_json(read_bounded(folder / MANIFEST))
     except (OSError, ValueError):

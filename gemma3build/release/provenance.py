@@ -155,19 +155,11 @@ def clock(seconds: float) -> str:
 
 
 def read_revision(path: Path) -> GitRevision | None:
-    """Return which source a release's provenance names; None where it names none.
-
-    Raises:
-        ValueError: it is no such statement.
-        OSError: it cannot be read.
-    """
+    """Return which source a provenance names; None where it names none, or is not one of this project."""
     try:
-        found = json.loads(path.read_bytes())["predicate"]["buildDefinition"][
-            "resolvedDependencies"
-        ]
-        (own,) = [item for item in found if item.get("name") == "gemma3build"] or [None]
-        if own is None:
-            return None
+        definition = json.loads(path.read_bytes())["predicate"]["buildDefinition"]
+        dependencies = definition["resolvedDependencies"]
+        (own,) = (item for item in dependencies if item.get("name") == "gemma3build")
         return GitRevision(commit=own["digest"]["gitCommit"], dirty=own["annotations"]["dirty"])
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not a provenance of this project") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None

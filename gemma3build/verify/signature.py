@@ -158,19 +158,19 @@ def sign(verified: Verified, signer: Signer) -> None:
             (INPUT_CHANGED); the signature cannot be written.
     """
     folder = verified.folder.path
-    with os_errors(f"{folder / SIGNATURE} cannot be written"):
-        with atomic_file(folder / SIGNATURE, outside=True) as staged:
-            try:
-                signer.config.set_hashing_config(_Hashing()).sign(folder, staged)
-            except OSError:
-                raise
-            except Exception as error:  # of a token, of the network, of Sigstore
-                what, hint = "The release could not be signed", "Check the token or the network."
-                raise BuildError(ErrorCode.SIGNING, what, _describe(error), hint) from error
-            if signed_digests(staged.read_bytes()) != covered(verified.digests):
-                what, why = "The release was not signed", "a file of it changed"
-                hint = "Let whatever writes to it end, and sign again."
-                raise BuildError(ErrorCode.INPUT_CHANGED, what, why, hint)
+    what = f"{folder / SIGNATURE} cannot be written"
+    with os_errors(what), atomic_file(folder / SIGNATURE, outside=True) as staged:
+        try:
+            signer.config.set_hashing_config(_Hashing()).sign(folder, staged)
+        except OSError:
+            raise
+        except Exception as error:  # of a token, of the network, of Sigstore
+            what, hint = "The release could not be signed", "Check the token or the network."
+            raise BuildError(ErrorCode.SIGNING, what, _describe(error), hint) from error
+        if signed_digests(staged.read_bytes()) != covered(verified.digests):
+            what, why = "The release was not signed", "a file of it changed"
+            hint = "Let whatever writes to it end, and sign again."
+            raise BuildError(ErrorCode.INPUT_CHANGED, what, why, hint)
 
 
 def by_public_half(key: ec.EllipticCurvePublicKey) -> Trust:

@@ -70,7 +70,7 @@ class Builder:
     def find(self, prepared: Prepared, folder: Path) -> BuildResult | None:
         """Return the release if it is there already, whole; starts nothing."""
         plan = prepared.plan
-        if self._source is not None and released_revision(folder) != self._source:
+        if self._source is not None and read_revision(folder / PROVENANCE) != self._source:
             return None
         done = self._runner.found(plan.steps)
         if len(done) < len(plan.steps):
@@ -179,14 +179,6 @@ def clean_revision() -> GitRevision:
         hint = "Commit or remove the changes: git status"
         raise BuildError(ErrorCode.SOURCE, "No release can be built from this source", why, hint)
     return source
-
-
-def released_revision(folder: Path) -> GitRevision | None:
-    """Return which source the provenance of a release names; None without one that says it."""
-    try:
-        return read_revision(folder / PROVENANCE)
-    except (OSError, ValueError):
-        return None
 
 
 def carried(release: Release, folder: Path) -> Release:
