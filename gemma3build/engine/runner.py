@@ -135,11 +135,7 @@ class Runner:
             self.cache.commit(key, step.name, StepResult(seconds=0.0, peak_memory=0))
 
     def fitting(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        """Return the steps that have to run; starts nothing.
-
-        Raises:
-            BuildError: there is too little memory or disk for one, or it needs the Hub and may not.
-        """
+        """Return the steps that have to run; starts nothing; raises BuildError."""
         with os_errors(UNUSABLE):
             self.cache.root.mkdir(parents=True, exist_ok=True)
         preflight.check_writable(self.cache.root)
@@ -155,11 +151,7 @@ class Runner:
     def run(
         self, steps: tuple[Step, ...], materials: InputProvider, jobs: int, reporter: Reporter
     ) -> dict[str, FinishedStep]:
-        """Run what has to run; return all results by name of step.
-
-        Raises:
-            BuildError: something failed; what was finished is kept.
-        """
+        """Run what has to run; return all results by name of step; raises BuildError."""
         networked = any(step.network for step in self.fitting(steps))
         executor = Executor(
             cache=self.cache,

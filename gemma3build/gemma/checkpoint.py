@@ -55,11 +55,7 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
 
 
 def checkpoint_architecture(folder: Path) -> Architecture:
-    """Return the architecture that a checkpoint's config.json describes.
-
-    Raises:
-        StepError: there is none, it cannot be read, or it is not a Gemma 3 text model.
-    """
+    """Return the architecture that a checkpoint's config.json describes; raises StepError."""
     try:
         return read_architecture(load_json(read_bounded(folder / CONFIG)))
     except FileNotFoundError:

@@ -103,11 +103,7 @@ def plan_build(
 
 
 def check_parameters(parameters: Parameters, context: int, schemes: tuple[Scheme, ...]) -> None:
-    """Refuse parameters that would fail late or mean nothing.
-
-    Raises:
-        BuildError: saying which and why (REQUEST).
-    """
+    """Refuse parameters that would fail late or mean nothing; raises BuildError (REQUEST)."""
     lengths = parameters.prefill_seq_lens
     if not schemes:
         what, why = "There is nothing to build", "no scheme was given"

@@ -146,11 +146,7 @@ def front_matter(manifest: Manifest) -> str:
 
 
 def read_prose(path: Path) -> str:
-    """Return a publisher's own text for a card.
-
-    Raises:
-        BuildError: it cannot be read, or has front matter, which is generated (PUBLICATION).
-    """
+    """Return a publisher's own text for a card; raises BuildError (PUBLICATION)."""
     what = f"{path} cannot be put into the card"
     try:
         text = read_bounded_text(path).strip()

@@ -46,11 +46,7 @@ class PartialDownload:
         return text + (f"; beside the release: {names}" if names else "")
 
     def fetch_file(self, name: str) -> None:
-        """Download a file that was left there.
-
-        Raises:
-            BuildError: the Hub refuses; it does not fit (DISK); it is not what the Hub states.
-        """
+        """Download a file that was left there; raises BuildError."""
         refuse_large(self.remote, [name], self.folder)
         with hub.explained(WHAT, self.remote.repo):
             path = hub.download(self.remote.repo, self.remote.commit, name, self.folder)

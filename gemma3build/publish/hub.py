@@ -111,11 +111,7 @@ def check_repo(repo: str, what: str) -> None:
 
 
 def require_login(repo: str) -> None:
-    """Require a token; whether it may write is for the Hub to say.
-
-    Raises:
-        BuildError: there is none.
-    """
+    """Require a token; whether it may write is for the Hub to say; raises BuildError."""
     if get_token() is None:
         why = f"to write to {repo} takes a token, and there is none"
         failure = StepFailure(
@@ -125,11 +121,7 @@ def require_login(repo: str) -> None:
 
 
 def fetch_repo_state(repo: str, revision: str, what: str) -> Remote:
-    """Return what the Hub states about a repository at a revision.
-
-    Raises:
-        BuildError: it refuses, or cannot be reached, or the repository has another name now.
-    """
+    """Return what the Hub states about a repository at a revision; raises BuildError."""
     api = HfApi(endpoint())
     with explained(what, repo):
         info = api.model_info(repo, revision=revision)
@@ -168,11 +160,7 @@ def find_repo_state(repo: str, what: str) -> Remote | None:
 
 
 def pull_requests(repo: str, title: str) -> Iterator[Remote]:
-    """Yield what is in each open pull request of this title, newest first.
-
-    Raises:
-        BuildError: the Hub refuses.
-    """
+    """Yield what is in each open pull request of this title, newest first; raises BuildError."""
     with explained(NOT_PUBLISHED, repo):
         found = HfApi(endpoint()).get_repo_discussions(
             repo, discussion_type="pull_request", discussion_status="open"
@@ -188,11 +176,7 @@ def pull_requests(repo: str, title: str) -> Iterator[Remote]:
 
 
 def user(repo: str) -> str:
-    """Return whose token it is; empty without one.
-
-    Raises:
-        BuildError: the Hub refuses.
-    """
+    """Return whose token it is; empty without one; raises BuildError."""
     if get_token() is None:
         return ""
     with explained(NOT_PUBLISHED, repo):
@@ -200,11 +184,7 @@ def user(repo: str) -> str:
 
 
 def stands_on(remote: Remote, commit_id: str) -> bool:
-    """Return whether a commit is among those that this one goes back to.
-
-    Raises:
-        BuildError: the Hub refuses.
-    """
+    """Return whether a commit is among those that this one goes back to; raises BuildError."""
     with explained(NOT_PUBLISHED, remote.repo):
         history = HfApi(endpoint()).list_repo_commits(remote.repo, revision=remote.commit)
     return any(item.commit_id == commit_id for item in history)
@@ -240,11 +220,7 @@ def listed_names(path: Path) -> frozenset[str]:
 
 
 def create(repo: str, *, private: bool) -> Remote:
-    """Make a repository and return what is in it then.
-
-    Raises:
-        BuildError: the Hub refuses.
-    """
+    """Make a repository and return what is in it then; raises BuildError."""
     with explained(NOT_PUBLISHED, repo):
         HfApi(endpoint()).create_repo(repo, private=private or None)
     return fetch_repo_state(repo, BRANCH, NOT_PUBLISHED)
@@ -319,11 +295,7 @@ def lost_race(api: HfApi, remote: Remote) -> BuildError:
 
 
 def read_back(repo: str, done: HubCommit, files: Sequence[Payload]) -> None:
-    """Require that the Hub states of every file what was uploaded.
-
-    Raises:
-        BuildError: it does not (READ_BACK); it cannot be asked.
-    """
+    """Require that the Hub states of every file what was uploaded; raises BuildError."""
     what = f"What was published to {repo} could not be read back"
     with explained(what, repo):
         there = remote_files(HfApi(endpoint()), repo, done.commit)

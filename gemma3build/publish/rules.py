@@ -64,11 +64,7 @@ def violations(facts: Facts) -> tuple[Violation, ...]:
 
 
 def refuse(found: Iterable[Violation], skipped: Iterable[Rule]) -> tuple[Violation, ...]:
-    """Return the violations that were skipped by name.
-
-    Raises:
-        BuildError: there are others (PUBLICATION).
-    """
+    """Return the violations that were skipped by name; raises BuildError (PUBLICATION)."""
     found, names = tuple(found), frozenset(skipped)
     left = [item for item in found if item.rule not in names]
     if left:

@@ -27,11 +27,7 @@ MEMORY_INFO = Path("/proc/meminfo")
 
 
 def here() -> Machine:
-    """Return this machine, with the cores that this process may use.
-
-    Raises:
-        ValueError: the kernel does not say how much memory there is.
-    """
+    """Return this machine, with the cores that this process may use; raises ValueError."""
     return Machine(
         cpu=cpu(CPU_INFO.read_text()), cores=cores(), memory=memory(MEMORY_INFO.read_text())
     )

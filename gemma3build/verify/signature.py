@@ -62,11 +62,7 @@ class Signer:
 
 
 def key_signer(path: Path) -> Signer:
-    """Return what signs with an elliptic key in a PEM file.
-
-    Raises:
-        BuildError: the file has no such key, or has it under a password (SIGNING).
-    """
+    """Return what signs with an elliptic key in a PEM file; raises BuildError (SIGNING)."""
 
     def load(data: bytes) -> object:
         return serialization.load_pem_private_key(data, None)

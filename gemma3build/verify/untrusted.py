@@ -58,11 +58,7 @@ class UntrustedFolder:
         return os.fdopen(os.open(self.path / name, flags), "rb")
 
     def read(self, name: str) -> bytes:
-        """Return the content of a small file.
-
-        Raises:
-            BuildError: there is none, or it is not small.
-        """
+        """Return the content of a small file; raises BuildError."""
         try:
             with self.open(name) as file:
                 return read_at_most(file, name)

@@ -46,11 +46,7 @@ TURN = ("<start_of_turn>", "<end_of_turn>")
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:  # noqa: ARG001 - writes nothing
-    """Check the checkpoint; return its architecture.
-
-    Raises:
-        StepError: naming the first thing that is wrong with it.
-    """
+    """Check the checkpoint; return its architecture; raises StepError."""
     folder = Path(request.inputs["checkpoint"])
     files = weight_files(folder)
     architecture = checkpoint_architecture(folder)

