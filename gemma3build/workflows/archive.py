@@ -66,7 +66,9 @@ def make_archive(
         files |= dict(source_files())
         files |= {f"{RELEASE}/{name}": release / name for name in (MANIFEST, CHECKSUMS)}
         for name in names:
-            files |= wheel_files(requirements_wheels(name, runner))
+            text = (CONTAINERS_DIR / name / "requirements.txt").read_text(encoding="utf-8")
+            wheels = locked_wheels(runner.downloads, text, runner.config, runner.say)
+            files |= wheel_files(wheels)
         runner.say(f"Writing {target}")
         return write_archive(
             target,
@@ -75,12 +77,6 @@ def make_archive(
             version=__version__,
             complete=with_checkpoint,
         )
-
-
-def requirements_wheels(name: str, runner: Runner) -> Path:
-    """Return the directory with the wheels of an image; raises BuildError (DOWNLOAD)."""
-    text = (CONTAINERS_DIR / name / "requirements.txt").read_text(encoding="utf-8")
-    return locked_wheels(runner.downloads, text, runner.config, runner.say)
 
 
 def wheel_files(folder: Path) -> dict[str, Path]:
