@@ -2,7 +2,8 @@
 
 import enum
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -153,6 +154,15 @@ def from_os_error(what: str, error: OSError) -> BuildError:
     why = ": ".join(filter(None, (error.filename, error.strerror))) or str(error)
     hint = "Fix the cause and run the same command again; finished steps are kept."
     return BuildError(code, what, why, hint)
+
+
+@contextmanager
+def os_errors(what: str) -> Iterator[None]:
+    """Raise errors of the host's file system as ``from_os_error`` says them."""
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(what, error) from error
 
 
 def from_step(failure: StepFailure, log: str = "") -> BuildError:

@@ -10,7 +10,7 @@ from gemma3build.cli.options import AsJson
 from gemma3build.errors import BuildError
 from gemma3build.pins.config import load_images
 from gemma3build.util.serialize import encode
-from gemma3build.util.text import MEGABYTE
+from gemma3build.util.text import megabytes
 
 
 def engine() -> None:
@@ -69,7 +69,7 @@ def cache_size(*, as_json: AsJson = False) -> None:
         return
     out.print(f"{root}: {len(entries)} results", soft_wrap=True)
     for name, size in parts.items():
-        out.print(f"  {name:8} {size / MEGABYTE:10,.1f} MB")
+        out.print(f"  {name:8} {megabytes(size):>13}")
 
 
 def cache_prune(
@@ -91,4 +91,4 @@ def cache_prune(
     with suppress(BuildError):  # without Docker, the cache can still be cleaned
         remove_orphans(connect(), cache)
     freed = cache.prune(everything=everything)
-    out.print(f"Removed {freed / MEGABYTE:,.1f} MB.")
+    out.print(f"Removed {megabytes(freed)}.")

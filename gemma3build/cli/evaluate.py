@@ -70,9 +70,9 @@ def evaluate(
     signed = (folder / SIGNATURE).exists()
     request = EvaluationRequest(checkpoint=checkpoint, tokenizer=tokenizer, piqa=piqa, limit=limit)
     with Progress(err) as progress, open_runner(progress.say, parse_size(memory)) as runner:
-        prepared = prepare_evaluation(found, request, runner)
-        progress.expect(len(prepared.steps))
-        found = run_evaluation(found, prepared, runner, progress)
+        steps, inputs = prepare_evaluation(found, request, runner)
+        progress.expect(len(steps))
+        found = run_evaluation(found, steps, inputs, runner, progress)
     show_evaluations([found], as_json=as_json)
     if signed:
         err.print(

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from gemma3build.util.text import GIBIBYTE, MEBIBYTE, MEGABYTE
+from gemma3build.util.text import megabytes
 
 if TYPE_CHECKING:  # verifying reads with a bar, and loads no engine for it
     from gemma3build.engine.cache import CacheEntry
@@ -66,9 +66,9 @@ class Progress:
 
     def running(self, step: "Step", memory: int, written: int) -> None:
         """Note how much memory a step holds, and how much of a download is there."""
-        size = f"{memory / MEBIBYTE:.0f} MiB"
+        size = megabytes(memory)
         if step.network:
-            size = f"{written / MEGABYTE:,.0f} of {step.disk / MEGABYTE:,.0f} MB"
+            size = f"{megabytes(written)} of {megabytes(step.disk)}"
         with self._lock:
             started, _ = self._running[step.name]
             self._running[step.name] = (started, size)
@@ -88,7 +88,7 @@ class Progress:
         if cached:
             note = "kept from before"
         else:
-            note = f"{entry.seconds:.1f} s, {entry.peak_memory / GIBIBYTE:.2f} GiB"
+            note = f"{entry.seconds:.1f} s, {megabytes(entry.peak_memory)}"
         self._console.print(
             Text.assemble(
                 (f"[{number}/{self._total}] ", "dim"), ("✓ ", "green"), step.name, f"  {note}"

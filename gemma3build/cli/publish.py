@@ -61,7 +61,7 @@ def publish(
     target = publication.Target(repo=repo, private=private, tag=tag, create_pr=create_pr)
     verified = run_checks(release.absolute())
     found = publication.prepare(verified, target, tuple(skip or ()), prose)
-    remote, difference = publication.look(found)
+    remote, difference = publication.find_changes(found)
     if dry_run or not as_json:
         show_publication(found, remote, difference, as_json=as_json, card=dry_run)
     if dry_run:

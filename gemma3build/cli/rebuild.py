@@ -27,7 +27,7 @@ from gemma3build.cli.verify import (
     run_checks,
 )
 from gemma3build.errors import BuildError, ErrorCode
-from gemma3build.util.text import MEGABYTE
+from gemma3build.util.text import megabytes
 
 if TYPE_CHECKING:
     from gemma3build.publish.download import PartialDownload
@@ -241,5 +241,5 @@ def archive(
     with Progress(err) as progress, open_runner(progress.say) as runner:
         manifest = read_record(verified.folder)
         index = make_archive(path, manifest, target, runner, with_checkpoint=with_checkpoint)
-    size = target.stat().st_size / MEGABYTE
-    out.print(f"{target}: {len(index.members)} files, {size:,.1f} MB", soft_wrap=True)
+    size = megabytes(target.stat().st_size)
+    out.print(f"{target}: {len(index.members)} files, {size}", soft_wrap=True)

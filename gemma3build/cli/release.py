@@ -142,10 +142,10 @@ def release(
 class ConsoleReporter:
     """Shows on standard error what the pipeline does."""
 
-    def begin(self, part: str, name: str, number: int, total: int) -> None:
+    def begin(self, stage: str, name: str, number: int, total: int) -> None:
         """Show that a stage of a release begins."""
         several = f" ({number} of {total})" if total > 1 else ""
-        err.print(f"{name}{several}: {part}", style="bold")
+        err.print(f"{name}{several}: {stage}", style="bold")
 
     @contextmanager
     def steps(self, number: int) -> "Iterator[Progress]":

@@ -13,8 +13,13 @@ from gemma3build.cli.console import make_table, out, print_json
 from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.schema.evaluation import flag
 from gemma3build.util.serialize import encode
-from gemma3build.util.text import GIBIBYTE, MEGABYTE, escape_control_chars
-from gemma3build.verify.untrusted import truncate
+from gemma3build.util.text import (
+    escape_control_chars,
+    gibibytes,
+    join_names,
+    megabytes,
+    truncate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,8 +63,8 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
             step.name,
             step.image,
             ", ".join(reads) or "the Hub",
-            f"{step.memory / GIBIBYTE:.1f} GiB",
-            f"{step.disk / MEGABYTE:,.0f} MB",
+            gibibytes(step.memory),
+            megabytes(step.disk),
         )
     out.print(table)
     for artifact in plan.artifacts:
@@ -100,10 +105,10 @@ def show_build(plan: Plan, result: BuildResult, seconds: float, *, as_json: bool
         table.add_row(
             item.path,
             item.scheme,
-            f"{item.size / MEGABYTE:,.1f} MB",
+            megabytes(item.size),
             item.sha256[:16],
             f"{entry.seconds:.1f}",
-            f"{entry.peak_memory / GIBIBYTE:.2f} GiB",
+            megabytes(entry.peak_memory),
         )
     out.print(table)
     if result.idle:
@@ -145,11 +150,11 @@ def figures(scheme: SchemeEvaluation) -> tuple[str, ...]:
     piqa, speed = scheme.piqa, scheme.speed
     mark = f" ({flag(piqa)})" if flag(piqa) else ""
     return (
-        f"{scheme.model.size / MEGABYTE:,.1f} MB",
+        megabytes(scheme.model.size),
         f"{100 * piqa.acc:.1f} ± {100 * piqa.acc_stderr:.1f}{mark}" if piqa else "—",
         f"{speed.prefill:,.0f} tk/s" if speed else "—",
         f"{speed.decode:,.1f} tk/s" if speed else "—",
-        f"{speed.peak_memory / MEGABYTE:,.0f} MB" if speed else "—",
+        megabytes(speed.peak_memory) if speed else "—",
         f"{scheme.gate.agreement.kl:.3g}" if scheme.gate.agreement else "—",
     )
 
@@ -242,7 +247,6 @@ def show_comparisons(rebuilt: Rebuilt) -> None:
 def difference_error(rebuilt: Rebuilt) -> BuildError | None:
     """Return the error of the worst verdict; None where all files are identical."""
     from gemma3build.rebuild.compare import Verdict, worst
-    from gemma3build.verify.untrusted import join_names
 
     verdict = worst(rebuilt.comparisons)
     if verdict is Verdict.IDENTICAL:
@@ -272,7 +276,7 @@ def show_publication(
     for change in ("added", "changed", "unchanged", "removed", "kept"):
         for name in getattr(difference, change):
             found = sizes.get(name)
-            size = f"{found.size / MEGABYTE:,.1f} MB" if found else ""
+            size = megabytes(found.size) if found else ""
             table.add_row(change, Text(truncate(name)), size, found.sha256[:16] if found else "")
     where = f"{repo} at {remote.commit[:12]}" if remote else f"{repo}, a new repository"
     if remote and remote.pull_request:

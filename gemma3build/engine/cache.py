@@ -23,9 +23,16 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gemma3build.errors import BuildError, ErrorCode, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors
 from gemma3build.schema.step import LOG_FILE, OUTPUT_DIR, REQUEST_FILE, StepResult
-from gemma3build.util.files import FileDigest, digest_file, remove_partial, sha256_file, walk_files
+from gemma3build.util.files import (
+    PARTIAL,
+    FileDigest,
+    digest_file,
+    remove_abandoned,
+    sha256_file,
+    walk_files,
+)
 from gemma3build.util.serialize import DecodeError, Record, decode_json, pretty_json
 
 ENTRY_FILE = "entry.json"
@@ -86,7 +93,7 @@ class Cache:
     def find(self, key: str) -> CacheEntry | None:
         """Return the entry of this key, if its files are as they were when it was written.
 
-        An entry with a file that is gone, or has another content, is removed: it will be made anew.
+        An entry with a file that is gone, or has another content, is removed: it will be made again.
         """
         try:
             text = (self._steps / key / ENTRY_FILE).read_bytes()
@@ -180,13 +187,11 @@ class Cache:
         """
         folder = self._staging / f"{purpose}{SCRATCH}{secrets.token_hex(8)}"
         with contextlib.ExitStack() as stack:
-            try:
+            with os_errors(UNUSABLE):
                 # Locked before it is there, so that no prune takes it for what a kill left.
                 stack.enter_context(self.lock(folder.name))
                 stack.callback(self._lock_path(folder.name).unlink, missing_ok=True)
                 folder.mkdir(mode=0o700, parents=True)
-            except OSError as error:
-                raise from_os_error(UNUSABLE, error) from error
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             yield folder
 
@@ -282,11 +287,11 @@ class Cache:
         for folder in sorted(self._staging.glob("*")):
             with contextlib.suppress(Timeout), self.try_lock(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-                if SCRATCH in folder.name:  # whose name nobody takes again
+                if SCRATCH in folder.name:  # whose name is not used again
                     self._lock_path(folder.name).unlink(missing_ok=True)
         shutil.rmtree(self.root / FAILED, ignore_errors=True)
         for name in DOWNLOADS:
-            remove_partial(self.root / name)
+            remove_abandoned((self.root / name).rglob(f".*{PARTIAL}"))
         if everything:
             for key in self.entries():
                 with contextlib.suppress(Timeout), self.try_lock(self.staged(key)):

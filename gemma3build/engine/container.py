@@ -35,7 +35,7 @@ from gemma3build.schema.step import (
 )
 from gemma3build.util.git import PACKAGE_DIR
 from gemma3build.util.serialize import decode_json, pretty_json
-from gemma3build.util.text import GIBIBYTE, MEBIBYTE
+from gemma3build.util.text import MEBIBYTE, gibibytes
 
 WORK = "/work"
 SCRATCH = "/tmp"  # noqa: S108 - inside the container, which nobody shares
@@ -196,11 +196,11 @@ class Containers:
         log = log_tail(staged / LOG_FILE)
         if state.get("OOMKilled"):
             limit = self._memory_limit
-            bound = f"its limit of {limit / GIBIBYTE:.1f} GiB" if limit else "this machine's memory"
+            bound = f"its limit of {gibibytes(limit)}" if limit else "this machine's memory"
             raise BuildError(
                 ErrorCode.MEMORY,
                 f"The kernel ended {step.name}",
-                f"it needed more than {bound} (the estimate is {step.memory / GIBIBYTE:.1f} GiB)",
+                f"it needed more than {bound} (the estimate is {gibibytes(step.memory)})",
                 "Close other programs, give --memory more, or use a larger machine.",
             )
         try:
@@ -269,11 +269,7 @@ def removing() -> Iterator[None]:
 
 
 def check_full(step: Step, staged: Path) -> None:
-    """Blame a full disk for a step that failed without knowing why: libraries hide it.
-
-    Raises:
-        BuildError: the disk has next to nothing free (DISK).
-    """
+    """Blame a full disk for a step that failed without knowing why: libraries hide it."""
     if shutil.disk_usage(staged).free < FULL:
         raise BuildError(
             ErrorCode.DISK,

@@ -5,7 +5,6 @@ certificates; the files of a dataset from the address in its pin. The digest dec
 not matter from where it comes.
 """
 
-import hashlib
 import re
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 from gemma3build.engine.cache import DATASETS, WHEELS, Cache
 from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.pins.config import Dataset, ImagesConfig
-from gemma3build.util.files import FileDigest, atomic_file, sha256_bytes, sha256_file
+from gemma3build.util.files import FileDigest, atomic_file, sha256_blocks, sha256_bytes, sha256_file
 from gemma3build.util.serialize import canonical_json
 
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")  # in a requirements file
@@ -196,7 +195,6 @@ def _download(address: str, path: Path, sha256: str, name: str) -> None:
     """Fetch a file to ``path``, which appears whole or not at all; raises BuildError (DOWNLOAD), OSError."""
     import httpx2
 
-    digest = hashlib.sha256()
     what = f"The dataset {name} cannot be fetched"
     hint = f"Look at the network, or give a folder with the files: --{name} DIR"
     try:
@@ -206,11 +204,9 @@ def _download(address: str, path: Path, sha256: str, name: str) -> None:
                 staged.open("wb") as file,
             ):
                 answer.raise_for_status()
-                for piece in answer.iter_bytes():
-                    digest.update(piece)
-                    file.write(piece)
-            if digest.hexdigest() != sha256:
-                why = f"{address} has the SHA-256 {digest.hexdigest()}, the pin says {sha256}"
+                digest = sha256_blocks(answer.iter_bytes(), file.write)
+            if digest != sha256:
+                why = f"{address} has the SHA-256 {digest}, the pin says {sha256}"
                 raise BuildError(ErrorCode.DOWNLOAD, what, why, hint)
     except httpx2.HTTPError as error:
         raise BuildError(ErrorCode.DOWNLOAD, what, f"{address}: {error}", hint) from error

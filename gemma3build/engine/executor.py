@@ -192,8 +192,7 @@ class Executor:
 def refuse_waiting(pending: list[Step]) -> NoReturn:
     """Raise ValueError for steps that no other step of their plan can set free."""
     names = ", ".join(step.name for step in pending)
-    message = f"steps wait for what no step of the plan gives: {names}"
-    raise ValueError(message)
+    raise ValueError(f"steps wait for what no step of the plan gives: {names}")
 
 
 def intact_output(cache: Cache, step: str, done: Mapping[str, FinishedStep], what: str) -> Path:
@@ -212,7 +211,7 @@ def intact_output(cache: Cache, step: str, done: Mapping[str, FinishedStep], wha
     if not cache.verify(found.key, found.entry):
         why = f"the stored result of {step} was damaged, and has been removed"
         raise BuildError(
-            ErrorCode.DAMAGED, what, why, "Run the same command again; it will be made anew."
+            ErrorCode.DAMAGED, what, why, "Run the same command again; it will be made again."
         )
     return cache.output(found.key)
 

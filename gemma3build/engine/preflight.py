@@ -4,10 +4,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gemma3build.errors import BuildError, ErrorCode, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors
 from gemma3build.plan.graph import Step
 from gemma3build.util.files import existing
-from gemma3build.util.text import GIBIBYTE
+from gemma3build.util.text import gibibytes
 
 
 def check_memory(steps: tuple[Step, ...], available: int) -> None:
@@ -25,8 +25,7 @@ def check_memory(steps: tuple[Step, ...], available: int) -> None:
             raise BuildError(
                 ErrorCode.MEMORY,
                 f"There is not enough memory for {step.name}",
-                f"it needs about {step.memory / GIBIBYTE:.1f} GiB,"
-                f" {available / GIBIBYTE:.1f} GiB are there",
+                f"it needs about {gibibytes(step.memory)}, {gibibytes(available)} are there",
                 "Close other programs, give --memory more, or use a larger machine.",
             )
 
@@ -63,8 +62,8 @@ def check_disk(needed: int, folder: Path) -> None:
         raise BuildError(
             ErrorCode.DISK,
             "There is not enough disk space",
-            f"about {needed / GIBIBYTE:.1f} GiB are to be written below {folder},"
-            f" {free / GIBIBYTE:.1f} GiB are free",
+            f"about {gibibytes(needed)} are to be written below {folder},"
+            f" {gibibytes(free)} are free",
             "Free some, run `gemma3build cache prune`, or take another disk: GEMMA3BUILD_CACHE, --output.",
         )
 
@@ -76,11 +75,9 @@ def check_writable(*folders: Path) -> None:
         BuildError: the disk is full (DISK); saying why (OUTPUT).
     """
     for folder in folders:
-        try:
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(b"\n")
-        except OSError as error:
-            raise from_os_error(f"{folder} cannot be written", error) from error
+        what = f"{folder} cannot be written"
+        with os_errors(what), tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\n")
 
 
 def available_memory() -> int:
@@ -88,5 +85,4 @@ def available_memory() -> int:
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    message = "/proc/meminfo has no MemAvailable"
-    raise OSError(message)
+    raise OSError("/proc/meminfo has no MemAvailable")

@@ -24,7 +24,7 @@ from gemma3build.engine.executor import (
 )
 from gemma3build.engine.images import Image, Images
 from gemma3build.engine.packages import image_packages
-from gemma3build.errors import from_os_error
+from gemma3build.errors import os_errors
 from gemma3build.pins.config import load_images
 from gemma3build.plan.graph import Step
 from gemma3build.plan.sources import step_sources
@@ -114,10 +114,8 @@ class Runner:
         """
         images = {name: self._images.find(name) for name in image_names(steps)}
         there = {name: image for name, image in images.items() if image is not None}
-        try:
+        with os_errors(UNUSABLE):
             return find_results(steps, self.cache, there, self.sources)
-        except OSError as error:
-            raise from_os_error(UNUSABLE, error) from error
 
     def keep(self, step: Step, files: Mapping[str, Path]) -> None:
         """Keep copies of files as the result of a step that reads no other's; it then need not run.
@@ -130,25 +128,16 @@ class Runner:
             BuildError: they cannot be kept.
         """
         key = step_key(step, self.image(step.image), self.sources, {})
-        try:
-            with self.cache.lock(key):
-                folder = self.cache.stage(key) / OUTPUT_DIR
-                for name, path in files.items():
-                    shutil.copyfile(path, folder / name)
-                self.cache.commit(key, step.name, StepResult(seconds=0.0, peak_memory=0))
-        except OSError as error:
-            raise from_os_error(f"The result of {step.name} cannot be kept", error) from error
+        with os_errors(f"The result of {step.name} cannot be kept"), self.cache.lock(key):
+            folder = self.cache.stage(key) / OUTPUT_DIR
+            for name, path in files.items():
+                shutil.copyfile(path, folder / name)
+            self.cache.commit(key, step.name, StepResult(seconds=0.0, peak_memory=0))
 
     def fitting(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        """Return the steps that have to run; starts nothing.
-
-        Raises:
-            BuildError: there is too little memory or disk for one, or it needs the Hub and may not.
-        """
-        try:
+        """Return the steps that have to run; starts nothing; raises BuildError."""
+        with os_errors(UNUSABLE):
             self.cache.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise from_os_error(UNUSABLE, error) from error
         preflight.check_writable(self.cache.root)
         found = self.found(steps)
         missing = tuple(step for step in steps if step.fresh or step.name not in found)
@@ -162,11 +151,7 @@ class Runner:
     def run(
         self, steps: tuple[Step, ...], materials: InputProvider, jobs: int, reporter: Reporter
     ) -> dict[str, FinishedStep]:
-        """Run what has to run; return all results by name of step.
-
-        Raises:
-            BuildError: something failed; what was finished is kept.
-        """
+        """Run what has to run; return all results by name of step; raises BuildError."""
         networked = any(step.network for step in self.fitting(steps))
         executor = Executor(
             cache=self.cache,
@@ -182,15 +167,13 @@ class Runner:
             reporter=reporter,
             memory=preflight.available_memory(),
         )
-        try:
+        with os_errors("The steps stopped"):
             return executor.run(steps, jobs)
-        except OSError as error:
-            raise from_os_error("The steps stopped", error) from error
 
 
 @contextmanager
 def open_runner(say: Callable[[str], None], memory_limit: int | None = None) -> Iterator[Runner]:
-    """Give what runs steps in the user's cache, which nobody empties meanwhile.
+    """Give what runs steps in the user's cache, which is not emptied meanwhile.
 
     Args:
         say: is told what takes long.

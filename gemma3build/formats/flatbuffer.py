@@ -8,14 +8,14 @@ import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class FlatBufferError(ValueError):
     """A FlatBuffer that is cut off or contradicts itself."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class Span(NamedTuple):
     """Where something lies in a file: offset from its start, and size, in bytes."""
 
     offset: int

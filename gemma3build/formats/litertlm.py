@@ -1,4 +1,4 @@
-"""The header of a ``.litertlm`` file, read strictly.
+"""``.litertlm`` files: where their sections lie, and their bytes without the random uuid and the clock.
 
 A file starts with ``LITERTLM``, three uint32 of version, four bytes of padding and a uint64 that says
 where the header ends. The header is a FlatBuffer at byte 32, the table ``LiteRTLMMetaData``; sections
@@ -10,7 +10,7 @@ what was read.
 """
 
 import datetime
-import hashlib
+import mmap
 import struct
 import uuid
 from collections.abc import Iterator, Mapping
@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gemma3build.formats.flatbuffer import FlatBuffer, FlatBufferError, Span
+from gemma3build.util.files import sha256_span
 from gemma3build.util.serialize import canonical_json
 
 MAGIC = b"LITERTLM"
 MAJOR = 1
-BLOCK = 16 * 1024  # bytes: sections start at multiples of it
+ALIGNMENT = 16 * 1024  # bytes: sections start at multiples of it
 START = 32  # where the FlatBuffer begins
-LARGEST = 4 * BLOCK  # a header of three sections has some 600 bytes
+LARGEST = 64 * 1024  # a header of three sections has some 600 bytes
 MOST = 64  # elements of a vector: more could be made to cost much time in few bytes
 STRING = 9  # VData.StringValue
 # AnySectionDataType, from 1 on.
@@ -42,6 +43,9 @@ KINDS = (
     "TtsMetadataProto",
     "AsrMetadataProto",
 )
+UUID, TIME = "uuid", "creation_timestamp"  # keys of the system metadata
+# A namespace of this project's own, drawn once at random: RFC 9562, 6.6.
+NAMESPACE = uuid.UUID("aad80869-8fe7-48d0-9af3-93abe1ce70fd")
 
 
 class LitertlmError(ValueError):
@@ -66,8 +70,18 @@ class Header:
         """Return a string of the system metadata; raises LitertlmError if there is none."""
         if key not in self.texts:
             raise LitertlmError(f"the header has no {key}")
-        span = self.texts[key]
-        return _decode(self.data[span.offset : span.offset + span.size])
+        return _decode(self.data, self.texts[key])
+
+
+def read_sections(path: Path) -> dict[str, Span]:
+    """Return where each section lies, by its type such as ``TFLiteModel``.
+
+    Raises:
+        LitertlmError: the file is no ``.litertlm``, is cut off, or contradicts itself.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return dict(read_header(file, path.stat().st_size).sections)
 
 
 def read_header(file: BinaryIO, size: int) -> Header:
@@ -95,31 +109,27 @@ def read_header(file: BinaryIO, size: int) -> Header:
         raise LitertlmError("its header is cut off")
     buffer = FlatBuffer(data=data, start=START)
     try:
-        texts = dict(_unique(_texts(buffer)))
-        sections = dict(_unique(_sections(buffer)))
+        texts, sections = _unique(_texts(buffer)), _unique(_sections(buffer))
     except FlatBufferError as error:
         raise LitertlmError(f"its header cannot be read: {error}") from error
-    _check_places(sections, end, size)
-    return Header(data=data, texts=texts, sections=sections)
-
-
-def _check_places(sections: Mapping[str, Span], end: int, size: int) -> None:
-    """Require sections in order, aligned, apart from each other, and up to the end of the file."""
     for name, span in sections.items():
-        if span.offset % BLOCK or span.offset < end or span.size < 0:
+        if span.offset % ALIGNMENT or span.offset < end or span.size < 0:
             raise LitertlmError(f"the section {name} is out of place")
         end = span.offset + span.size
     if end != size:
         raise LitertlmError(f"its last section ends at byte {end} of {size}")
+    return Header(data=data, texts=texts, sections=sections)
 
 
 def _texts(buffer: FlatBuffer) -> Iterator[tuple[str, Span]]:
     """Yield the strings of the ``SystemMetadata``: key, and where the text lies."""
     for entry in _tables(buffer, 0):
-        kind, value = buffer.field(entry, 1), buffer.field(entry, 2)
+        key, kind, value = (buffer.field(entry, slot) for slot in (0, 1, 2))
         if kind is not None and buffer.number("<B", kind) == STRING and value is not None:
             text = buffer.field(buffer.pointer(value), 0)
-            yield _text(buffer, buffer.field(entry, 0)), _string(buffer, text)
+            if key is None or text is None:
+                raise LitertlmError("a string is missing in its header")
+            yield _decode(buffer.data, buffer.content(key)), buffer.content(text)
 
 
 def _sections(buffer: FlatBuffer) -> Iterator[tuple[str, Span]]:
@@ -132,18 +142,7 @@ def _sections(buffer: FlatBuffer) -> Iterator[tuple[str, Span]]:
         if not 1 <= number <= len(KINDS):
             raise LitertlmError(f"a section has the unknown type {number}")
         offset = buffer.number("<Q", begin)
-        size = buffer.number("<Q", end) - offset
-        yield KINDS[number - 1], Span(offset=offset, size=size)
-
-
-def _unique(pairs: Iterator[tuple[str, Span]]) -> Iterator[tuple[str, Span]]:
-    """Pass on what no earlier pair has named."""
-    seen = set()
-    for name, span in pairs:
-        if name in seen:
-            raise LitertlmError(f"the header has {name!r} twice")
-        seen.add(name)
-        yield name, span
+        yield KINDS[number - 1], Span(offset=offset, size=buffer.number("<Q", end) - offset)
 
 
 def _tables(buffer: FlatBuffer, slot: int) -> Iterator[int]:
@@ -152,29 +151,20 @@ def _tables(buffer: FlatBuffer, slot: int) -> Iterator[int]:
     return iter(()) if holder is None else buffer.tables(buffer.pointer(holder), 0, MOST)
 
 
-def _text(buffer: FlatBuffer, field: int | None) -> str:
-    span = _string(buffer, field)
-    return _decode(buffer.data[span.offset : span.offset + span.size])
+def _unique(pairs: Iterator[tuple[str, Span]]) -> dict[str, Span]:
+    found: dict[str, Span] = {}
+    for name, span in pairs:
+        if name in found:
+            raise LitertlmError(f"the header has {name!r} twice")
+        found[name] = span
+    return found
 
 
-def _string(buffer: FlatBuffer, field: int | None) -> Span:
-    """Return where the text of a string field lies."""
-    if field is None:
-        raise LitertlmError("a string is missing in its header")
-    return buffer.content(field)
-
-
-def _decode(text: bytes) -> str:
+def _decode(data: bytes | mmap.mmap, span: Span) -> str:
     try:
-        return text.decode()
+        return data[span.offset : span.offset + span.size].decode()
     except UnicodeDecodeError as error:
         raise LitertlmError("a string in its header is not UTF-8") from error
-
-
-UUID, TIME = "uuid", "creation_timestamp"
-# A namespace of this project's own, drawn once at random: RFC 9562, 6.6.
-NAMESPACE = uuid.UUID("aad80869-8fe7-48d0-9af3-93abe1ce70fd")
-COPY_SIZE = 1 << 20
 
 
 def stabilize(path: Path, epoch: int) -> dict[str, str]:
@@ -193,31 +183,15 @@ def stabilize(path: Path, epoch: int) -> dict[str, str]:
     """
     with path.open("r+b") as file:
         header = read_header(file, path.stat().st_size)
-        digests = {name: section_digest(path, span) for name, span in header.sections.items()}
-        values = {UUID: stable_uuid(digests), TIME: stable_time(epoch)}
+        digests = {name: sha256_span(file, *span) for name, span in header.sections.items()}
+        content = replace(header, {UUID: stable_uuid(digests), TIME: stable_time(epoch)})
         file.seek(0)
-        file.write(replace(header, values))
+        file.write(content)
     return digests
 
 
-def section_digest(path: Path, span: Span) -> str:
-    """Return the SHA-256 of a part of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(span.offset)
-        left = span.size
-        while block := file.read(min(left, COPY_SIZE)):
-            digest.update(block)
-            left -= len(block)
-    return digest.hexdigest()
-
-
 def stable_uuid(digests: Mapping[str, str]) -> str:
-    """Return a uuid of the content.
-
-    Args:
-        digests: SHA-256 of each section, by its type.
-    """
+    """Return a uuid of the content, given by the SHA-256 of each section."""
     return str(uuid.uuid5(NAMESPACE, canonical_json(dict(digests)).decode()))
 
 
@@ -229,32 +203,14 @@ def stable_time(epoch: int) -> str:
 def replace(header: Header, values: Mapping[str, str]) -> bytes:
     """Return the bytes of a header with other strings in its system metadata.
 
-    Args:
-        header: of a file.
-        values: new strings by key, as long as those that are there.
-
     Raises:
         LitertlmError: the header has no such string.
-        ValueError: a string has another length.
+        ValueError: a string has another length than the one that is there.
     """
     data = bytearray(header.data)
     for key, value in values.items():
         if len(value.encode()) != len(header.text(key).encode()):
             raise ValueError(f"{value} is not as long as {header.text(key)}")
-        offset = header.texts[key].offset
-        data[offset : offset + header.texts[key].size] = value.encode()
+        offset, size = header.texts[key]
+        data[offset : offset + size] = value.encode()
     return bytes(data)
-
-
-def read_sections(path: Path) -> dict[str, tuple[int, int]]:
-    """Return offset and size of each section in bytes, by its type such as ``TFLiteModel``.
-
-    Sections are within the file and do not overlap. At most 64 KiB are read, whatever the file says.
-
-    Raises:
-        LitertlmError: the file is no ``.litertlm``, is cut off, or contradicts itself.
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        header = read_header(file, path.stat().st_size)
-    return {name: (span.offset, span.size) for name, span in header.sections.items()}

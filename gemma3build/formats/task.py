@@ -1,9 +1,9 @@
-"""Where the members of a ``.task`` lie, for files that nobody vouches for.
+"""``.task`` files: where their members lie, and their bytes without the clock.
 
 A ``.task`` is a zip archive (APPNOTE.TXT, pkware.com) as MediaPipe's bundler writes it: members are stored
 and not compressed, one after the other, with at most four zero bytes before each so that a runtime can
-map it (``model_asset_bundle_utils.py`` of MediaPipe). Anything else could be read in two ways, or could
-grow when it is read, and is refused.
+map it (``model_asset_bundle_utils.py`` of MediaPipe). The reader trusts nothing, and refuses anything
+else: it could be read in two ways, or could grow when it is read.
 """
 
 import io
@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
+from gemma3build.formats.flatbuffer import Span
 from gemma3build.schema.scheme import NAME
 
 LARGEST = 64 * 1024  # bytes of a directory, and of a comment after it
@@ -27,6 +28,11 @@ ENCRYPTED = 1  # a flag: 4.4.4
 IN_EXTRA = 0xFFFFFFFF  # a size that stands in the extra field instead: 4.5.3
 ZIP64_EXTRA = struct.Struct("<HHQQ")  # kind, length, both sizes
 ZIP64 = 1  # the kind
+# Where time and date stand in a local and in a central header, and the size of a central one before
+# its variable part: 4.3.7 and 4.3.12.
+LOCAL_TIME, CENTRAL_TIME, CENTRAL_HEADER = 10, 12, 46
+# Midnight of 1 January 1980, the earliest time that a zip archive can hold: 4.4.6.
+ZIP_EPOCH = struct.pack("<HH", 0, (0 << 9) | (1 << 5) | 1)
 
 
 class TaskFileError(ValueError):
@@ -43,8 +49,8 @@ class _Bounded(io.BufferedReader):
         return super().read(most if size is None or size < 0 else size)
 
 
-def read_members(path: Path) -> dict[str, tuple[int, int]]:
-    """Return offset and size of each member in bytes, by its name such as ``TOKENIZER_MODEL``.
+def read_members(path: Path) -> dict[str, Span]:
+    """Return where each member lies, by its name such as ``TOKENIZER_MODEL``.
 
     Members are within the file and do not overlap, and nothing lies between them. Some hundred KiB are
     read at most, whatever the file says.
@@ -55,22 +61,20 @@ def read_members(path: Path) -> dict[str, tuple[int, int]]:
     """
     with path.open("rb", buffering=0) as raw, _Bounded(raw) as file:
         members, directory = _read_directory(file)
-        found: dict[str, tuple[int, int]] = {}
-        place = 0
+        found: dict[str, Span] = {}
+        end = 0
         for member in members:
             name = member.orig_filename
             if not re.fullmatch(NAME, name):
                 raise TaskFileError(f"a member has the name {name!a}")
             if name in found:
                 raise TaskFileError(f"it has the member {name} twice")
-            _check_stored(member)
-            start = _data_start(file, member, place)
-            place = start + member.file_size
-            if place > directory:
+            span = found[name] = _read_member(file, member, end)
+            end = span.offset + span.size
+            if end > directory:
                 raise TaskFileError(f"the member {name} leads out of it")
-            found[name] = (start, member.file_size)
-        if place != directory:
-            raise TaskFileError(f"{directory - place} bytes belong to no member")
+        if end != directory:
+            raise TaskFileError(f"{directory - end} bytes belong to no member")
     return found
 
 
@@ -93,54 +97,37 @@ def _read_directory(file: BinaryIO) -> tuple[list[zipfile.ZipInfo], int]:
     return members, directory
 
 
-def _check_stored(member: zipfile.ZipInfo) -> None:
-    """Require a member whose bytes stand in the archive as they are."""
+def _read_member(file: BinaryIO, member: zipfile.ZipInfo, place: int) -> Span:
+    """Return where a member lies, whose own header must agree with the directory; it follows ``place``."""
+    name = f"the member {member.orig_filename}"
     if member.flag_bits & ENCRYPTED:
-        raise TaskFileError(f"the member {member.orig_filename} is encrypted")
+        raise TaskFileError(f"{name} is encrypted")
     if member.compress_type != zipfile.ZIP_STORED:
-        raise TaskFileError(f"the member {member.orig_filename} is compressed")
+        raise TaskFileError(f"{name} is compressed")
     if member.flag_bits or member.compress_size != member.file_size:
-        raise TaskFileError(f"the member {member.orig_filename} is not simply stored")
-
-
-def _data_start(file: BinaryIO, member: zipfile.ZipInfo, place: int) -> int:
-    """Return where the bytes of a member start, after its own header.
-
-    Args:
-        file: the archive.
-        member: as the directory has it.
-        place: where the member before it ends.
-    """
-    name = member.orig_filename.encode("ascii")
+        raise TaskFileError(f"{name} is not simply stored")
     if not 0 <= member.header_offset - place <= PADDING:
-        raise TaskFileError(
-            f"the member {member.orig_filename} overlaps another or is out of place"
-        )
+        raise TaskFileError(f"{name} overlaps another or is out of place")
     file.seek(place)
     if file.read(member.header_offset - place).strip(b"\0"):
-        raise TaskFileError(f"bytes before the member {member.orig_filename} belong to none")
+        raise TaskFileError(f"bytes before {name} belong to none")
     header = file.read(LOCAL.size)
     if len(header) < LOCAL.size:
-        raise TaskFileError(f"the member {member.orig_filename} is cut off")
+        raise TaskFileError(f"{name} is cut off")
     signature, _, flags, method, _, _, crc, *sizes, name_size, extra_size = LOCAL.unpack(header)
     rest = file.read(name_size + extra_size)
-    extra = rest[name_size:]
+    own_name, extra = rest[:name_size], rest[name_size:]
     if sizes == [IN_EXTRA, IN_EXTRA] and extra_size == ZIP64_EXTRA.size == len(extra):
         kind, length, *sizes = ZIP64_EXTRA.unpack(extra)
         extra = b"" if (kind, length) == (ZIP64, ZIP64_EXTRA.size - 4) else extra
-    expected = (LOCAL_SIGNATURE, 0, zipfile.ZIP_STORED, member.CRC, [member.file_size] * 2, name)
-    if extra or (signature, flags, method, crc, sizes, rest[:name_size]) != expected:
-        raise TaskFileError(f"the member {member.orig_filename} has two headers that differ")
-    return member.header_offset + LOCAL.size + len(rest)
-
-
-# Offsets of the two-byte time and two-byte date in the headers of a zip member, and the size of a
-# central header before its variable part: APPNOTE.TXT, 4.3.7 and 4.3.12.
-LOCAL_TIME = 10
-CENTRAL_TIME = 12
-CENTRAL_HEADER = 46
-# Midnight of 1 January 1980, the earliest time that a zip archive can hold: 4.4.6.
-ZIP_EPOCH = struct.pack("<HH", 0, (0 << 9) | (1 << 5) | 1)
+    found = (signature, flags, method, crc, sizes, own_name)
+    expected = (
+        *(LOCAL_SIGNATURE, 0, zipfile.ZIP_STORED, member.CRC),
+        *([member.file_size] * 2, member.orig_filename.encode("ascii")),
+    )
+    if extra or found != expected:
+        raise TaskFileError(f"{name} has two headers that differ")
+    return Span(offset=member.header_offset + LOCAL.size + len(rest), size=member.file_size)
 
 
 def stabilize(path: Path) -> None:

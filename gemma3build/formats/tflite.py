@@ -1,4 +1,4 @@
-"""Where the buffers of a ``.tflite`` lie, for files that nobody vouches for.
+"""Where the buffers of a ``.tflite`` lie, by a reader that trusts nothing.
 
 The layout is that of ``tensorflow/compiler/mlir/lite/schema/schema.fbs``: a FlatBuffer whose root table
 ``Model`` has subgraphs in field 2 and buffers in field 4. Tensors of a subgraph name their buffer in
@@ -17,8 +17,8 @@ MOST = 1 << 16  # buffers, tensors or subgraphs; an export of 26 layers has some
 LONGEST = 120  # bytes of a tensor's name that are read
 
 
-def read_buffers(path: Path) -> dict[str, tuple[int, int]]:
-    """Return offset and size of each buffer in bytes, by its number and the first tensor that has it.
+def read_buffers(path: Path) -> dict[str, Span]:
+    """Return where each buffer lies, by its number and the first tensor that has it.
 
     Buffers are within the file, and are together no larger than it.
 
@@ -37,7 +37,7 @@ def read_buffers(path: Path) -> dict[str, tuple[int, int]]:
     if sum(span.size for span in spans.values()) > size:
         raise FlatBufferError("its buffers overlap")
     return {
-        f"{number} ({names[number]})" if number in names else f"{number}": (span.offset, span.size)
+        f"{number} ({names[number]})" if number in names else f"{number}": span
         for number, span in spans.items()
     }
 
@@ -67,8 +67,7 @@ def _buffers(buffer: FlatBuffer, size: int) -> Iterator[tuple[int, Span]]:
         if inside is not None:
             span = buffer.content(inside)
         elif outside is not None and length is not None:
-            places = (buffer.number("<Q", place) for place in (outside, length))
-            span = Span(offset=next(places), size=next(places))
+            span = Span(buffer.number("<Q", outside), buffer.number("<Q", length))
         else:
             continue
         if span.offset + span.size > size:

@@ -11,6 +11,7 @@ from typing import Any
 from gemma3build.util.serialize import Record
 
 TEXT_MODEL_TYPE = "gemma3_text"
+EMBEDDING = "model.embed_tokens.weight"
 GLOBAL = "full_attention"
 LOCAL = "sliding_attention"
 # transformers' defaults for keys that a Gemma 3 config.json may leave out (Gemma3TextConfig).
@@ -70,7 +71,7 @@ class Shape(Record):
             "self_attn.v_proj": (key, hidden),
         }
         return {
-            "model.embed_tokens.weight": (self.vocab_size, hidden),
+            EMBEDDING: (self.vocab_size, hidden),
             "model.norm.weight": (hidden,),
             **{
                 f"model.layers.{layer}.{name}.weight": shape
@@ -116,15 +117,15 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     """
     model_type = config.get("model_type")
     if model_type == "gemma3":
-        message = (
+        raise ArchitectureError(
             "this is a multimodal Gemma 3 (model_type 'gemma3', with a vision tower);"
             " only the text models (270M and 1B, model_type 'gemma3_text') can be built"
         )
-        raise ArchitectureError(message)
     if model_type != TEXT_MODEL_TYPE:
         name = ", ".join(config.get("architectures") or ()) or "an unnamed architecture"
-        message = f"this is {name} (model_type {model_type!r}), not a Gemma 3 text model"
-        raise ArchitectureError(message)
+        raise ArchitectureError(
+            f"this is {name} (model_type {model_type!r}), not a Gemma 3 text model"
+        )
     _refuse_features(config)
     shape = Shape(
         vocab_size=_positive(config, "vocab_size"),
@@ -136,15 +137,15 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         head_dim=_positive(config, "head_dim"),
     )
     if shape.heads % shape.kv_heads:
-        message = f"{shape.heads} query heads cannot share {shape.kv_heads} key-value heads evenly"
-        raise ArchitectureError(message)
+        raise ArchitectureError(
+            f"{shape.heads} query heads cannot share {shape.kv_heads} key-value heads evenly"
+        )
     scalar = config.get("query_pre_attn_scalar", DEFAULT_ATTENTION_SCALAR)
     if scalar != shape.head_dim:
-        message = (
+        raise ArchitectureError(
             f"query_pre_attn_scalar is {scalar}, head_dim {shape.head_dim};"
             " the converter's decoder scales attention by head_dim only"
         )
-        raise ArchitectureError(message)
     rope_base, rope_local_base = _rope_bases(config)
     return Architecture(
         shape=shape,
@@ -159,12 +160,14 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
 
 def _refuse_features(config: Mapping[str, Any]) -> None:
     if not config.get("tie_word_embeddings", True):
-        message = "its LM head is not tied to the embedding; the converter's decoder shares them"
-        raise ArchitectureError(message)
+        raise ArchitectureError(
+            "its LM head is not tied to the embedding; the converter's decoder shares them"
+        )
     activation = config.get("hidden_activation", "gelu_pytorch_tanh")
     if activation != "gelu_pytorch_tanh":
-        message = f"hidden_activation is {activation!r}; the decoder has gelu_pytorch_tanh"
-        raise ArchitectureError(message)
+        raise ArchitectureError(
+            f"hidden_activation is {activation!r}; the decoder has gelu_pytorch_tanh"
+        )
     for key in (
         "attention_bias",
         "attn_logit_softcapping",
@@ -174,8 +177,9 @@ def _refuse_features(config: Mapping[str, Any]) -> None:
         "quantization_config",
     ):
         if config.get(key):
-            message = f"{key} is {config[key]!r}; the converter's decoder does not have it"
-            raise ArchitectureError(message)
+            raise ArchitectureError(
+                f"{key} is {config[key]!r}; the converter's decoder does not have it"
+            )
 
 
 def _rope_bases(config: Mapping[str, Any]) -> tuple[float, float]:
@@ -187,14 +191,16 @@ def _rope_bases(config: Mapping[str, Any]) -> tuple[float, float]:
             _real(config, "rope_local_base_freq", DEFAULT_LOCAL_ROPE_BASE),
         )
     if not isinstance(parameters, Mapping) or set(parameters) - {GLOBAL, LOCAL}:
-        message = f"rope_parameters must have a table for {GLOBAL} and {LOCAL}, nothing else"
-        raise ArchitectureError(message)
+        raise ArchitectureError(
+            f"rope_parameters must have a table for {GLOBAL} and {LOCAL}, nothing else"
+        )
     bases = []
     for kind, default in ((GLOBAL, DEFAULT_GLOBAL_ROPE_BASE), (LOCAL, DEFAULT_LOCAL_ROPE_BASE)):
         table = parameters.get(kind, {})
         if table.get("rope_type", "default") != "default":
-            message = f"its rope_type is {table['rope_type']!r}; the decoder has 'default' only"
-            raise ArchitectureError(message)
+            raise ArchitectureError(
+                f"its rope_type is {table['rope_type']!r}; the decoder has 'default' only"
+            )
         bases.append(_real(table, "rope_theta", default))
     return bases[0], bases[1]
 
@@ -206,25 +212,23 @@ def _global_layers(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:
         period = _positive(config, "sliding_window_pattern") if given else DEFAULT_PATTERN
         return tuple(layer for layer in range(layers) if (layer + 1) % period == 0)
     if len(types) != layers or set(types) - {GLOBAL, LOCAL}:
-        message = f"layer_types must name {GLOBAL} or {LOCAL} for each of {layers} layers"
-        raise ArchitectureError(message)
+        raise ArchitectureError(
+            f"layer_types must name {GLOBAL} or {LOCAL} for each of {layers} layers"
+        )
     return tuple(layer for layer, kind in enumerate(types) if kind == GLOBAL)
 
 
 def _positive(config: Mapping[str, Any], key: str, most: int = LARGEST_SIZE) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        message = f"{key} must be a positive whole number, not {value!r}"
-        raise ArchitectureError(message)
+        raise ArchitectureError(f"{key} must be a positive whole number, not {value!r}")
     if value > most:
-        message = f"{key} is {value}, more than any model has"
-        raise ArchitectureError(message)
+        raise ArchitectureError(f"{key} is {value}, more than any model has")
     return value
 
 
 def _real(table: Mapping[str, Any], key: str, default: float) -> float:
     value = table.get(key, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        message = f"{key} must be a positive number, not {value!r}"
-        raise ArchitectureError(message)
+        raise ArchitectureError(f"{key} must be a positive number, not {value!r}")
     return float(value)

@@ -55,11 +55,7 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
 
 
 def checkpoint_architecture(folder: Path) -> Architecture:
-    """Return the architecture that a checkpoint's config.json describes.
-
-    Raises:
-        StepError: there is none, it cannot be read, or it is not a Gemma 3 text model.
-    """
+    """Return the architecture that a checkpoint's config.json describes; raises StepError."""
     try:
         return read_architecture(load_json(read_bounded(folder / CONFIG)))
     except FileNotFoundError:
@@ -141,9 +137,6 @@ def configured(config: Any) -> str:
     """Return the chat template in a tokenizer's configuration.
 
     It is a text, or a list of texts with names.
-
-    Raises:
-        AttributeError, KeyError, TypeError: it is neither.
     """
     found = config.get("chat_template") or ""
     if isinstance(found, list):

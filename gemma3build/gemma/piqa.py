@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gemma3build.util.files import read_bounded_text
+from gemma3build.util.files import read_bounded_text, sha256_bytes
 
 QUESTIONS = "valid.jsonl"
 LABELS = "valid-labels.lst"
@@ -26,11 +26,11 @@ def read_data(folder: Path) -> tuple[list[str], list[str]]:
         for name in (QUESTIONS, LABELS)
     )
     if len(lines) != len(labels):
-        message = f"{QUESTIONS} has {len(lines)} questions, {LABELS} has {len(labels)} labels"
-        raise ValueError(message)
+        raise ValueError(
+            f"{QUESTIONS} has {len(lines)} questions, {LABELS} has {len(labels)} labels"
+        )
     if len(lines) < FEWEST:
-        message = f"{QUESTIONS} has {len(lines)} questions; a standard error needs {FEWEST}"
-        raise ValueError(message)
+        raise ValueError(f"{QUESTIONS} has {len(lines)} questions; a standard error needs {FEWEST}")
     return lines, labels
 
 
@@ -45,16 +45,18 @@ def make_questions(lines: Sequence[str], labels: Sequence[str]) -> list[dict[str
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            message = f"line {number} of {QUESTIONS} is not JSON: {error}"
-            raise ValueError(message) from error
+            raise ValueError(f"line {number} of {QUESTIONS} is not JSON: {error}") from error
         if not isinstance(found, dict) or not all(is_text(found.get(name)) for name in FIELDS):
-            message = f"line {number} of {QUESTIONS} has not the texts {', '.join(FIELDS)}"
-            raise ValueError(message)
+            raise ValueError(f"line {number} of {QUESTIONS} has not the texts {', '.join(FIELDS)}")
         if label not in ("0", "1"):
-            message = f"line {number} of {LABELS} is {label!r}, not 0 or 1"
-            raise ValueError(message)
+            raise ValueError(f"line {number} of {LABELS} is {label!r}, not 0 or 1")
         questions.append({**{name: found[name] for name in FIELDS}, "label": int(label)})
     return questions
+
+
+def data_digest(lines: Sequence[str], labels: Sequence[str]) -> str:
+    """Return the SHA-256 of what was asked: the lines of the questions, then those of the labels."""
+    return sha256_bytes("".join(f"{line}\n" for line in (*lines, *labels)).encode())
 
 
 def is_text(value: object) -> bool:

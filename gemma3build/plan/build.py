@@ -52,44 +52,38 @@ def plan_build(
     """
     check_parameters(parameters, context, schemes)
     check_name(model)
-    arrival = plan_checkpoint(source, shape)
-    checkpoint = arrival.checkpoint
-    need = resources.check_need(shape)
+    inputs = plan_checkpoint(source, shape)
+    checkpoint = inputs.checkpoint
     check = Step(
         name=CHECK,
         module="fetch.check",
         parameters={"shape": encode(shape) if pinned else None},
         inputs={"checkpoint": checkpoint},
-        memory=need.memory,
-        disk=need.disk,
+        **resources.check_need(shape),
     )
-    need = resources.export_need(shape, lean=parameters.lean)
     export = Step(
         name=EXPORT,
         module="convert.export",
         parameters=encode(parameters),
         inputs={"checkpoint": without_tokenizer(checkpoint)},
         after=(CHECK,),
-        memory=need.memory,
-        disk=need.disk,
+        **resources.export_need(shape, lean=parameters.lean),
     )
-    need = resources.reference_need(shape)
     reference = Step(
         name=REFERENCE_STEP,
         module="convert.reference",
         parameters={"longest": longest_prompt(parameters)},
         inputs={"checkpoint": checkpoint},
         after=(CHECK,),
-        memory=need.memory,
-        disk=need.disk,
+        **resources.reference_need(shape),
     )
-    steps = [*arrival.steps, check, export, reference]
+    steps = [*inputs.steps, check, export, reference]
     if any(scheme.calibrated for scheme in schemes):
         steps.append(plan_calibration(checkpoint, shape, after=(CHECK,)))
     artifacts: list[Artifact] = []
     for scheme in schemes:
         stem = f"{model}_{scheme.suffix}_ekv{parameters.kv_cache_max_len}"
-        new_steps, outputs = plan_scheme(scheme, stem, shape, arrival, parameters)
+        new_steps, outputs = plan_scheme(scheme, stem, shape, inputs, parameters)
         steps += new_steps
         artifacts += outputs
     return Plan(
@@ -98,8 +92,8 @@ def plan_build(
         shape=shape,
         source=source,
         checkpoint=checkpoint,
-        tokenizer=arrival.tokenizer,
-        chat_template=arrival.chat_template,
+        tokenizer=inputs.tokenizer,
+        chat_template=inputs.chat_template,
         parameters=parameters,
         schemes=schemes,
         steps=tuple(steps),
@@ -108,11 +102,7 @@ def plan_build(
 
 
 def check_parameters(parameters: Parameters, context: int, schemes: tuple[Scheme, ...]) -> None:
-    """Refuse parameters that would fail late or mean nothing.
-
-    Raises:
-        BuildError: saying which and why (REQUEST).
-    """
+    """Refuse parameters that would fail late or mean nothing; raises BuildError (REQUEST)."""
     lengths = parameters.prefill_seq_lens
     if not schemes:
         what, why = "There is nothing to build", "no scheme was given"
@@ -156,15 +146,13 @@ def check_name(name: str) -> None:
 
 def plan_calibration(checkpoint: Input, shape: Shape, after: tuple[str, ...] = ()) -> Step:
     """Return the step that finds out how strong the inputs of each matrix are."""
-    need = resources.calibrate_need(shape)
     return Step(
         name=CALIBRATE,
         module="convert.calibrate",
         parameters={},
         inputs={"checkpoint": checkpoint},
         after=after,
-        memory=need.memory,
-        disk=need.disk,
+        **resources.calibrate_need(shape),
     )
 
 
@@ -183,7 +171,6 @@ def plan_quantization(
     inputs: dict[str, Input] = {"model": StepOutput(step=export)}
     if scheme.calibrated:
         inputs["importance"] = StepOutput(step=CALIBRATE)
-    need = resources.quantize_need(shape, scheme)
     return Step(
         name=name,
         module="convert.quantize",
@@ -194,13 +181,12 @@ def plan_quantization(
             "file_name": file_name,
         },
         inputs=inputs,
-        memory=need.memory,
-        disk=need.disk,
+        **resources.quantize_need(shape, scheme),
     )
 
 
 def plan_scheme(
-    scheme: Scheme, stem: str, shape: Shape, arrival: CheckpointInputs, parameters: Parameters
+    scheme: Scheme, stem: str, shape: Shape, inputs: CheckpointInputs, parameters: Parameters
 ) -> tuple[list[Step], list[Artifact]]:
     """Return the steps and artifacts of one scheme; the float one is the export itself."""
     steps = []
@@ -212,19 +198,16 @@ def plan_scheme(
         quantize = plan_quantization(scheme, shape, name=name, export=EXPORT, file_name=tflite)
         steps.append(quantize)
         model = StepOutput(step=quantize.name, path=tflite)
-    parts: dict[str, Input] = {"model": model, "tokenizer": arrival.tokenizer}
-    templates = {"chat_template": arrival.chat_template} if arrival.chat_template else {}
-    need = resources.bundle_need(size)
+    parts: dict[str, Input] = {"model": model, "tokenizer": inputs.tokenizer}
+    templates = {"chat_template": inputs.chat_template} if inputs.chat_template else {}
     bundle = Step(
         name=f"bundle-{scheme.name}",
         module="bundle.task",
         parameters={"file_name": task},
         inputs=parts,
-        memory=need.memory,
-        disk=need.disk,
+        **resources.bundle_need(size),
     )
     task_output = StepOutput(step=bundle.name, path=task)
-    need = resources.package_need(size)
     package = Step(
         name=f"package-{scheme.name}",
         module="litertlm.package",
@@ -233,11 +216,9 @@ def plan_scheme(
             "kv_cache_max_len": parameters.kv_cache_max_len,
         },
         inputs=parts | templates,
-        memory=need.memory,
-        disk=need.disk,
+        **resources.package_need(size),
     )
     litertlm_output = StepOutput(step=package.name, path=litertlm)
-    need = resources.gate_need(shape, scheme, size)
     gate = Step(
         name=gate_step(scheme.name),
         module="evaluate.gate",
@@ -250,11 +231,10 @@ def plan_scheme(
             "model": model,
             "bundle": task_output,
             "package": litertlm_output,
-            "tokenizer": arrival.tokenizer,
+            "tokenizer": inputs.tokenizer,
             "reference": StepOutput(step=REFERENCE_STEP),
         },
-        memory=need.memory,
-        disk=need.disk,
+        **resources.gate_need(shape, scheme, size),
     )
     steps += [bundle, package, gate]
     artifacts = [

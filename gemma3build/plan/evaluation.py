@@ -32,7 +32,7 @@ def plan_evaluation(
 
     PIQA is scored by an export of the same checkpoint whose one signature returns the logits after
     every token; quantized by the scheme, its weights are those of the artifact, or the step refuses. Speed is measured on
-    the bundle itself, anew each time.
+    the bundle itself, again each time.
 
     Args:
         plan: of a build of the same checkpoint.
@@ -43,17 +43,15 @@ def plan_evaluation(
         own: whether they are the user's own.
         limit: how many questions are asked; None asks all.
     """
-    arrival = [step for step in plan.steps if step.name in (FETCH, IMPORT)]
-    need = resources.export_need(plan.shape, lean=True)
+    fetching = [step for step in plan.steps if step.name in (FETCH, IMPORT)]
     export = Step(
         name=SCORE_EXPORT,
         module="convert.export_score",
         parameters={"length": SCORE_LENGTH},
         inputs={"checkpoint": without_tokenizer(plan.checkpoint)},
-        memory=need.memory,
-        disk=need.disk,
+        **resources.export_need(plan.shape, lean=True),
     )
-    steps = [*arrival, export]
+    steps = [*fetching, export]
     if any(scheme.calibrated for scheme in schemes):
         steps.append(plan_calibration(plan.checkpoint, plan.shape))
     for scheme in schemes:
@@ -97,14 +95,7 @@ def expect_evaluation(plan: Plan) -> tuple[Step, ...]:
 def plan_piqa(
     scheme: Scheme, shape: Shape, inputs: Mapping[str, Input], parameters: Mapping[str, Any]
 ) -> list[Step]:
-    """Return the steps that ask one scheme.
-
-    Args:
-        scheme: which.
-        shape: for the estimates.
-        inputs: of the step that asks, but for the model, which the other steps make.
-        parameters: of the step that asks.
-    """
+    """Return the steps that ask one scheme."""
     steps = []
     model = StepOutput(step=SCORE_EXPORT, path=FLOAT_MODEL)
     size = resources.model_size(shape, scheme)
@@ -118,14 +109,12 @@ def plan_piqa(
         )
         steps.append(quantize)
         model = StepOutput(step=quantize.name)
-    need = resources.piqa_need(shape, scheme, size, SCORE_LENGTH)
     piqa = Step(
         name=piqa_step(scheme.name),
         module="harness.piqa",
         parameters=parameters,
         inputs={"model": model, **inputs},
-        memory=need.memory,
-        disk=need.disk,
+        **resources.piqa_need(shape, scheme, size, SCORE_LENGTH),
     )
     return [*steps, piqa]
 
@@ -133,15 +122,13 @@ def plan_piqa(
 def plan_speed(scheme: Scheme, shape: Shape, bundle: ExternalInput) -> Step:
     """Return the step that measures the speed of one bundle."""
     (file,) = bundle.files
-    need = resources.speed_need(shape, scheme, file.size)
     return Step(
         name=speed_step(scheme.name),
         module="evaluate.speed",
         parameters={"runs": SPEED_RUNS},
         inputs={"bundle": bundle},
         fresh=True,
-        memory=need.memory,
-        disk=need.disk,
+        **resources.speed_need(shape, scheme, file.size),
     )
 
 

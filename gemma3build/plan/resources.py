@@ -3,7 +3,7 @@
 The coefficients are fits to measured runs, rounded up: docs/benchmarks.md has the runs.
 """
 
-from dataclasses import dataclass
+from typing import TypedDict
 
 from gemma3build.gemma.architecture import Shape
 from gemma3build.gemma.prompts import SCORED, TEXTS
@@ -15,9 +15,8 @@ BFLOAT16 = 2  # bytes
 FLOAT64 = 8  # bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """Peak memory and written disk, in bytes."""
+class Need(TypedDict):
+    """Peak memory and written disk, in bytes, as arguments of a ``Step``."""
 
     memory: int
     disk: int

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma3build.errors import BuildError, ErrorCode
+from gemma3build.formats.registry import FORMATS
 from gemma3build.publish.rules import AGREEMENT, NOTICE, Violation
 from gemma3build.release.checksums import CHECKSUMS
 from gemma3build.release.manifest import LOCAL
@@ -21,12 +22,6 @@ from gemma3build.util.text import MEGABYTE, decimal, escape_control_chars, megab
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 RUNTIME = "litert-lm-api"
 FENCE = "---"  # around front matter
-# What reads a file, by its suffix.
-READERS = {
-    ".litertlm": "LiteRT-LM",
-    ".task": "MediaPipe LLM Inference, LiteRT-LM",
-    ".tflite": "LiteRT; it is also the model in the other two",
-}
 TERMS, POLICY = "ai.google.dev/gemma/terms", "ai.google.dev/gemma/prohibited_use_policy"
 TAGS = ("gemma3", "gemma", "litert", "litert-lm", "mediapipe", "on-device", "gemma3build")
 GATED: Mapping[str, Any] = {
@@ -107,7 +102,7 @@ def render(subject: Subject) -> str:
         "decimal": decimal,
         "flag": flag,
         "megabytes": megabytes,
-        "reader": lambda path: READERS.get(Path(path).suffix, ""),
+        "reader": lambda path: kind.runtime if (kind := FORMATS.get(Path(path).suffix)) else "",
         "significant": significant,
     }
     environment.filters.update(filters)
@@ -151,11 +146,7 @@ def front_matter(manifest: Manifest) -> str:
 
 
 def read_prose(path: Path) -> str:
-    """Return a publisher's own text for a card.
-
-    Raises:
-        BuildError: it cannot be read, or has front matter, which is generated (PUBLICATION).
-    """
+    """Return a publisher's own text for a card; raises BuildError (PUBLICATION)."""
     what = f"{path} cannot be put into the card"
     try:
         text = read_bounded_text(path).strip()

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma3build.errors import BuildError, ErrorCode, release_error
+from gemma3build.formats.registry import FORMATS
 from gemma3build.publish import hub
 from gemma3build.publish.diff import BRANCH, Remote
 from gemma3build.release.checksums import UNLISTED
-from gemma3build.util.files import FileDigest, sha256_file
-from gemma3build.util.text import GIBIBYTE
-from gemma3build.verify.untrusted import LARGEST_TEXT, join_names, truncate
+from gemma3build.util.files import LARGEST, FileDigest, sha256_file
+from gemma3build.util.text import gibibytes, join_names, truncate
 
 ADDRESS = re.compile(r"hf://(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
-ARTIFACTS = (".litertlm", ".task", ".tflite")
+ARTIFACTS = tuple(FORMATS)  # suffixes
 AT_A_TIME = 4  # records
 WHAT = "The published release cannot be looked at"
 
@@ -46,11 +46,7 @@ class PartialDownload:
         return text + (f"; beside the release: {names}" if names else "")
 
     def fetch_file(self, name: str) -> None:
-        """Download a file that was left there.
-
-        Raises:
-            BuildError: the Hub refuses; it does not fit (DISK); it is not what the Hub states.
-        """
+        """Download a file that was left there; raises BuildError."""
         refuse_large(self.remote, [name], self.folder)
         with hub.explained(WHAT, self.remote.repo):
             path = hub.download(self.remote.repo, self.remote.commit, name, self.folder)
@@ -83,7 +79,7 @@ def download_release(address: str, scratch: Path, *, full: bool) -> PartialDownl
             name is none of a release.
     """
     repo, revision = parse(address)
-    remote = hub.look(repo, revision, WHAT)
+    remote = hub.fetch_repo_state(repo, revision, WHAT)
     ours = {name for name in remote.files if is_ours(name, remote)}
     # While a file is downloaded, the Hub's client shows its name as it is.
     if odd := [name for name in ours if not name.isprintable()]:
@@ -122,12 +118,12 @@ def is_ours(name: str, remote: Remote) -> bool:
 def refuse_large(remote: Remote, names: list[str], folder: Path) -> None:
     """Refuse records that no release has, and files that do not fit."""
     texts = [name for name in names if not name.endswith(ARTIFACTS)]
-    if large := [name for name in texts if remote.files[name].size > LARGEST_TEXT]:
+    if large := [name for name in texts if remote.files[name].size > LARGEST]:
         why = f"{join_names(large)} too large for what it should be"
         raise release_error(ErrorCode.CHANGED, "A file is too large", why)
     needed = sum(remote.files[name].size for name in names)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        why = f"its files have {needed / GIBIBYTE:.1f} GiB, {free / GIBIBYTE:.1f} GiB are free"
+        why = f"its files have {gibibytes(needed)}, {gibibytes(free)} are free"
         hint = "Set TMPDIR to a larger disk, or for a rebuild GEMMA3BUILD_CACHE."
         raise BuildError(ErrorCode.DISK, WHAT, f"{why} at {folder.parent}", hint)

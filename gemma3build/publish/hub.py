@@ -43,12 +43,12 @@ from gemma3build.publish.diff import (
     not_read_back,
 )
 from gemma3build.release.checksums import CHECKSUMS, parse_checksums
+from gemma3build.release.directory import is_release
 from gemma3build.schema.hub_errors import LOG_IN, endpoint, first_line, moved, refusal
-from gemma3build.schema.manifest import MANIFEST, MANIFEST_FORMAT
+from gemma3build.schema.manifest import MANIFEST
 from gemma3build.schema.step import StepErrorCode, StepFailure
 from gemma3build.util.files import LARGEST, read_bounded
-from gemma3build.util.serialize import load_json
-from gemma3build.verify.untrusted import join_names, truncate
+from gemma3build.util.text import join_names, truncate
 
 NOT_PUBLISHED = "The release was not published"
 
@@ -86,7 +86,7 @@ def explained(what: str, repo: str) -> Iterator[None]:
             raise from_os_error(what, error) from error
         failure = refusal(what, repo, error, logged_in=get_token() is not None).failure
         if failure.code == StepErrorCode.NETWORK.value and is_final(error):
-            hint = "The same again will be refused, too: mend what it names."
+            hint = "The same again will be refused, too: fix what it names."
             failure = structs.replace(failure, hint=hint)
         raise from_step(failure) from error
 
@@ -112,11 +112,7 @@ def check_repo(repo: str, what: str) -> None:
 
 
 def require_login(repo: str) -> None:
-    """Require a token; whether it may write is for the Hub to say.
-
-    Raises:
-        BuildError: there is none.
-    """
+    """Require a token; whether it may write is for the Hub to say; raises BuildError."""
     if get_token() is None:
         why = f"to write to {repo} takes a token, and there is none"
         failure = StepFailure(
@@ -125,12 +121,8 @@ def require_login(repo: str) -> None:
         raise from_step(failure)
 
 
-def look(repo: str, revision: str, what: str) -> Remote:
-    """Return what the Hub states about a repository at a revision.
-
-    Raises:
-        BuildError: it refuses, or cannot be reached, or the repository has another name now.
-    """
+def fetch_repo_state(repo: str, revision: str, what: str) -> Remote:
+    """Return what the Hub states about a repository at a revision; raises BuildError."""
     api = HfApi(endpoint())
     with explained(what, repo):
         info = api.model_info(repo, revision=revision)
@@ -141,13 +133,10 @@ def look(repo: str, revision: str, what: str) -> Remote:
         tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo).tags}
         small = {name for name, file in files.items() if file.size <= LARGEST}
         with tempfile.TemporaryDirectory() as folder:
-            paths = {
-                name: download(repo, commit, name, Path(folder))
-                for name in (CHECKSUMS, MANIFEST)
-                if name in small
-            }
-            names = listed_names(paths[CHECKSUMS]) if CHECKSUMS in paths else frozenset()
-            released = MANIFEST in paths and is_manifest(paths[MANIFEST])
+            for name in {CHECKSUMS, MANIFEST} & small:
+                download(repo, commit, name, Path(folder))
+            names = listed_names(Path(folder, CHECKSUMS)) if CHECKSUMS in small else frozenset()
+            released = is_release(Path(folder))
     return Remote(
         repo=repo,
         commit=commit,
@@ -159,10 +148,10 @@ def look(repo: str, revision: str, what: str) -> Remote:
     )
 
 
-def look_if_there(repo: str, what: str) -> Remote | None:
+def find_repo_state(repo: str, what: str) -> Remote | None:
     """Return what the Hub states about a repository; None where it knows none, or hides it."""
     try:
-        return look(repo, BRANCH, what)
+        return fetch_repo_state(repo, BRANCH, what)
     except BuildError as error:
         if error.code is ErrorCode.NOT_FOUND and isinstance(
             error.__cause__, RepositoryNotFoundError
@@ -172,11 +161,7 @@ def look_if_there(repo: str, what: str) -> Remote | None:
 
 
 def pull_requests(repo: str, title: str) -> Iterator[Remote]:
-    """Yield what is in each open pull request of this title, newest first.
-
-    Raises:
-        BuildError: the Hub refuses.
-    """
+    """Yield what is in each open pull request of this title, newest first; raises BuildError."""
     with explained(NOT_PUBLISHED, repo):
         found = HfApi(endpoint()).get_repo_discussions(
             repo, discussion_type="pull_request", discussion_status="open"
@@ -187,16 +172,12 @@ def pull_requests(repo: str, title: str) -> Iterator[Remote]:
             if item.title == title
         ]
     for item in opened:
-        there = look(repo, item.revision, NOT_PUBLISHED)
+        there = fetch_repo_state(repo, item.revision, NOT_PUBLISHED)
         yield dataclasses.replace(there, pull_request=item)
 
 
 def user(repo: str) -> str:
-    """Return whose token it is; empty without one.
-
-    Raises:
-        BuildError: the Hub refuses.
-    """
+    """Return whose token it is; empty without one; raises BuildError."""
     if get_token() is None:
         return ""
     with explained(NOT_PUBLISHED, repo):
@@ -204,11 +185,7 @@ def user(repo: str) -> str:
 
 
 def stands_on(remote: Remote, commit_id: str) -> bool:
-    """Return whether a commit is among those that this one goes back to.
-
-    Raises:
-        BuildError: the Hub refuses.
-    """
+    """Return whether a commit is among those that this one goes back to; raises BuildError."""
     with explained(NOT_PUBLISHED, remote.repo):
         history = HfApi(endpoint()).list_repo_commits(remote.repo, revision=remote.commit)
     return any(item.commit_id == commit_id for item in history)
@@ -243,24 +220,11 @@ def listed_names(path: Path) -> frozenset[str]:
         return frozenset()
 
 
-def is_manifest(path: Path) -> bool:
-    """Return whether a file is the manifest of a release, of our format."""
-    try:
-        found = load_json(read_bounded(path))
-    except ValueError:
-        return False
-    return isinstance(found, dict) and found.get("format") == MANIFEST_FORMAT
-
-
 def create(repo: str, *, private: bool) -> Remote:
-    """Make a repository and return what is in it then.
-
-    Raises:
-        BuildError: the Hub refuses.
-    """
+    """Make a repository and return what is in it then; raises BuildError."""
     with explained(NOT_PUBLISHED, repo):
         HfApi(endpoint()).create_repo(repo, private=private or None)
-    return look(repo, BRANCH, NOT_PUBLISHED)
+    return fetch_repo_state(repo, BRANCH, NOT_PUBLISHED)
 
 
 def commit(
@@ -332,11 +296,7 @@ def lost_race(api: HfApi, remote: Remote) -> BuildError:
 
 
 def read_back(repo: str, done: HubCommit, files: Sequence[Payload]) -> None:
-    """Require that the Hub states of every file what was uploaded.
-
-    Raises:
-        BuildError: it does not (READ_BACK); it cannot be asked.
-    """
+    """Require that the Hub states of every file what was uploaded; raises BuildError."""
     what = f"What was published to {repo} could not be read back"
     with explained(what, repo):
         there = remote_files(HfApi(endpoint()), repo, done.commit)

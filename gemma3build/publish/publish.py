@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.publish import Rule, card, hub
@@ -13,7 +12,6 @@ from gemma3build.release.checksums import PROVENANCE
 from gemma3build.release.provenance import read_revision
 from gemma3build.schema.evaluation import EVALUATION
 from gemma3build.schema.manifest import Manifest
-from gemma3build.util.git import GitRevision
 from gemma3build.verify.checks import check_evaluation, read_record
 from gemma3build.verify.untrusted import UntrustedFolder
 from gemma3build.verify.verify import GATE, Verified
@@ -116,7 +114,7 @@ def find_facts(folder: UntrustedFolder, manifest: Manifest, verified: Verified) 
             check_evaluation(folder, manifest, verified.digests) if EVALUATION in there else None
         ),
         provenance=PROVENANCE in there,
-        source=released_source(folder.path / PROVENANCE) if PROVENANCE in there else None,
+        source=read_revision(folder.path / PROVENANCE),
         texts={
             name: folder.read(name).decode(errors="replace")
             for name in (AGREEMENT, NOTICE)
@@ -125,15 +123,7 @@ def find_facts(folder: UntrustedFolder, manifest: Manifest, verified: Verified) 
     )
 
 
-def released_source(path: Path) -> GitRevision | None:
-    """Return which source a provenance names; None for none, and for a provenance by others."""
-    try:
-        return read_revision(path)
-    except ValueError:
-        return None
-
-
-def look(publication: Publication) -> tuple[Remote | None, RepoDiff]:
+def find_changes(publication: Publication) -> tuple[Remote | None, RepoDiff]:
     """Return what is in the repository, and what publishing would change.
 
     Where the tag is there, that is what is in its commit, whatever came after that; with a pull request
@@ -144,8 +134,8 @@ def look(publication: Publication) -> tuple[Remote | None, RepoDiff]:
             request stands on an older commit (PULL_REQUEST).
     """
     target = publication.target
-    remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
-    tagged = look_at_tag(target, remote)
+    remote = hub.find_repo_state(target.repo, hub.NOT_PUBLISHED)
+    tagged = find_tagged(target, remote)
     if tagged is not None:
         difference = compare(publication.files, tagged)
         if not difference.nothing:
@@ -159,7 +149,7 @@ def look(publication: Publication) -> tuple[Remote | None, RepoDiff]:
     return remote, difference
 
 
-def look_at_tag(target: Target, remote: Remote | None) -> Remote | None:
+def find_tagged(target: Target, remote: Remote | None) -> Remote | None:
     """Return what is in the commit that has the tag already; None where none has.
 
     Args:
@@ -183,7 +173,11 @@ def look_at_tag(target: Target, remote: Remote | None) -> Remote | None:
     leads = remote.tags.get(target.tag)
     if leads is None:
         return None
-    tagged = remote if leads == remote.commit else hub.look(target.repo, leads, hub.NOT_PUBLISHED)
+    tagged = (
+        remote
+        if leads == remote.commit
+        else hub.fetch_repo_state(target.repo, leads, hub.NOT_PUBLISHED)
+    )
     if not tagged.released:
         raise tag_taken(target, tagged)
     return tagged
@@ -199,9 +193,6 @@ def find_pull_request(publication: Publication, remote: Remote) -> Remote | None
     """Return what is in the pull request that would be opened a second time; None for no such one.
 
     That is one that has everything already, by whomever, or one of ours, which gets a further commit.
-
-    Raises:
-        BuildError: the Hub refuses; the branch has moved since ours was opened (PULL_REQUEST).
     """
     opened = []
     for there in hub.pull_requests(remote.repo, publication.title):
@@ -225,11 +216,7 @@ def find_pull_request(publication: Publication, remote: Remote) -> Remote | None
 
 @contextmanager
 def left(what: str, done: hub.HubCommit) -> Iterator[None]:
-    """Say, where a signal comes, that the commit is there, and what was left to do.
-
-    Raises:
-        BuildError: a signal came (INTERRUPTED).
-    """
+    """Say, where a signal comes, that the commit is there, and what was left to do."""
     try:
         yield
     except KeyboardInterrupt as stopped:

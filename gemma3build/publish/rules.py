@@ -64,11 +64,7 @@ def violations(facts: Facts) -> tuple[Violation, ...]:
 
 
 def refuse(found: Iterable[Violation], skipped: Iterable[Rule]) -> tuple[Violation, ...]:
-    """Return the violations that were skipped by name.
-
-    Raises:
-        BuildError: there are others (PUBLICATION).
-    """
+    """Return the violations that were skipped by name; raises BuildError (PUBLICATION)."""
     found, names = tuple(found), frozenset(skipped)
     left = [item for item in found if item.rule not in names]
     if left:
@@ -98,14 +94,14 @@ def terms(facts: Facts) -> str:
 
 
 def provenance(facts: Facts) -> str:
-    """Return why nobody could know what built it, empty if the provenance says so."""
+    """Return why it is unknown what built it, empty if the provenance says so."""
     if not facts.provenance:
         return "it has no provenance"
     return "" if facts.source else "its provenance names no source of gemma3build"
 
 
 def source(facts: Facts) -> str:
-    """Return why nobody could build it again, empty if the source is that of a commit."""
+    """Return why it cannot be built again, empty if the source is that of a commit."""
     if facts.source is None or facts.source.dirty is False:
         return ""
     return f"it was built from changes that commit {facts.source.commit[:12]} does not have"

@@ -5,18 +5,24 @@ paths. Headers are those of GNU tar (``tar(5)``) with one mode, owner and time. 
 the contents: the reader makes each header from the index and compares, and parses none.
 """
 
-import hashlib
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from gemma3build.errors import BuildError, ErrorCode, from_os_error
-from gemma3build.util.files import FileDigest, atomic_file, digest_file
+from gemma3build.errors import BuildError, ErrorCode, os_errors
+from gemma3build.util.files import (
+    LARGEST,
+    FileDigest,
+    atomic_file,
+    digest_file,
+    read_blocks,
+    sha256_blocks,
+)
 from gemma3build.util.serialize import Record, decode_json, pretty_json
-from gemma3build.util.text import MEBIBYTE
-from gemma3build.verify.untrusted import Advance, ignore, truncate
+from gemma3build.util.text import truncate
+from gemma3build.verify.untrusted import Advance, ignore
 
 FORMAT = "gemma3build.archive/1"
 FIRST_MEMBER = "index.json"
@@ -25,10 +31,8 @@ SOURCE, WHEELS, BASE, RELEASE, CHECKPOINT = "source", "wheels", "base", "release
 PATH = re.compile(
     rf"(?:{SOURCE}|{WHEELS}|{BASE}|{RELEASE}|{CHECKPOINT})(?:/[A-Za-z0-9_][A-Za-z0-9_.+!-]{{0,199}}){{1,9}}"
 )
-LARGEST_INDEX = 16 * MEBIBYTE
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK)
-COPY_SIZE = MEBIBYTE
 MODE = 0o644
 SIZE = slice(124, 135)  # of a header: octal digits
 WHAT = "The archive cannot be used"
@@ -71,7 +75,7 @@ def write_archive(
             (OUTPUT).
     """
     what = "The archive cannot be made"
-    try:
+    with os_errors(what):
         members = tuple(digest_file(path, name) for name, path in sorted(files.items()))
         index = ArchiveIndex(
             format=FORMAT, model=model, version=version, complete=complete, members=members
@@ -84,19 +88,17 @@ def write_archive(
             for member in members:
                 file.write(header(member.path, member.size))
                 with files[member.path].open("rb") as source:
-                    digest, size = _copy(source, file, member.size, ignore)
-                if (digest, size) != (member.sha256, member.size):
+                    digest = sha256_blocks(read_blocks(source, member.size), file.write)
+                if digest != member.sha256:
                     why = f"{member.path} changed while it was read"
                     raise BuildError(ErrorCode.ARCHIVE, what, why, "Run the same command again.")
                 file.write(_padding(member.size))
             file.write(END)
-    except OSError as error:
-        raise from_os_error(what, error) from error
     return index
 
 
 def unpack(path: Path, folder: Path, advance: Advance = ignore) -> ArchiveIndex:
-    """Write the members of an archive that nobody vouches for into an empty directory.
+    """Write the members of an untrusted archive into an empty directory.
 
     Nothing is written but plain files below it, and no more bytes than the archive has.
 
@@ -109,29 +111,41 @@ def unpack(path: Path, folder: Path, advance: Advance = ignore) -> ArchiveIndex:
         BuildError: it is none, is not whole, or holds more or other things than its index says
             (ARCHIVE); the disk is full (DISK); a file cannot be written (OUTPUT).
     """
-    try:
+    with os_errors(WHAT):
         if not path.is_file():
             raise BuildError(ErrorCode.ARCHIVE, WHAT, f"{path} is no file", HINT)
         with path.open("rb") as file:
             index, start = _read_index(file, path.stat().st_size)
             advance(start)
             for member in index.members:
-                expected = header(member.path, member.size)
-                if file.read(len(expected)) != expected:
-                    raise _refusal(f"the header of {member.path} is not as the index says")
-                _unpack_member(file, member, folder / member.path, advance)
-            if file.read(len(END) + 1) != END:
-                raise _refusal("something follows its last member")
-    except OSError as error:
-        raise from_os_error(WHAT, error) from error
+                name = member.path
+                _expect(
+                    file,
+                    header(name, member.size),
+                    f"the header of {name} is not as the index says",
+                )
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as unpacked:
+                    blocks = read_blocks(file, member.size)
+                    sinks = (unpacked.write, lambda block: advance(len(block)))
+                    if sha256_blocks(blocks, *sinks) != member.sha256:
+                        raise _rejected(f"{name} is not what the index says")
+                _expect(file, _padding(member.size), f"something follows {name}")
+            _expect(file, END, "something follows its last member")
     return index
 
 
 def header(path: str, size: int) -> bytes:
-    """Return the header of a member: a plain file of nobody's and no time."""
+    """Return the header of a member: a plain file without owner and time."""
     member = tarfile.TarInfo(path)
     member.size, member.mode, member.mtime = size, MODE, 0
     return member.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
+
+
+def _expect(file: BinaryIO, expected: bytes, why: str) -> None:
+    if file.read(len(expected)) != expected:
+        raise _rejected(why)
 
 
 def _read_index(file: BinaryIO, size: int) -> tuple[ArchiveIndex, int]:
@@ -141,26 +155,25 @@ def _read_index(file: BinaryIO, size: int) -> tuple[ArchiveIndex, int]:
         length = int(first[SIZE], 8)
     except ValueError:
         length = -1
-    if not 0 <= length <= LARGEST_INDEX or first != header(FIRST_MEMBER, length):
-        raise _refusal(f"it does not start with {FIRST_MEMBER}")
+    if not 0 <= length <= LARGEST or first != header(FIRST_MEMBER, length):
+        raise _rejected(f"it does not start with {FIRST_MEMBER}")
     text = file.read(length)
     try:
         index = decode_json(ArchiveIndex, text, FIRST_MEMBER)
-        same = pretty_json(index) == text
     except (ValueError, RecursionError) as error:
-        raise _refusal(str(error)) from error
-    if not same:
-        raise _refusal(f"its {FIRST_MEMBER} is not in the form in which it is written")
+        raise _rejected(str(error)) from error
+    if pretty_json(index) != text:
+        raise _rejected(f"its {FIRST_MEMBER} is not in the form in which it is written")
     if index.format != FORMAT:
-        raise _refusal(f"its format is {index.format!r}, not {FORMAT!r}")
+        raise _rejected(f"its format is {index.format!r}, not {FORMAT!r}")
     if why := _flaw(index):
-        raise _refusal(why)
-    padding = _padding(length)
-    start = BLOCK + length + len(padding)
-    if file.read(len(padding)) != padding:
-        raise _refusal(f"something follows {FIRST_MEMBER}")
-    if start + sum(_extents(index)) + len(END) != size:
-        raise _refusal(f"it has {size} bytes, and its members have others")
+        raise _rejected(why)
+    _expect(file, _padding(length), f"something follows {FIRST_MEMBER}")
+    start = BLOCK + length + -length % BLOCK
+    # Of each header the size alone matters here; a huge number would not fit into one.
+    extents = (len(header(m.path, 0)) + m.size + -m.size % BLOCK for m in index.members)
+    if start + sum(extents) + len(END) != size:
+        raise _rejected(f"it has {size} bytes, and its members have others")
     return index, start
 
 
@@ -181,39 +194,9 @@ def _flaw(index: ArchiveIndex) -> str:
     return ""
 
 
-def _extents(index: ArchiveIndex) -> Iterator[int]:
-    """Yield how many bytes each member has in the archive: its header, its content, and zeros."""
-    for member in index.members:
-        # Only the size of the header matters here, and a huge number would not fit into one.
-        yield len(header(member.path, 0)) + member.size + -member.size % BLOCK
-
-
-def _unpack_member(file: BinaryIO, member: FileDigest, target: Path, advance: Advance) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("xb") as unpacked:
-        digest, _ = _copy(file, unpacked, member.size, advance)
-    if digest != member.sha256:
-        raise _refusal(f"{member.path} is not what the index says")
-    padding = _padding(member.size)
-    if file.read(len(padding)) != padding:
-        raise _refusal(f"something follows {member.path}")
-
-
-def _copy(source: BinaryIO, target: BinaryIO, size: int, advance: Advance) -> tuple[str, int]:
-    """Copy at most ``size`` bytes; return their SHA-256 and how many there were."""
-    digest = hashlib.sha256()
-    left = size
-    while block := source.read(min(left, COPY_SIZE)):
-        digest.update(block)
-        target.write(block)
-        advance(len(block))
-        left -= len(block)
-    return digest.hexdigest(), size - left
-
-
 def _padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
-def _refusal(why: str) -> BuildError:
+def _rejected(why: str) -> BuildError:
     return BuildError(ErrorCode.ARCHIVE, WHAT, truncate(why), HINT)

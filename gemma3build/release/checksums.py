@@ -31,17 +31,13 @@ def parse_checksums(text: str) -> dict[str, str]:
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         match = LINE.fullmatch(line)
         if match is None:
-            message = f"line {number} is not a digest, two spaces and a plain name"
-            raise ValueError(message)
+            raise ValueError(f"line {number} is not a digest, two spaces and a plain name")
         name = match["name"]
         if found and name <= next(reversed(found)):
-            message = f"line {number} has {name} twice or out of order"
-            raise ValueError(message)
+            raise ValueError(f"line {number} has {name} twice or out of order")
         if name in UNLISTED:
-            message = f"line {number} has {name}, which it cannot cover"
-            raise ValueError(message)
+            raise ValueError(f"line {number} has {name}, which it cannot cover")
         found[name] = match["sha256"]
     if not found:
-        message = "it is empty"
-        raise ValueError(message)
+        raise ValueError("it is empty")
     return found

@@ -4,18 +4,25 @@ import ctypes
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma3build.errors import BuildError, ErrorCode, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors
 from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, checksums
 from gemma3build.release.manifest import LEGAL_DIR, artifact_digests
 from gemma3build.release.sbom import SBOM
 from gemma3build.schema.evaluation import Evaluation
 from gemma3build.schema.manifest import MANIFEST, MANIFEST_FORMAT, REFUSED, Manifest
-from gemma3build.util.files import FileDigest, atomic_write, existing, read_bounded, sha256_bytes
+from gemma3build.util.files import (
+    FileDigest,
+    atomic_write,
+    existing,
+    find_partial,
+    partial_path,
+    read_bounded,
+    sha256_bytes,
+)
 from gemma3build.util.serialize import load_json, pretty_json
 
 AT_FDCWD = -100  # linux/fcntl.h
@@ -86,22 +93,22 @@ def write(release: Release, measured: Mapping[str, bytes], folder: Path) -> None
         BuildError: the disk is full (DISK); the directory cannot be written (OUTPUT).
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = partial_prefix(folder)
-    for left in folder.parent.glob(f"{prefix}*"):  # by a killed build; the caller holds the lock
+    # What a killed build left; the caller holds the lock.
+    for left in find_partial(folder):
         shutil.rmtree(left, ignore_errors=True)
-    staged = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    try:
-        staged.chmod(0o755)
-        for name, path in release.artifacts.items():
-            place(path, staged / name)
-        own = {PROVENANCE: release.provenance, **measured}
-        for name, text in {**release.texts, **own}.items():
-            (staged / name).write_bytes(text)
-        _replace(staged, folder)
-    except OSError as error:
-        raise from_os_error(f"The release cannot be written to {folder}", error) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    staged = partial_path(folder)
+    with os_errors(f"The release cannot be written to {folder}"):
+        try:
+            staged.mkdir()
+            staged.chmod(0o755)
+            for name, path in release.artifacts.items():
+                place(path, staged / name)
+            own = {PROVENANCE: release.provenance, **measured}
+            for name, text in {**release.texts, **own}.items():
+                (staged / name).write_bytes(text)
+            _replace(staged, folder)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
 
 
 def remove(folder: Path) -> None:
@@ -110,14 +117,13 @@ def remove(folder: Path) -> None:
     Raises:
         BuildError: it cannot be removed (OUTPUT).
     """
-    try:
-        grave = Path(tempfile.mkdtemp(prefix=partial_prefix(folder), dir=folder.parent))
+    with os_errors(f"{folder} cannot be removed"):
+        grave = partial_path(folder)
+        grave.mkdir()
         try:
             folder.rename(grave / folder.name)
         finally:
             shutil.rmtree(grave, ignore_errors=True)
-    except OSError as error:
-        raise from_os_error(f"{folder} cannot be removed", error) from error
 
 
 def write_measured(measured: Mapping[str, bytes], folder: Path) -> None:
@@ -128,17 +134,10 @@ def write_measured(measured: Mapping[str, bytes], folder: Path) -> None:
     Raises:
         BuildError: the disk is full (DISK); the directory cannot be written (OUTPUT).
     """
-    try:
+    with os_errors(f"{folder} cannot be written"):
         (folder / SIGNATURE).unlink(missing_ok=True)
         for name, text in measured.items():
             atomic_write(folder / name, text, outside=True)
-    except OSError as error:
-        raise from_os_error(f"{folder} cannot be written", error) from error
-
-
-def partial_prefix(folder: Path) -> str:
-    """Return how the names of directories begin that writing a release may leave beside it."""
-    return f".{folder.name}.partial-"
 
 
 def place(source: Path, target: Path) -> None:
@@ -185,7 +184,7 @@ def check_output(folder: Path) -> None:
     above = existing(folder.parent)
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         why = f"{above} is {'not writable' if above.is_dir() else 'not a directory'}"
-        hint = "Give another --output, or mend the permissions."
+        hint = "Give another --output, or fix the permissions."
         raise BuildError(ErrorCode.OUTPUT, f"The release cannot be written to {folder}", why, hint)
 
 
@@ -211,7 +210,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 def is_release(folder: Path) -> bool:
-    """Return whether a directory has the manifest of a release."""
+    """Return whether a directory has the manifest of a release, of our format."""
     try:
         found = load_json(read_bounded(folder / MANIFEST))
     except (OSError, ValueError):

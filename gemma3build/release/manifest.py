@@ -17,11 +17,7 @@ def terms() -> tuple[str, ...]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return the manifest of a release.
-
-    Raises:
-        BuildError: there is none, or it is of another format (REQUEST).
-    """
+    """Return the manifest of a release; raises BuildError (REQUEST)."""
     path = folder / MANIFEST
     hint = "Name the directory of a release, or make one: nox -s build"
     try:

@@ -81,7 +81,7 @@ def make_provenance(
         manifest: the record of the release.
         sums: what SHA256SUMS says, name to SHA-256, with SHA256SUMS itself.
         packages: what each image of the manifest is made of, by its name.
-        source: the revision that ran, None where nobody knows.
+        source: the revision that ran, None where it is unknown.
         epoch: SOURCE_DATE_EPOCH of images and containers, in seconds since 1970.
         run: when.
     """
@@ -155,20 +155,11 @@ def clock(seconds: float) -> str:
 
 
 def read_revision(path: Path) -> GitRevision | None:
-    """Return which source a release's provenance names; None where it names none.
-
-    Raises:
-        ValueError: it is no such statement.
-        OSError: it cannot be read.
-    """
+    """Return which source a provenance names; None where it names none, or is not one of this project."""
     try:
-        found = json.loads(path.read_bytes())["predicate"]["buildDefinition"][
-            "resolvedDependencies"
-        ]
-        (own,) = [item for item in found if item.get("name") == "gemma3build"] or [None]
-        if own is None:
-            return None
+        definition = json.loads(path.read_bytes())["predicate"]["buildDefinition"]
+        dependencies = definition["resolvedDependencies"]
+        (own,) = (item for item in dependencies if item.get("name") == "gemma3build")
         return GitRevision(commit=own["digest"]["gitCommit"], dirty=own["annotations"]["dirty"])
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:
-        message = f"{path.name} is not a provenance of this project"
-        raise ValueError(message) from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None

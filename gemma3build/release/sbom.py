@@ -1,30 +1,26 @@
 """``sbom.cdx.json``: what is in a release and in the images that made it, as CycloneDX 1.6.
 
-The same bytes for everyone: no clock, ordered lists, and a serial number made of the content. The
-library that writes it is pinned to one version, which decides about details of the format.
+The same bytes for everyone: no clock, ordered lists, and a serial number made of the content.
 """
 
-import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import quote
 
-from gemma3build.schema.manifest import ImageRecord, Manifest
-from gemma3build.schema.packages import DebianPackage, Packages
-from gemma3build.util.files import FileDigest
+from gemma3build.schema.manifest import CheckpointRecord, Manifest
+from gemma3build.schema.packages import Packages
 from gemma3build.util.serialize import canonical_json, pretty_json
-
-if TYPE_CHECKING:
-    from cyclonedx.model.component import Component
 
 SBOM = "sbom.cdx.json"
 ARTIFACT = "artifact:"  # what references to artifacts begin with
+CHECKPOINT = "checkpoint"
+DISTRIBUTION = "bookworm"
 # For serial numbers: a UUID of version 5 over this project's name for its SBOMs (RFC 9562).
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:gemma3build:sbom:v1")
-TERMS_NAME, TERMS_URL = "Gemma Terms of Use", "https://ai.google.dev/gemma/terms"
-DISTRIBUTION = "bookworm"
-CHECKPOINT = "checkpoint"
+LICENSE = {"name": "Gemma Terms of Use", "url": "https://ai.google.dev/gemma/terms"}
+MODEL: dict[str, Any] = {"type": "machine-learning-model", "licenses": [{"license": LICENSE}]}
 # What is known of every checkpoint that can be built, in the words of CycloneDX's model card.
 MODEL_CARD = {
     "modelParameters": {
@@ -47,124 +43,95 @@ def make_sbom(manifest: Manifest, packages: Mapping[str, Packages]) -> bytes:
         manifest: the record of the release.
         packages: what each image of the manifest is made of, by its name.
     """
-    # Slow to import, and an idle build has no use for it.
-    from cyclonedx.model.bom import Bom
-    from cyclonedx.output.json import JsonV1Dot6
+    checkpoint = manifest.checkpoint
+    release = {**MODEL, "bom-ref": f"release:{checkpoint.model}", "name": checkpoint.model}
+    found: dict[str, dict[str, Any]] = {CHECKPOINT: _checkpoint(checkpoint)}
+    depends: dict[str, list[str]] = {}
+    for image in manifest.images:
+        parts = {str(part["bom-ref"]): part for part in _parts(packages[image.name])}
+        found |= parts
+        depends[f"image:{image.name}"] = sorted(parts)
+        found[f"image:{image.name}"] = {
+            "type": "container",
+            "name": f"gemma3build/{image.name}",
+            "version": image.digest,
+            "description": f"base: {image.parent}",
+        }
+    made_from = [CHECKPOINT, *sorted(depends)]
+    artifacts = {f"{ARTIFACT}{item.path}": item for item in manifest.artifacts}
+    for ref, item in artifacts.items():
+        found[ref] = {**MODEL, "name": item.path, "hashes": _hashes(item.sha256)}
+    depends |= {**dict.fromkeys(artifacts, made_from), release["bom-ref"]: sorted(artifacts)}
+    components = [{**item, "bom-ref": ref} for ref, item in found.items()]
+    return numbered(
+        {
+            "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+            "bomFormat": "CycloneDX",
+            "specVersion": "1.6",
+            "version": 1,
+            "metadata": {"component": release},
+            "components": sorted(components, key=_order),
+            "dependencies": [
+                {"ref": ref, **({"dependsOn": depends[ref]} if depends.get(ref) else {})}
+                for ref in sorted({*found, *depends})
+            ],
+        }
+    )
 
-    bom = Bom()
-    release = model_component(f"release:{manifest.checkpoint.model}", manifest.checkpoint.model)
-    bom.metadata.component = release
-    checkpoint = checkpoint_component(manifest)
-    images = {image.name: image_component(image) for image in manifest.images}
-    artifacts = [artifact_component(item) for item in artifact_files(manifest)]
-    bom.components.update([checkpoint, *images.values(), *artifacts])
-    bom.register_dependency(release, artifacts)
-    for artifact in artifacts:
-        bom.register_dependency(artifact, [checkpoint, *images.values()])
-    for name, image in images.items():
-        parts = [
-            *map(wheel_component, packages[name].wheels),
-            *map(debian_component, packages[name].debian),
-        ]
-        bom.components.update(parts)
-        bom.register_dependency(image, parts)
-    found: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
-    del found["metadata"]["timestamp"]
-    (model,) = (item for item in found["components"] if item["bom-ref"] == CHECKPOINT)
-    model["modelCard"] = MODEL_CARD  # which the library does not know
-    return numbered(found)
 
-
-def numbered(bill: Mapping[str, Any]) -> bytes:
-    """Return the text of a bill with the serial number that is made of the rest of it."""
-    rest = {name: value for name, value in bill.items() if name != "serialNumber"}
+def numbered(sbom: Mapping[str, Any]) -> bytes:
+    """Return the text of a bill of materials with the serial number that is made of the rest of it."""
+    rest = {name: value for name, value in sbom.items() if name != "serialNumber"}
     number = uuid.uuid5(NAMESPACE, canonical_json(rest).decode()).urn
     return pretty_json({**rest, "serialNumber": number})
 
 
-def artifact_files(manifest: Manifest) -> Iterator[FileDigest]:
-    """Yield the artifacts."""
-    for item in manifest.artifacts:
-        yield FileDigest(path=item.path, size=item.size, sha256=item.sha256)
+def _checkpoint(checkpoint: CheckpointRecord) -> dict[str, Any]:
+    version = {"version": checkpoint.revision} if checkpoint.revision else {}
+    return {
+        **MODEL,
+        **version,
+        "name": checkpoint.base_model or checkpoint.model,
+        "description": f"{checkpoint.parameters} parameters, from {checkpoint.source}",
+        "modelCard": MODEL_CARD,
+        "properties": [
+            {"name": f"sha256:{file.path}", "value": file.sha256}
+            for file in sorted(checkpoint.files)
+        ],
+    }
 
 
-def model_component(ref: str, name: str, *files: FileDigest) -> "Component":
-    """Return a model under Gemma's terms."""
-    from cyclonedx.model import Property, XsUri
-    from cyclonedx.model.component import Component, ComponentType
-    from cyclonedx.model.license import DisjunctiveLicense
-
-    return Component(
-        name=name,
-        type=ComponentType.MACHINE_LEARNING_MODEL,
-        bom_ref=ref,
-        licenses=[DisjunctiveLicense(name=TERMS_NAME, url=XsUri(TERMS_URL))],
-        properties=[Property(name=f"sha256:{file.path}", value=file.sha256) for file in files],
-    )
-
-
-def checkpoint_component(manifest: Manifest) -> "Component":
-    """Return the checkpoint that was built, with the digests of its files."""
-    checkpoint = manifest.checkpoint
-    name = checkpoint.base_model or checkpoint.model
-    found = model_component(CHECKPOINT, name, *checkpoint.files)
-    found.version = checkpoint.revision or None
-    found.description = f"{checkpoint.parameters} parameters, from {checkpoint.source}"
-    return found
-
-
-def artifact_component(file: FileDigest) -> "Component":
-    """Return a file of the release."""
-    found = model_component(f"{ARTIFACT}{file.path}", file.path)
-    found.hashes.add(sha256(file.sha256))
-    return found
+def _parts(packages: Packages) -> Iterator[dict[str, Any]]:
+    """Yield the wheels and the Debian packages of an image, with package URLs as in ECMA-427."""
+    for wheel in packages.wheels:
+        name, version = wheel.path.split("-")[:2]  # PEP 427
+        name = re.sub(r"[-_.]+", "-", name).lower()  # as an index has it: PEP 503
+        yield {
+            "bom-ref": f"wheel:{wheel.path}",
+            "type": "library",
+            "name": name,
+            "version": version,
+            "hashes": _hashes(wheel.sha256),
+            "purl": f"pkg:pypi/{name}@{_quoted(version)}?file_name={_quoted(wheel.path)}",
+        }
+    for package in packages.debian:
+        name, version, arch = package.name, package.version, package.architecture
+        yield {
+            "bom-ref": f"deb:{name}:{arch}@{version}",
+            "type": "library",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:deb/debian/{_quoted(name)}@{_quoted(version)}?arch={arch}&distro={DISTRIBUTION}",
+        }
 
 
-def image_component(image: ImageRecord) -> "Component":
-    """Return an image that a step ran in."""
-    from cyclonedx.model.component import Component, ComponentType
-
-    return Component(
-        name=f"gemma3build/{image.name}",
-        type=ComponentType.CONTAINER,
-        bom_ref=f"image:{image.name}",
-        version=image.digest,
-        description=f"base: {image.parent}",
-    )
+def _quoted(text: str) -> str:
+    return quote(text, safe=":")
 
 
-def wheel_component(wheel: FileDigest) -> "Component":
-    """Return a wheel; its name and version are the first parts of its file name (PEP 427)."""
-    from cyclonedx.model.component import Component
-    from packageurl import PackageURL
-
-    name, version = wheel.path.split("-")[:2]
-    name = re.sub(r"[-_.]+", "-", name).lower()  # as an index has it: PEP 503
-    return Component(
-        name=name,
-        version=version,
-        bom_ref=f"wheel:{wheel.path}",
-        hashes=[sha256(wheel.sha256)],
-        purl=PackageURL("pypi", None, name, version, {"file_name": wheel.path}),
-    )
+def _hashes(sha256: str) -> list[dict[str, str]]:
+    return [{"alg": "SHA-256", "content": sha256}]
 
 
-def debian_component(package: DebianPackage) -> "Component":
-    """Return a package of Debian."""
-    from cyclonedx.model.component import Component
-    from packageurl import PackageURL
-
-    qualifiers = {"arch": package.architecture, "distro": DISTRIBUTION}
-    return Component(
-        name=package.name,
-        version=package.version,
-        bom_ref=f"deb:{package.name}:{package.architecture}@{package.version}",
-        purl=PackageURL("deb", "debian", package.name, package.version, qualifiers),
-    )
-
-
-def sha256(digest: str) -> Any:
-    """Return a digest as CycloneDX has it."""
-    from cyclonedx.model import HashAlgorithm, HashType
-
-    return HashType(alg=HashAlgorithm.SHA_256, content=digest)
+def _order(component: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(component.get(key, "") for key in ("type", "name", "version", "bom-ref"))

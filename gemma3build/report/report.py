@@ -28,7 +28,7 @@ from gemma3build.schema.evaluation import (
 )
 from gemma3build.schema.manifest import MANIFEST, Manifest
 from gemma3build.util.machine import Machine
-from gemma3build.util.text import GIBIBYTE, MEGABYTE, pieces, shared_start, significant
+from gemma3build.util.text import MEGABYTE, gibibytes, pieces, shared_start, significant
 
 if TYPE_CHECKING:
     from gemma3build.report.charts import Chart
@@ -234,7 +234,7 @@ def measurement(what: str, how: str, figures: Piqa | Speed | Gate) -> Measuremen
 
 def machine(found: Machine) -> str:
     """Return a machine in words."""
-    memory = f"{found.memory / GIBIBYTE:.1f} GiB of memory"
+    memory = f"{gibibytes(found.memory)} of memory"
     return f"{found.cpu}, {counted(found.cores, 'core')}, {memory}"
 
 

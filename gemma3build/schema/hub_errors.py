@@ -10,10 +10,10 @@ from json import JSONDecodeError
 from typing import Any
 
 from gemma3build.schema.step import StepError, StepErrorCode
+from gemma3build.util.text import truncate
 
 ENDPOINT = "https://huggingface.co"
 ADDRESS = re.compile(r"\bhttps?://\S+")
-LONGEST = 200  # characters of what a server says in an error
 LOG_IN = "log in (`hf auth login`), or set HF_TOKEN"
 TOKENS = "settings/tokens"  # the page of the Hub where tokens are made
 
@@ -105,6 +105,4 @@ def server_message(response: Any) -> str:
 
 def first_line(text: str) -> str:
     """Return the first line of a text, short, without addresses and what a terminal would obey."""
-    line = ADDRESS.sub("(an address)", next(iter(text.strip().splitlines()), ""))
-    shown = line if line.isprintable() else ascii(line)
-    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+    return truncate(ADDRESS.sub("(an address)", next(iter(text.strip().splitlines()), "")))

@@ -1,13 +1,16 @@
-"""SHA-256 digests of files and directory trees."""
+"""Files: their digests, small ones read whole, and writing that appears whole or not at all."""
 
-import fcntl
+import glob
 import hashlib
+import io
 import os
+import secrets
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, AnyStr, BinaryIO
+from typing import IO, Annotated
 
 from msgspec import Meta
 
@@ -15,6 +18,10 @@ from gemma3build.util.serialize import Record, matching
 from gemma3build.util.text import MEBIBYTE
 
 Sha256 = Annotated[str, matching("[0-9a-f]{64}")]
+BLOCK_SIZE = MEBIBYTE  # bytes that are read or copied at a time
+LARGEST = 16 * MEBIBYTE  # Gemma's tokenizer has 5, PIQA's questions 4, records less than 1
+PARTIAL = ".partial"  # how the names of files and directories end that are being written
+ABANDONED = 3600  # seconds without a change, after which no writer is behind one
 
 
 class FileDigest(Record, order=True):
@@ -25,19 +32,39 @@ class FileDigest(Record, order=True):
     sha256: Sha256
 
 
+def read_blocks(file: IO[bytes], size: int | None = None) -> Iterator[bytes]:
+    """Yield what is left of a file, or its next ``size`` bytes, in blocks."""
+    left = size
+    while block := file.read(BLOCK_SIZE if left is None else min(left, BLOCK_SIZE)):
+        yield block
+        left = None if left is None else left - len(block)
+
+
+def sha256_blocks(blocks: Iterable[bytes], *sinks: Callable[[bytes], object]) -> str:
+    """Return the SHA-256 of blocks in hex; each is given to the sinks too, such as a file's ``write``."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+        for sink in sinks:
+            sink(block)
+    return digest.hexdigest()
+
+
 def sha256_bytes(data: bytes) -> str:
     """Return the SHA-256 of ``data`` in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of the file at ``path`` in hex, reading it in pieces.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Return the SHA-256 of the file at ``path`` in hex; raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_span(file: IO[bytes], offset: int, size: int, *sinks: Callable[[bytes], object]) -> str:
+    """Return the SHA-256 of a part of a file in hex; offset and size are in bytes."""
+    file.seek(offset)
+    return sha256_blocks(read_blocks(file, size), *sinks)
 
 
 def digest_file(path: Path, name: str) -> FileDigest:
@@ -65,11 +92,9 @@ def walk_files(root: Path) -> Iterator[tuple[str, Path]]:
             if stat.S_ISREG(mode):
                 yield path.relative_to(root).as_posix(), path
             elif not stat.S_ISDIR(mode):
-                message = f"{path.relative_to(root).as_posix()} is neither a file nor a directory"
-                raise ValueError(message)
-
-
-LARGEST = 16 * MEBIBYTE  # Gemma's tokenizer has 5, PIQA's questions 4, records less than 1
+                raise ValueError(
+                    f"{path.relative_to(root).as_posix()} is neither a file nor a directory"
+                )
 
 
 class TooLargeError(ValueError):
@@ -84,36 +109,41 @@ def read_bounded(path: Path) -> bytes:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        return _bounded(path, file.read(LARGEST + 1))
+        return read_at_most(file, path.name)
+
+
+def read_at_most(file: IO[bytes], name: str) -> bytes:
+    """Return what is left of an open file, which messages call ``name``; raises as ``read_bounded``."""
+    content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise TooLargeError(f"{name} has more than {LARGEST // MEBIBYTE} MiB")
+    return content
 
 
 def read_bounded_text(path: Path) -> str:
     """Return the text of a file in UTF-8, its lines ended as Python ends them.
 
     Raises:
-        TooLargeError: it has more than ``LARGEST`` characters.
+        TooLargeError: it has more than ``LARGEST`` bytes.
         UnicodeDecodeError: it is not UTF-8.
         OSError: it cannot be read.
     """
-    with path.open(encoding="utf-8") as file:
-        return _bounded(path, file.read(LARGEST + 1))
+    return io.StringIO(read_bounded(path).decode(), newline=None).read()
 
 
-def _bounded(path: Path, content: AnyStr) -> AnyStr:
-    if len(content) > LARGEST:
-        raise TooLargeError(f"{path.name} has more than {LARGEST // MEBIBYTE} Mi characters")
-    return content
+def partial_path(path: Path) -> Path:
+    """Return a new place beside a file or directory where it can be written before it has its name."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
 
 
-PARTIAL = ".partial"
+def find_partial(path: Path) -> list[Path]:
+    """Return the places that ``partial_path`` gave for a path, those that are there."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}{PARTIAL}"))
 
 
 @contextmanager
 def atomic_file(path: Path, *, outside: bool = False) -> Iterator[Path]:
-    """Give the place where a file is written that then appears whole.
-
-    Each file has one such place, and a lock on it: a second writer waits. The lock ends with its process,
-    so that the next writer takes over what a kill leaves.
+    """Give the place where a file is written that then appears whole; of two writers the last one wins.
 
     Args:
         path: where the file appears.
@@ -122,17 +152,14 @@ def atomic_file(path: Path, *, outside: bool = False) -> Iterator[Path]:
     Raises:
         OSError: nothing can be written there.
     """
-    folder, name = path.parent, path.name
-    if outside:
-        folder, name = folder.parent, f"{folder.name}.{name}"
-    staged = folder / f".{name}{PARTIAL}"
-    with _hold(staged):
-        try:
-            yield staged
-            staged.replace(path)
-        except BaseException:  # Ctrl-C, too
-            staged.unlink(missing_ok=True)
-            raise
+    place = path.parent.with_name(f"{path.parent.name}.{path.name}") if outside else path
+    remove_abandoned(find_partial(place))
+    staged = partial_path(place)
+    try:
+        yield staged
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def atomic_write(path: Path, content: bytes, *, outside: bool = False) -> None:
@@ -141,24 +168,12 @@ def atomic_write(path: Path, content: bytes, *, outside: bool = False) -> None:
         staged.write_bytes(content)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what killed writers left below a directory; what is being written stays."""
-    for staged in folder.rglob(f".*{PARTIAL}"):
-        with suppress(OSError), staged.open("rb") as file:  # it is gone, or held
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            staged.unlink()
-
-
-def _hold(staged: Path) -> BinaryIO:
-    """Return a file, made where it is not there, that is locked until it is closed."""
-    while True:
-        file = staged.open("ab")
-        with suppress(OSError):  # a file system may have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), staged.stat()):
-                return file
-        file.close()  # while we waited, its writer gave it its own name
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Remove those partial files that killed writers left: nothing has written to them for an hour."""
+    for path in paths:
+        with suppress(OSError):  # it is gone, or of somebody else
+            if time.time() - path.lstat().st_mtime > ABANDONED:
+                path.unlink()
 
 
 def same_disk(folder: Path, other: Path) -> bool:

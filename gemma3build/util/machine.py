@@ -27,11 +27,7 @@ MEMORY_INFO = Path("/proc/meminfo")
 
 
 def here() -> Machine:
-    """Return this machine, with the cores that this process may use.
-
-    Raises:
-        ValueError: the kernel does not say how much memory there is.
-    """
+    """Return this machine, with the cores that this process may use; raises ValueError."""
     return Machine(
         cpu=cpu(CPU_INFO.read_text()), cores=cores(), memory=memory(MEMORY_INFO.read_text())
     )
@@ -56,8 +52,7 @@ def memory(text: str) -> int:
     """
     found = re.search(r"^MemTotal:\s*(\d+) kB$", text, re.MULTILINE)
     if found is None:
-        message = "/proc/meminfo has no MemTotal"
-        raise ValueError(message)
+        raise ValueError("/proc/meminfo has no MemTotal")
     return int(found[1]) * 1024
 
 

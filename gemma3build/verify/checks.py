@@ -6,12 +6,10 @@ raises ``BuildError``. docs/verify.md says what each of them means.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 from gemma3build.errors import BuildError, ErrorCode, release_error
-from gemma3build.formats.litertlm import read_sections
-from gemma3build.formats.task import read_members
+from gemma3build.formats.registry import Format
+from gemma3build.gemma.checkpoint import TOKENIZER
 from gemma3build.pins.lockfile import read_images_lock
 from gemma3build.release.checksums import (
     CHECKSUMS,
@@ -25,45 +23,10 @@ from gemma3build.release.sbom import ARTIFACT, SBOM
 from gemma3build.schema.evaluation import EVALUATION, EVALUATION_FORMAT, Evaluation, Gate
 from gemma3build.schema.manifest import MANIFEST, ArtifactRecord, Manifest
 from gemma3build.util.serialize import DecodeError, decode_json, pretty_json
-from gemma3build.verify.untrusted import Advance, UntrustedFolder, join_names, missing, truncate
+from gemma3build.util.text import join_names, truncate
+from gemma3build.verify.untrusted import Advance, UntrustedFolder, missing
 
-TOKENIZER = "tokenizer.model"
-
-Spans = Callable[[Path], dict[str, tuple[int, int]]]
 Trust = Callable[[UntrustedFolder, Mapping[str, str]], str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bundle:
-    """A kind of file that holds others.
-
-    Attributes:
-        fact: which of an artifact's facts has the digests of what it holds.
-        model: its part with the ``.tflite`` of the same scheme.
-        tokenizer: its part with the checkpoint's tokenizer.
-        spans: returns offset and size of each part; raises ValueError for a file that is not safe.
-    """
-
-    fact: str
-    model: str
-    tokenizer: str
-    spans: Spans
-
-
-BUNDLES: Mapping[str, Bundle] = {
-    ".task": Bundle(
-        fact="members",
-        model="TF_LITE_PREFILL_DECODE",
-        tokenizer="TOKENIZER_MODEL",
-        spans=read_members,
-    ),
-    ".litertlm": Bundle(
-        fact="sections",
-        model="TFLiteModel",
-        tokenizer="SP_Tokenizer",
-        spans=read_sections,
-    ),
-}
 
 
 def check_plain(folder: UntrustedFolder) -> str:
@@ -147,7 +110,7 @@ def check_bundle(
     folder: UntrustedFolder,
     manifest: Manifest,
     artifact: ArtifactRecord,
-    kind: Bundle,
+    kind: Format,
     advance: Advance,
 ) -> str:
     """Require that a bundle is safe to open, and holds what the manifest says.
@@ -159,11 +122,11 @@ def check_bundle(
     if name not in folder.sizes:
         raise missing([name])
     try:
-        spans = kind.spans(folder.path / name)
+        parts = kind.read_parts(folder.path / name)
     except (ValueError, OSError) as error:
         why = truncate(str(error))
         raise release_error(ErrorCode.UNSAFE, f"{name} is not safe to open", why) from error
-    found = {part: folder.digest_span(name, *span, advance) for part, span in spans.items()}
+    found = {part: folder.digest_span(name, *span, advance) for part, span in parts.items()}
     models = {
         item.sha256
         for item in manifest.artifacts
@@ -171,8 +134,8 @@ def check_bundle(
     }
     tokenizers = {file.sha256 for file in manifest.checkpoint.files if file.path == TOKENIZER}
     wrong = ""
-    if found != artifact.facts.get(kind.fact):
-        wrong = f"its {kind.fact} are not those of {MANIFEST}"
+    if found != artifact.facts.get(kind.facts):
+        wrong = f"its {kind.facts} are not those of {MANIFEST}"
     elif {found.get(kind.model)} != models:
         wrong = f"its model is not the .tflite of {artifact.scheme}"
     elif {found.get(kind.tokenizer)} != tokenizers:
@@ -180,7 +143,7 @@ def check_bundle(
     if wrong:
         what = f"{name} holds other things than it should"
         raise release_error(ErrorCode.BUNDLE, what, truncate(wrong))
-    return f"{len(found)} {kind.fact}, the model and the tokenizer of the release"
+    return f"{len(found)} {kind.facts}, the model and the tokenizer of the release"
 
 
 def check_evaluation(
@@ -220,7 +183,7 @@ def check_gate(evaluation: Evaluation) -> str:
     return f"it passed {len(evaluation.schemes)} schemes"
 
 
-def check_bill(folder: UntrustedFolder, manifest: Manifest) -> str:
+def check_sbom(folder: UntrustedFolder, manifest: Manifest) -> str:
     """Require a CycloneDX bill of materials that has the artifacts of the manifest, with its digests."""
     try:
         bill = json.loads(folder.read(SBOM))

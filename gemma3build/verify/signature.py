@@ -5,12 +5,11 @@ reads it, too. Importing this module takes half a second, so that commands do so
 """
 
 import base64
-import hashlib
 import importlib.util
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, manifest, signing, verifying
 
-from gemma3build.errors import BuildError, ErrorCode, from_os_error, release_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors, release_error
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.schema.manifest import MANIFEST
-from gemma3build.util.files import atomic_file
+from gemma3build.util.files import atomic_file, sha256_bytes
+from gemma3build.util.text import join_names, truncate
 from gemma3build.verify.checks import Trust
-from gemma3build.verify.untrusted import UntrustedFolder, join_names, truncate
+from gemma3build.verify.untrusted import UntrustedFolder
 from gemma3build.verify.verify import Verified
 
 CURVES = ("secp256r1", "secp384r1", "secp521r1")  # those that model-signing takes
@@ -62,28 +62,45 @@ class Signer:
 
 
 def key_signer(path: Path) -> Signer:
-    """Return what signs with an elliptic key in a PEM file.
+    """Return what signs with an elliptic key in a PEM file; raises BuildError (SIGNING)."""
+
+    def load(data: bytes) -> object:
+        return serialization.load_pem_private_key(data, None)
+
+    trust = by_public_half(_load_key(path, "private", load, NEW_KEY))
+    return Signer(config=signing.Config().use_elliptic_key_signer(private_key=path), trust=trust)
+
+
+def by_key(path: Path) -> Trust:
+    """Return the check of a signature by a public key in a PEM file.
 
     Raises:
-        BuildError: the file has no such key, or has it under a password (SIGNING).
+        BuildError: the file has no such key (SIGNING).
     """
-    what = "The private key cannot be used"
+    return by_public_half(_load_key(path, "public", serialization.load_pem_public_key, EXTRACT_KEY))
+
+
+def _load_key(
+    path: Path, half: str, load: Callable[[bytes], object], hint: str
+) -> ec.EllipticCurvePublicKey:
+    """Return the public half of the key in a file."""
+    what = f"The {half} key cannot be used"
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
+        key = load(path.read_bytes())
     except OSError as error:
-        raise BuildError(ErrorCode.SIGNING, what, f"{path}: {error.strerror}", NEW_KEY) from error
+        raise BuildError(ErrorCode.SIGNING, what, f"{path}: {error.strerror}", hint) from error
     except TypeError as error:
         hint = "Take the password away, or keep the key in a token: --pkcs11 URI"
         raise BuildError(ErrorCode.SIGNING, what, f"{path} has a password", hint) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise BuildError(
-            ErrorCode.SIGNING, what, f"{path} has no private key in PEM", NEW_KEY
-        ) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
+        why = f"{path} has no {half} key in PEM"
+        raise BuildError(ErrorCode.SIGNING, what, why, hint) from error
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        key = key.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
         why = f"{path} has no elliptic key on one of {', '.join(CURVES)}"
-        raise BuildError(ErrorCode.SIGNING, what, why, NEW_KEY)
-    config = signing.Config().use_elliptic_key_signer(private_key=path)
-    return Signer(config=config, trust=by_public_half(key.public_key()))
+        raise BuildError(ErrorCode.SIGNING, what, why, hint)
+    return key
 
 
 def token_signer(uri: str) -> Signer:
@@ -94,10 +111,11 @@ def token_signer(uri: str) -> Signer:
     """
     what = "The token cannot be used"
     if importlib.util.find_spec("PyKCS11") is None:
-        hint = "Install it: python -m pip install PyKCS11"
-        raise BuildError(
-            ErrorCode.SIGNING, what, "PyKCS11, which reads tokens, is not installed", hint
+        why, hint = (
+            "PyKCS11, which reads tokens, is not installed",
+            "Install it: python -m pip install PyKCS11",
         )
+        raise BuildError(ErrorCode.SIGNING, what, why, hint)
     try:
         config = signing.Config().use_pkcs11_signer(pkcs11_uri=uri)
         token: Any = config._signer  # noqa: SLF001 - the library gives its public half out nowhere else
@@ -136,68 +154,34 @@ def sign(verified: Verified, signer: Signer) -> None:
             (INPUT_CHANGED); the signature cannot be written.
     """
     folder = verified.folder.path
-    try:
-        with atomic_file(folder / SIGNATURE, outside=True) as staged:
-            _write(signer.config, folder, staged)
-            if signed_digests(staged.read_bytes()) != covered(verified.digests):
-                hint = "Let whatever writes to it end, and sign again."
-                raise BuildError(
-                    ErrorCode.INPUT_CHANGED,
-                    "The release was not signed",
-                    "a file of it changed",
-                    hint,
-                )
-    except OSError as error:
-        raise from_os_error(f"{folder / SIGNATURE} cannot be written", error) from error
-
-
-def _write(config: signing.Config, folder: Path, staged: Path) -> None:
-    try:
-        config.set_hashing_config(_Hashing()).sign(folder, staged)
-    except OSError:
-        raise
-    except Exception as error:  # of a token, of the network, of Sigstore
-        why = truncate(f"{type(error).__name__}: {error}")
-        hint = "Check the token or the network."
-        raise BuildError(ErrorCode.SIGNING, "The release could not be signed", why, hint) from error
-
-
-def by_key(path: Path) -> Trust:
-    """Return the check of a signature by a public key in a PEM file.
-
-    Raises:
-        BuildError: the file has no such key (SIGNING).
-    """
-    what = "The public key cannot be used"
-    try:
-        key = serialization.load_pem_public_key(path.read_bytes())
-    except OSError as error:
-        raise BuildError(
-            ErrorCode.SIGNING, what, f"{path}: {error.strerror}", EXTRACT_KEY
-        ) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise BuildError(
-            ErrorCode.SIGNING, what, f"{path} has no public key in PEM", EXTRACT_KEY
-        ) from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
-        why = f"{path} has no elliptic key on one of {', '.join(CURVES)}"
-        raise BuildError(ErrorCode.SIGNING, what, why, EXTRACT_KEY)
-    return by_public_half(key)
+    what = f"{folder / SIGNATURE} cannot be written"
+    with os_errors(what), atomic_file(folder / SIGNATURE, outside=True) as staged:
+        try:
+            signer.config.set_hashing_config(_Hashing()).sign(folder, staged)
+        except OSError:
+            raise
+        except Exception as error:  # of a token, of the network, of Sigstore
+            what, hint = "The release could not be signed", "Check the token or the network."
+            raise BuildError(ErrorCode.SIGNING, what, _describe(error), hint) from error
+        if signed_digests(staged.read_bytes()) != covered(verified.digests):
+            what, why = "The release was not signed", "a file of it changed"
+            hint = "Let whatever writes to it end, and sign again."
+            raise BuildError(ErrorCode.INPUT_CHANGED, what, why, hint)
 
 
 def by_public_half(key: ec.EllipticCurvePublicKey) -> Trust:
     """Return the check of a signature by a public key."""
     with tempfile.NamedTemporaryFile() as file:  # the library takes no key, only a file
-        file.write(public_pem(key))
+        file.write(_pem(key))
         file.flush()
         config = verifying.Config().use_elliptic_key_verifier(public_key=file.name)
-    own = key_id(key)
+    own = sha256_bytes(_pem(key))  # by which model-signing names it
 
     def check(folder: UntrustedFolder, digests: Mapping[str, str]) -> str:
         named = named_key(folder.read(SIGNATURE))
         if named != own:
             why = f"it names the key {named}, and the one that was given is {own}"
-            hint = "Give the public key of whoever signed it."
+            hint = "Give the public key of the signer."
             raise release_error(ErrorCode.KEY, f"{SIGNATURE} is by another key", why, hint)
         check_signed(config, folder, digests)
         return f"of {len(covered(digests))} files, by the key {own}"
@@ -230,82 +214,58 @@ def by_identity(identity: str, provider: str) -> Trust:
 def check_signed(
     config: verifying.Config, folder: UntrustedFolder, digests: Mapping[str, str]
 ) -> None:
-    """Require a signature that holds, of the files that are there.
-
-    Raises:
-        BuildError: it does not, or is of other files.
-    """
+    """Require a signature that holds, of the files that are there."""
     hashed = _Hashing()
     failure: Exception | None = None
     try:
         config.set_hashing_config(hashed).verify(folder.path, folder.path / SIGNATURE)
-    except Exception as error:  # noqa: BLE001 - a file that nobody vouches for can break it anywhere
+    except Exception as error:  # noqa: BLE001 - an untrusted file can break it anywhere
         failure = error
     # The library hashes once the signature holds: what fails before that is the signature.
     if hashed.asked:
         compare(signed_digests(folder.read(SIGNATURE)), covered(digests))
     if failure is not None:
-        why = truncate(f"{type(failure).__name__}: {failure}")
-        raise release_error(ErrorCode.SIGNATURE, f"{SIGNATURE} does not hold", why) from failure
+        what = f"{SIGNATURE} does not hold"
+        raise release_error(ErrorCode.SIGNATURE, what, _describe(failure)) from failure
 
 
 def compare(signed: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Require that the files are those that were signed.
-
-    Args:
-        signed: SHA-256 by name, of a signature that holds.
-        found: SHA-256 by name, of the files that are there.
-
-    Raises:
-        BuildError: saying which is not.
-    """
+    """Require that the files are those that were signed; both are SHA-256 by name."""
     removed, added = signed.keys() - found.keys(), found.keys() - signed.keys()
     changed = {name for name in signed.keys() & found.keys() if signed[name] != found[name]}
+    after = "after signing"
     if MANIFEST in changed:
-        what, why = f"{MANIFEST} was swapped after signing", "another one was signed"
+        what, why = f"{MANIFEST} was swapped {after}", "another one was signed"
         raise release_error(ErrorCode.SWAPPED, what, why)
-    if removed:
-        what, why = (
-            "A file was removed after signing",
-            f"{join_names(removed)} signed and not there",
-        )
-        raise release_error(ErrorCode.MISSING, what, why)
-    if changed:
-        what, why = "A file was changed after signing", f"{join_names(changed)} not what was signed"
-        raise release_error(ErrorCode.CHANGED, what, why)
-    if added:
-        what, why = "A file was added after signing", f"{join_names(added)} not signed"
-        raise release_error(ErrorCode.EXTRA, what, why)
+    for names, code, verb, why in (
+        (removed, ErrorCode.MISSING, "removed", "signed and not there"),
+        (changed, ErrorCode.CHANGED, "changed", "not what was signed"),
+        (added, ErrorCode.EXTRA, "added", "not signed"),
+    ):
+        if names:
+            what = f"A file was {verb} {after}"
+            raise release_error(code, what, f"{join_names(names)} {why}")
 
 
 def signed_digests(bundle: bytes) -> dict[str, str]:
-    """Return what a signature is of: SHA-256 by name. Whether it holds is another question.
-
-    Raises:
-        BuildError: the signature is of another kind.
-    """
+    """Return what a signature is of, whether it holds or not: SHA-256 by name."""
     try:
         payload = base64.b64decode(json.loads(bundle)["dsseEnvelope"]["payload"], validate=True)
         resources = json.loads(payload)["predicate"]["resources"]
         # A digest of another kind equals none of SHA-256.
         return {item["name"]: item["digest"] for item in resources}
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        why = truncate(f"{type(error).__name__}: {error}")
-        raise release_error(ErrorCode.SIGNATURE, f"{SIGNATURE} cannot be read", why) from error
+        what = f"{SIGNATURE} cannot be read"
+        raise release_error(ErrorCode.SIGNATURE, what, _describe(error)) from error
 
 
 def named_key(bundle: bytes) -> str:
-    """Return the id of the key that a signature says it is by; ``key_id`` makes it.
-
-    Raises:
-        BuildError: it names none.
-    """
+    """Return the id of the key that a signature says it is by."""
     try:
         return truncate(str(json.loads(bundle)["verificationMaterial"]["publicKey"]["hint"]))
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        why = "it names no key"
+        what, why = f"{SIGNATURE} cannot be read", "it names no key"
         hint = "One by Sigstore is checked with --identity and --identity-provider."
-        what = f"{SIGNATURE} cannot be read"
         raise release_error(ErrorCode.SIGNATURE, what, why, hint) from error
 
 
@@ -317,13 +277,7 @@ def find_key(bundle: bytes) -> str:
         return ""
 
 
-def key_id(key: ec.EllipticCurvePublicKey) -> str:
-    """Return the SHA-256 of a public key's PEM text, by which model-signing names it."""
-    return hashlib.sha256(public_pem(key)).hexdigest()
-
-
-def public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
-    """Return a public key as PEM text."""
+def _pem(key: ec.EllipticCurvePublicKey) -> bytes:
     return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -335,7 +289,9 @@ def covered(digests: Mapping[str, str]) -> dict[str, str]:
 
 
 def _unreachable(error: Exception) -> BuildError:
-    why = truncate(f"{type(error).__name__}: {error}")
-    return BuildError(
-        ErrorCode.NETWORK, "Sigstore cannot be reached", why, "Check the network, or use --key."
-    )
+    what, hint = "Sigstore cannot be reached", "Check the network, or use --key."
+    return BuildError(ErrorCode.NETWORK, what, _describe(error), hint)
+
+
+def _describe(error: Exception) -> str:
+    return truncate(f"{type(error).__name__}: {error}")

@@ -1,6 +1,5 @@
-"""A release that nobody vouches for, as it lies on the disk: read, and never followed out of its folder."""
+"""An untrusted release on the disk: read, and never followed out of its folder."""
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -10,14 +9,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gemma3build.errors import BuildError, ErrorCode, release_error
-from gemma3build.util.files import FileDigest
-from gemma3build.util.text import MEBIBYTE
+from gemma3build.util.files import (
+    FileDigest,
+    TooLargeError,
+    read_at_most,
+    read_blocks,
+    sha256_blocks,
+    sha256_span,
+)
+from gemma3build.util.text import join_names, truncate
 
-LARGEST_TEXT = 16 * MEBIBYTE  # a manifest has some 10 KiB, a report 100
-BLOCK = MEBIBYTE
 THREADS = 2
-SHOWN = 3  # names in a message
-LONGEST = 200  # characters of a message about a file's content
 
 Advance = Callable[[int], None]  # is told of bytes that were read
 
@@ -34,7 +36,7 @@ class UntrustedFolder:
         path: the directory.
         sizes: of its plain files, in bytes, by name.
         others: names of what is no plain file: directories, links, devices.
-        remote_digests: digests, by name, of files that lie elsewhere, by whoever has them; they are in ``sizes``.
+        remote_digests: digests, by name, of files that are elsewhere, as stated there; they are in ``sizes``.
     """
 
     path: Path
@@ -56,45 +58,30 @@ class UntrustedFolder:
         return os.fdopen(os.open(self.path / name, flags), "rb")
 
     def read(self, name: str) -> bytes:
-        """Return the content of a small file.
-
-        Raises:
-            BuildError: there is none, or it is not small.
-        """
-        with self.open(name) as file:
-            content = file.read(LARGEST_TEXT + 1)
-        if len(content) > LARGEST_TEXT:
-            why = f"{name} has more than {LARGEST_TEXT // MEBIBYTE} MiB"
-            raise release_error(ErrorCode.CHANGED, "A file is too large", why)
-        return content
+        """Return the content of a small file; raises BuildError."""
+        try:
+            with self.open(name) as file:
+                return read_at_most(file, name)
+        except TooLargeError as error:
+            raise release_error(ErrorCode.CHANGED, "A file is too large", str(error)) from error
 
     def digest(self, name: str, advance: Advance = ignore) -> str:
         """Return the SHA-256 of a file: as it was stated, or as it is read."""
         if name in self.remote_digests:
             return self.remote_digests[name].sha256
         with self.open(name) as file:
-            return _sha256(iter(lambda: file.read(BLOCK), b""), advance)
+            return sha256_blocks(read_blocks(file), lambda block: advance(len(block)))
 
     def digest_span(self, name: str, offset: int, size: int, advance: Advance = ignore) -> str:
         """Return the SHA-256 of a part of a file; offset and size are in bytes."""
         with self.open(name) as file:
-            file.seek(offset)
-            pieces = (min(BLOCK, size - done) for done in range(0, size, BLOCK))
-            return _sha256((file.read(piece) for piece in pieces), advance)
+            return sha256_span(file, offset, size, lambda block: advance(len(block)))
 
     def digests(self, advance: Advance = ignore) -> dict[str, str]:
         """Return the SHA-256 of every plain file by name: read two at a time, or as it was stated."""
         with ThreadPoolExecutor(THREADS) as pool:
             found = pool.map(lambda name: self.digest(name, advance), self.sizes)
             return dict(zip(self.sizes, found, strict=True))
-
-
-def _sha256(blocks: Iterable[bytes], advance: Advance) -> str:
-    digest = hashlib.sha256()
-    for block in blocks:
-        digest.update(block)
-        advance(len(block))
-    return digest.hexdigest()
 
 
 def list_folder(path: Path, remote_digests: Iterable[FileDigest] = ()) -> UntrustedFolder:
@@ -137,18 +124,3 @@ def missing(names: Iterable[str]) -> BuildError:
     """Return the error of files that are not there."""
     why = f"{join_names(names)} not there"
     return release_error(ErrorCode.MISSING, "The release is not whole", why)
-
-
-def join_names(names: Iterable[str]) -> str:
-    """Return names as a message has them, the first few alone, with their verb."""
-    ordered = sorted(names)
-    shown = [name if name.isprintable() else ascii(name) for name in ordered[:SHOWN]]
-    if len(ordered) > SHOWN:
-        shown.append(f"{len(ordered) - SHOWN} more")
-    return f"{', '.join(shown)} {'is' if len(ordered) == 1 else 'are'}"
-
-
-def truncate(text: str) -> str:
-    """Return a message about a file's content, short and without what a terminal would obey."""
-    shown = text if text.isprintable() else ascii(text)
-    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

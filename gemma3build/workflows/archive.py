@@ -9,7 +9,7 @@ from pathlib import Path
 from gemma3build import __version__
 from gemma3build.engine.downloads import locked_wheels, package_files
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import BuildError, ErrorCode, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors
 from gemma3build.pins.config import CONTAINERS_DIR, INSTALLED, MODELS, MODELS_LOCK, model_dirs
 from gemma3build.pins.lockfile import REQUIREMENTS, LockedModel, image_files, image_names
 from gemma3build.plan.checkpoint import FETCH
@@ -29,7 +29,7 @@ from gemma3build.util.git import PACKAGE_DIR
 from gemma3build.workflows.rebuild import environment_differences
 from gemma3build.workflows.request import OwnCheckpoint, prepare_again
 
-LEFT_OUT = (".", "__pycache__")  # how the names of files begin that are nobody's source
+LEFT_OUT = (".", "__pycache__")  # how the names of files begin that are no source
 PROJECT = ("LICENSE", "README.md", "pyproject.toml")  # of a checkout
 REFUSAL = "The release cannot be archived"
 # Settings of pip that could lead to a network.
@@ -59,30 +59,23 @@ def make_archive(
         why = "; ".join(apart)
         hint = "Archive it by the version that built it, or build it again: nox -s build"
         raise BuildError(ErrorCode.REQUEST, REFUSAL, why, hint)
-    try:
-        with runner.cache.scratch("archive") as scratch:
-            runner.export_base(scratch)
-            files = {f"{BASE}/{path.name}": path for path in scratch.iterdir()}
-            files |= dict(source_files())
-            files |= {f"{RELEASE}/{name}": release / name for name in (MANIFEST, CHECKSUMS)}
-            for name in names:
-                files |= wheel_files(requirements_wheels(name, runner))
-            runner.say(f"Writing {target}")
-            return write_archive(
-                target,
-                files | locked,
-                model=manifest.checkpoint.model,
-                version=__version__,
-                complete=with_checkpoint,
-            )
-    except OSError as error:
-        raise from_os_error(REFUSAL, error) from error
-
-
-def requirements_wheels(name: str, runner: Runner) -> Path:
-    """Return the directory with the wheels of an image; raises BuildError (DOWNLOAD)."""
-    text = image_files(name)[REQUIREMENTS].read_text(encoding="utf-8")
-    return locked_wheels(runner.downloads, text, runner.config, runner.say)
+    with os_errors(REFUSAL), runner.cache.scratch("archive") as scratch:
+        runner.export_base(scratch)
+        files = {f"{BASE}/{path.name}": path for path in scratch.iterdir()}
+        files |= dict(source_files())
+        files |= {f"{RELEASE}/{name}": release / name for name in (MANIFEST, CHECKSUMS)}
+        for name in names:
+            text = image_files(name)[REQUIREMENTS].read_text(encoding="utf-8")
+            wheels = locked_wheels(runner.downloads, text, runner.config, runner.say)
+            files |= wheel_files(wheels)
+        runner.say(f"Writing {target}")
+        return write_archive(
+            target,
+            files | locked,
+            model=manifest.checkpoint.model,
+            version=__version__,
+            complete=with_checkpoint,
+        )
 
 
 def wheel_files(folder: Path) -> dict[str, Path]:
@@ -112,11 +105,7 @@ def source_files() -> Iterator[tuple[str, Path]]:
 
 
 def find_checkpoint(manifest: Manifest, runner: Runner) -> dict[str, Path]:
-    """Return what the checkpoint of a pinned model is made of, by path in an archive.
-
-    Raises:
-        BuildError: it is somebody's own, or was not fetched (REQUEST).
-    """
+    """Return what the checkpoint of a pinned model is made of, by path in an archive."""
     if manifest.checkpoint.source == LOCAL:
         why = "its checkpoint is somebody's own"
         hint = "Leave --with-checkpoint away, and keep the checkpoint beside the archive."

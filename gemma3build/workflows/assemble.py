@@ -43,7 +43,7 @@ from gemma3build.verify.untrusted import list_folder
 def is_written(release: Release, folder: Path) -> bool:
     """Return whether ``folder`` already is this release, by names, sizes and times of change.
 
-    The bill of materials is not made anew for that: it must be what SHA256SUMS says. The provenance must
+    The bill of materials is not made again for that: it must be what SHA256SUMS says. The provenance must
     be about these files; who ran what, and when, is its own.
     """
     try:

@@ -70,7 +70,7 @@ class Builder:
     def find(self, prepared: Prepared, folder: Path) -> BuildResult | None:
         """Return the release if it is there already, whole; starts nothing."""
         plan = prepared.plan
-        if self._source is not None and released_revision(folder) != self._source:
+        if self._source is not None and read_revision(folder / PROVENANCE) != self._source:
             return None
         done = self._runner.found(plan.steps)
         if len(done) < len(plan.steps):
@@ -99,7 +99,7 @@ class Builder:
                 something else failed; what was finished is kept.
         """
         plan = prepared.plan
-        # Now: whoever waits for a build may edit the source meanwhile.
+        # Now: the source may be edited while the build runs.
         started, source = time.time(), self._source or find_revision()
         check_output(folder)
         done = self._runner.run(plan.steps, origin(self._runner, prepared), jobs, reporter)
@@ -164,7 +164,7 @@ class Builder:
 
 
 def clean_revision() -> GitRevision:
-    """Return the source that runs; refuse one that nobody else could build from.
+    """Return the source that runs; refuse one that others could not build from.
 
     Raises:
         BuildError: the source has changes that no commit has, or no commit is known (SOURCE).
@@ -181,14 +181,6 @@ def clean_revision() -> GitRevision:
     return source
 
 
-def released_revision(folder: Path) -> GitRevision | None:
-    """Return which source the provenance of a release names; None without one that says it."""
-    try:
-        return read_revision(folder / PROVENANCE)
-    except (OSError, ValueError):
-        return None
-
-
 def carried(release: Release, folder: Path) -> Release:
     """Return a release with the figures that the one in ``folder`` has of the same files."""
     evaluation = carry_over(release.evaluation, read_evaluation(folder))
@@ -203,7 +195,7 @@ def origin(runner: Runner, prepared: Prepared) -> InputProvider:
 
 
 def release_lock(runner: Runner, folder: Path) -> AbstractContextManager[None]:
-    """Return the lock that whoever writes to a release holds."""
+    """Return the lock that writers of a release hold."""
     return runner.cache.lock(sha256_bytes(os.fsencode(folder.resolve())))
 
 

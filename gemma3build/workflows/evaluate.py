@@ -10,11 +10,11 @@ from msgspec import structs
 
 from gemma3build.engine import preflight
 from gemma3build.engine.downloads import dataset_files
-from gemma3build.engine.executor import FinishedStep, Reporter, intact_output
+from gemma3build.engine.executor import FinishedStep, InputProvider, Reporter, intact_output
 from gemma3build.engine.inputs import ChainedInputs, LocalFiles
 from gemma3build.engine.runner import Runner
 from gemma3build.errors import BuildError, ErrorCode
-from gemma3build.gemma.piqa import make_questions, read_data
+from gemma3build.gemma.piqa import data_digest, make_questions, read_data
 from gemma3build.pins.config import load_datasets
 from gemma3build.plan.evaluation import piqa_step, plan_evaluation, speed_step
 from gemma3build.plan.graph import Step
@@ -32,7 +32,7 @@ from gemma3build.schema.evaluation import (
     questions,
 )
 from gemma3build.schema.manifest import Manifest
-from gemma3build.util.files import FileDigest, sha256_bytes
+from gemma3build.util.files import FileDigest
 from gemma3build.util.serialize import decode_json
 from gemma3build.workflows.build import origin, release_lock
 from gemma3build.workflows.request import OwnCheckpoint, find_scheme, prepare_again
@@ -69,14 +69,6 @@ class EvaluationRequest:
     limit: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedEvaluation:
-    """What an evaluation will run, and where its files come from."""
-
-    steps: tuple[Step, ...]
-    materials: ChainedInputs
-
-
 def read_release(folder: Path) -> EvaluatedRelease:
     """Return a release with its evaluation.
 
@@ -94,11 +86,7 @@ def read_release(folder: Path) -> EvaluatedRelease:
 
 
 def check_files(manifest: Manifest, evaluation: Evaluation) -> None:
-    """Refuse files that are not the manifest's.
-
-    Raises:
-        BuildError: naming the first (REQUEST).
-    """
+    """Refuse files that are not the manifest's, or whose names lead out of the release."""
     known = {
         (item.scheme, FileDigest(path=item.path, size=item.size, sha256=item.sha256))
         for item in manifest.artifacts
@@ -112,8 +100,8 @@ def check_files(manifest: Manifest, evaluation: Evaluation) -> None:
 
 def prepare_evaluation(
     release: EvaluatedRelease, request: EvaluationRequest, runner: Runner
-) -> PreparedEvaluation:
-    """Return the steps that measure a release.
+) -> tuple[tuple[Step, ...], ChainedInputs]:
+    """Return the steps that measure a release, and where their files from outside come from.
 
     Raises:
         BuildError: a file is not there, or is not what the manifest says, or the release cannot be
@@ -137,13 +125,15 @@ def prepare_evaluation(
     )
     local = (asked, *models.values(), *bundles.values())
     places = {files.material.name: files for files in local}
-    return PreparedEvaluation(
-        steps=steps, materials=ChainedInputs(places, fallback=origin(runner, prepared))
-    )
+    return steps, ChainedInputs(places, fallback=origin(runner, prepared))
 
 
 def evaluate(
-    release: EvaluatedRelease, prepared: PreparedEvaluation, runner: Runner, reporter: Reporter
+    release: EvaluatedRelease,
+    steps: tuple[Step, ...],
+    inputs: InputProvider,
+    runner: Runner,
+    reporter: Reporter,
 ) -> EvaluatedRelease:
     """Run the steps, one at a time, and write what they measured into the release.
 
@@ -153,7 +143,7 @@ def evaluate(
     Raises:
         BuildError: something failed; what was finished is kept.
     """
-    done = runner.run(prepared.steps, prepared.materials, 1, reporter)
+    done = runner.run(steps, inputs, 1, reporter)
     schemes = tuple(measured_scheme(item, done, runner) for item in release.evaluation.schemes)
     measured = structs.replace(release.evaluation, schemes=schemes)
     with release_lock(runner, release.folder):
@@ -186,19 +176,13 @@ def is_measured(evaluation: Evaluation, request: EvaluationRequest, runner: Runn
 
 
 def says_enough(piqa: Piqa | None, own: Data | None, limit: int | None) -> bool:
-    """Return whether a figure is the one that was asked for, or says more.
-
-    Args:
-        piqa: the figure.
-        own: the user's own lines of questions and of labels; None for PIQA's.
-        limit: how many are asked; None asks all.
-    """
+    """Return whether a figure is the one that was asked for, or says more."""
     if piqa is None:
         return False
     if own is not None:
         quick = limit is not None and limit < len(own[0])
         wanted = 1 if quick else 2
-        same = piqa.own and piqa.data == data_digest(own, piqa.questions)
+        same = piqa.own and piqa.data == data_digest(*(lines[: piqa.questions] for lines in own))
     else:
         quick = limit is not None and (piqa.own or limit < piqa.of)
         wanted = 1 if quick else 3
@@ -206,12 +190,6 @@ def says_enough(piqa: Piqa | None, own: Data | None, limit: int | None) -> bool:
     if worth(piqa) != wanted:
         return worth(piqa) > wanted
     return same and (not quick or limit is None or piqa.questions >= limit)
-
-
-def data_digest(data: Data, asked: int) -> str:
-    """Return the SHA-256 of the first questions and their labels, as ``steps.piqa`` states it."""
-    lines, labels = data
-    return sha256_bytes("".join(f"{line}\n" for line in (*lines[:asked], *labels[:asked])).encode())
 
 
 def measured_scheme(

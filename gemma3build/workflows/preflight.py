@@ -1,4 +1,4 @@
-"""What is refused of an order before anything is run: places, repositories, what does not fit."""
+"""The preflight of releases: places, repositories and room are checked before anything is run."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,17 +25,17 @@ PLACE = "{name}"  # in --repo, for the name of each release
 
 
 @contextmanager
-def error_context(name: str, part: str = "") -> Iterator[None]:
-    """Note on an error which release it stopped, and at which part; Ctrl-C becomes an error, too."""
-    where = f"Where: {name}, {part}" if part else f"Where: {name}"
+def error_context(name: str, stage: str = "") -> Iterator[None]:
+    """Note on an error which release it stopped, and at which stage; Ctrl-C becomes an error, too."""
+    where = f"Where: {name}, {stage}" if stage else f"Where: {name}"
     try:
         yield
     except KeyboardInterrupt as stopped:
-        error = stopped_error("The line")
+        error = stopped_error("The release")
         error.add_note(where)
         raise error from stopped
     except BuildError as error:
-        goes_on = ". The same command goes on there; what was finished stays." if part else ""
+        goes_on = ". The same command goes on there; what was finished stays." if stage else ""
         error.add_note(where + goes_on)
         raise
 
@@ -92,7 +92,7 @@ def check_capacity(
 
 
 def find_repos(releases: Sequence[PlannedRelease], pattern: str | None) -> tuple[str, ...]:
-    """Return the repository of each release; empty where nobody named one.
+    """Return the repository of each release; empty where none was named.
 
     Args:
         releases: which; a release file can name a repository for each.
@@ -134,5 +134,5 @@ def check_targets(releases: Sequence[PlannedRelease], targets: Sequence["Target"
     for release, target in zip(releases, targets, strict=True):
         with error_context(release.name):
             hub.require_login(target.repo)
-            remote = hub.look_if_there(target.repo, hub.NOT_PUBLISHED)
-            publication.look_at_tag(target, remote)
+            remote = hub.find_repo_state(target.repo, hub.NOT_PUBLISHED)
+            publication.find_tagged(target, remote)

@@ -17,7 +17,7 @@ from gemma3build.engine.executor import FinishedStep, Reporter, intact_output
 from gemma3build.engine.images import Image
 from gemma3build.engine.inputs import LocalCheckpoint
 from gemma3build.engine.runner import Runner
-from gemma3build.errors import BuildError, ErrorCode, from_os_error
+from gemma3build.errors import BuildError, ErrorCode, os_errors
 from gemma3build.plan.build import CHECK
 from gemma3build.plan.checkpoint import FETCH, IMPORT
 from gemma3build.plan.graph import Plan, Step
@@ -30,8 +30,9 @@ from gemma3build.release.sbom import make_sbom
 from gemma3build.schema.manifest import Manifest
 from gemma3build.util.files import FileDigest, atomic_write
 from gemma3build.util.machine import here
+from gemma3build.util.text import join_names
 from gemma3build.verify.checks import dict_differences, read_record, read_sums
-from gemma3build.verify.untrusted import UntrustedFolder, join_names, list_folder
+from gemma3build.verify.untrusted import UntrustedFolder, list_folder
 from gemma3build.workflows.assemble import make_manifest
 from gemma3build.workflows.build import origin
 from gemma3build.workflows.request import (
@@ -187,7 +188,7 @@ def rebuild(
             keep_checkpoint(runner, plan, rebuilding.given)
         done = runner.run(rebuilding.steps, origin(runner, rebuilding.prepared), 1, reporter)
         manifest = make_manifest(plan, done, images, runner.sources)
-        try:
+        with os_errors(REFUSAL):
             texts = release_texts(manifest, make_sbom(manifest, runner.packages(images)))
             rebuilt = lay_out(scratch / "rebuilt", plan, texts, runner, done)
             say("Comparing")
@@ -203,8 +204,6 @@ def rebuild(
                 unlike=apart,
             )
             atomic_write(path, text)
-        except OSError as error:
-            raise from_os_error(REFUSAL, error) from error
     return Rebuilt(comparisons=comparisons, unlike=apart, attestation=path, reports=reports)
 
 
@@ -226,9 +225,9 @@ def environment_differences(
 
 
 def keep_checkpoint(runner: Runner, plan: Plan, given: LocalCheckpoint) -> None:
-    """Take a user's copy of a checkpoint, which the manifest's digests vouch for, for the fetched one."""
-    (arrival,) = (step for step in plan.steps if step.name in (FETCH, IMPORT))
-    runner.keep(arrival, given.paths(given.material))
+    """Take a user's copy of a checkpoint, which has the manifest's digests, for the fetched one."""
+    (fetch_step,) = (step for step in plan.steps if step.name in (FETCH, IMPORT))
+    runner.keep(fetch_step, given.paths(given.material))
     if not given.unchanged(given.material):
         what, why = REFUSAL, "the checkpoint changed while it was copied"
         raise BuildError(
@@ -284,12 +283,7 @@ def run_diffoscope(
     comparisons: Sequence[Comparison],
     beside: Path,
 ) -> tuple[Path, ...]:
-    """Write what diffoscope says about each file that differs, beside another file; return where.
-
-    Raises:
-        BuildError: it failed (REQUEST).
-        OSError: it cannot be run.
-    """
+    """Write what diffoscope says about each file that differs, beside another file; return where."""
     reports = []
     for item in comparisons:
         if item.verdict is Verdict.DIFFERENT and item.path in released.sizes.keys() & rebuilt.sizes:

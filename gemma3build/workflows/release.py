@@ -1,4 +1,4 @@
-"""The whole line: from plans to releases that are built, measured, signed, verified and published."""
+"""The release pipeline: from plans to releases that are built, measured, signed, verified and published."""
 
 import dataclasses
 import enum
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 class Stage(enum.StrEnum):
-    """A part of the line, in their order."""
+    """A stage of the pipeline, in their order."""
 
     BUILD = "build"
     EVALUATE = "evaluate"
@@ -63,10 +63,10 @@ class Stage(enum.StrEnum):
 
 
 class PipelineReporter(Protocol):
-    """Shows what the line does."""
+    """Shows what the pipeline does."""
 
-    def begin(self, part: Stage, name: str, number: int, total: int) -> None:
-        """Show that a part of a release begins."""
+    def begin(self, stage: Stage, name: str, number: int, total: int) -> None:
+        """Show that a stage of a release begins."""
 
     def steps(self, number: int) -> AbstractContextManager[Reporter]:
         """Return what shows that many steps while they run."""
@@ -105,15 +105,15 @@ class PipelineConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineResult:
-    """A release that went through the line.
+    """A release that went through the pipeline.
 
     Attributes:
         planned: what it was made by.
         folder: where it is.
         measured: its records.
         verified: what was found out about it.
-        signed: by whom; None for nobody.
-        ran: the parts that had something to do.
+        signed: by whom; None for an unsigned one.
+        ran: the stages that had something to do.
         published: where it is on the Hub, as far as is known.
     """
 
@@ -144,12 +144,12 @@ class PipelineResult:
 
 
 class Pipeline:
-    """Takes releases through all parts; what is done already is left as it is."""
+    """Takes releases through all stages; what is done already is left as it is."""
 
-    def __init__(self, order: PipelineConfig, runner: Runner, reports: PipelineReporter) -> None:
+    def __init__(self, config: PipelineConfig, runner: Runner, reporter: PipelineReporter) -> None:
         """Take what is asked, what runs the steps, and what shows them."""
-        self._order, self._runner, self._reports = order, runner, reports
-        self._builder = Builder(runner, order.source)
+        self._config, self._runner, self._reporter = config, runner, reporter
+        self._builder = Builder(runner, config.source)
         self._kept: dict[str, IndexedRelease] = {}  # of other runs, looked at once
 
     def preflight_checks(self, releases: Sequence[PlannedRelease], *, full: bool) -> None:
@@ -162,10 +162,10 @@ class Pipeline:
         Raises:
             BuildError: a step would not fit, or the questions will not do or cannot be had.
         """
-        wanted = self._order.measuring
-        known = [read_evaluation(self._order.folder / release.name) for release in releases]
+        wanted = self._config.measuring
+        known = [read_evaluation(self._config.folder / release.name) for release in releases]
         measured = [self._is_measured(item, wanted) for item in known]
-        check_capacity(self._runner, self._order.folder, releases, measured)
+        check_capacity(self._runner, self._config.folder, releases, measured)
         if all(measured):
             return
         _, own = find_questions(wanted.piqa, self._runner)
@@ -183,15 +183,15 @@ class Pipeline:
         """Make releases and their index; return them, and whether the index was written.
 
         Raises:
-            BuildError: a part of one failed; a note says which. What was finished stays.
+            BuildError: a stage of one failed; a note says which. What was finished stays.
         """
-        made = tuple(
+        results = tuple(
             self._make(release, number, len(releases)) for number, release in enumerate(releases, 1)
         )
-        return self._write_index(made)
+        return self._write_index(results)
 
     def publish(
-        self, made: Sequence[PipelineResult], targets: Sequence["Target"], skip: tuple[Rule, ...]
+        self, results: Sequence[PipelineResult], targets: Sequence["Target"], skip: tuple[Rule, ...]
     ) -> tuple[PipelineResult, ...]:
         """Publish releases, each to its repository; all are looked at before the first is.
 
@@ -201,45 +201,49 @@ class Pipeline:
         from gemma3build.publish import publish as publication
 
         ready = []
-        for number, (item, target) in enumerate(zip(made, targets, strict=True), 1):
-            with self._part(Stage.PUBLISH, item.name, number, len(made), shown=False):
+        for number, (item, target) in enumerate(zip(results, targets, strict=True), 1):
+            with self._stage(Stage.PUBLISH, item.name, number, len(results), shown=False):
                 found = publication.prepare(item.verified, target, skip)
-                publication.look(found)
+                publication.find_changes(found)
                 ready.append(found)
-        done = list(made)
+        done = list(results)
         for place, found in enumerate(ready):
-            with self._part(Stage.PUBLISH, made[place].name, place + 1, len(made)):
-                done[place] = self._publish(made[place], found)
+            with self._stage(Stage.PUBLISH, results[place].name, place + 1, len(results)):
+                done[place] = self._publish(results[place], found)
             known, _ = self._write_index(done)
             done = list(known)
         return tuple(done)
 
     def _make(self, release: PlannedRelease, number: int, total: int) -> PipelineResult:
-        order, folder, ran = self._order, self._order.folder / release.name, []
-        with self._part(Stage.BUILD, release.name, number, total):
-            if clean_revision() != order.source:
-                why = f"it is not at commit {order.source.commit[:12]} any more"
+        config, folder, ran = self._config, self._config.folder / release.name, []
+        with self._stage(Stage.BUILD, release.name, number, total):
+            if clean_revision() != config.source:
+                why = f"it is not at commit {config.source.commit[:12]} any more"
                 hint = "Run the same command again; then all releases come from one source."
                 raise BuildError(
-                    ErrorCode.SOURCE, "The source changed while the line ran", why, hint
+                    ErrorCode.SOURCE, "The source changed while the pipeline ran", why, hint
                 )
-            with self._reports.steps(len(release.prepared.plan.steps)) as reporter:
-                built = self._builder.ensure(release.prepared, folder, order.jobs, reporter)
+            with self._reporter.steps(len(release.prepared.plan.steps)) as reporter:
+                built = self._builder.ensure(release.prepared, folder, config.jobs, reporter)
             if not built.idle:
                 ran.append(Stage.BUILD)
-        with self._part(Stage.EVALUATE, release.name, number, total):
+        with self._stage(Stage.EVALUATE, release.name, number, total):
             if self._measure(release, folder):
                 ran.append(Stage.EVALUATE)
         verified = None
-        if order.signer is not None:
-            with self._part(Stage.SIGN, release.name, number, total):
-                verified = self._look(folder)
-                if self._to_sign(verified):
-                    self._sign(verified, order.signer)
+        if config.signer is not None:
+            with self._stage(Stage.SIGN, release.name, number, total):
+                verified = self._verify(folder)
+                wrong = {item.name for item in verified.findings if item.error is not None}
+                # With nothing to check it by, it is unknown whose signature is there.
+                if wrong == {SIGNATURE} or (not wrong and config.trust is None):
+                    from gemma3build.verify import signature
+
+                    signature.sign(verified, config.signer)
                     verified = None
                     ran.append(Stage.SIGN)
-        with self._part(Stage.VERIFY, release.name, number, total):
-            verified = verified or self._look(folder)
+        with self._stage(Stage.VERIFY, release.name, number, total):
+            verified = verified or self._verify(folder)
             if verified.error is not None:
                 raise verified.error
         return PipelineResult(
@@ -254,48 +258,37 @@ class Pipeline:
     def _measure(self, release: PlannedRelease, folder: Path) -> bool:
         """Measure a release unless it is; return whether it had to be."""
         request = dataclasses.replace(
-            self._order.measuring,
+            self._config.measuring,
             checkpoint=release.request.checkpoint,
             tokenizer=release.request.tokenizer,
         )
         found = read_release(folder)
         if is_measured(found.evaluation, request, self._runner):
             return False
-        prepared = prepare_evaluation(found, request, self._runner)
-        with self._reports.steps(len(prepared.steps)) as reporter:
-            evaluate(found, prepared, self._runner, reporter)
+        steps, inputs = prepare_evaluation(found, request, self._runner)
+        with self._reporter.steps(len(steps)) as reporter:
+            evaluate(found, steps, inputs, self._runner, reporter)
         return True
 
-    def _look(self, folder: Path) -> Verified:
-        with self._reports.reading(total_bytes(folder)) as advance:
-            return verify(folder, self._order.trust, advance)
-
-    def _to_sign(self, verified: Verified) -> bool:
-        """Return whether a signature has to be made: there is none that holds, by who signs now."""
-        wrong = {item.name for item in verified.findings if item.error is not None}
-        # With nothing to check it by, nobody knows whose signature is there.
-        return wrong == {SIGNATURE} or (not wrong and self._order.trust is None)
-
-    def _sign(self, verified: Verified, signer: "Signer") -> None:
-        from gemma3build.verify import signature
-
-        signature.sign(verified, signer)
+    def _verify(self, folder: Path) -> Verified:
+        with self._reporter.reading(total_bytes(folder)) as advance:
+            return verify(folder, self._config.trust, advance)
 
     def _signed(self, verified: Verified) -> Signed | None:
         if SIGNATURE not in verified.folder.sizes:
             return None
-        if self._order.identity:
-            return Signed(identity=self._order.identity, checked=True)
+        if self._config.identity:
+            return Signed(identity=self._config.identity, checked=True)
         from gemma3build.verify import signature
 
         key = signature.find_key(verified.folder.read(SIGNATURE))
-        return Signed(key=key, checked=self._order.trust is not None)
+        return Signed(key=key, checked=self._config.trust is not None)
 
     def _publish(self, item: PipelineResult, found: "Publication") -> PipelineResult:
         from gemma3build.publish import publish as publication
 
-        remote, difference = publication.look(found)
-        outcome = publication.publish(found, remote, difference, self._reports.say)
+        remote, difference = publication.find_changes(found)
+        outcome = publication.publish(found, remote, difference, self._reporter.say)
         published = Published(
             repo=found.target.repo,
             tag=found.target.tag,
@@ -306,27 +299,23 @@ class Pipeline:
         return dataclasses.replace(item, published=published, ran=ran)
 
     def _write_index(
-        self, made: Sequence[PipelineResult]
+        self, results: Sequence[PipelineResult]
     ) -> tuple[tuple[PipelineResult, ...], bool]:
-        """Write releases into the index, beside those that it has.
-
-        Returns:
-            The releases, with where the index knows them to be, and whether it had to be written.
-        """
-        order = self._order
-        with release_lock(self._runner, order.folder):
-            before = read_index(order.folder)
+        """Write releases into the index, beside those that it has."""
+        config = self._config
+        with release_lock(self._runner, config.folder):
+            before = read_index(config.folder)
             if before is None:
-                if (order.folder / INDEX).exists():
-                    self._reports.say(f"{INDEX} cannot be read, and is written anew.")
-                before = Index(version=order.version, commit=order.source.commit, releases=())
-            made = tuple(
+                if (config.folder / INDEX).exists():
+                    self._reporter.say(f"{INDEX} cannot be read, and is written again.")
+                before = Index(version=config.version, commit=config.source.commit, releases=())
+            results = tuple(
                 dataclasses.replace(
                     item, published=item.published or known_publication(before, item.listed.entry)
                 )
-                for item in made
+                for item in results
             )
-            ours = {item.name: item.listed for item in made}
+            ours = {item.name: item.listed for item in results}
             there: dict[str, IndexedRelease] = {}
             for entry in before.releases:
                 found = ours.get(entry.name) or self._keep(entry, before)
@@ -334,35 +323,35 @@ class Pipeline:
                     there[entry.name] = found
                 if entry.published and not (found and found.entry.published):
                     text = f"What {entry.name} was before is published: {entry.published.url}"
-                    self._reports.say(escape_control_chars(text))
+                    self._reporter.say(escape_control_chars(text))
             listed = tuple((there | ours).values())
-            return made, write_index(order.folder, order.version, order.source, listed)
+            return results, write_index(config.folder, config.version, config.source, listed)
 
     def _keep(self, entry: IndexEntry, before: Index) -> IndexedRelease | None:
         """Return a release of another run for the index, or say why it is none for it any more."""
-        order = self._order
+        config = self._config
         why = f"it is {before.version} of commit {before.commit[:12]}"
-        if (before.version, before.commit) == (order.version, order.source.commit):
+        if (before.version, before.commit) == (config.version, config.source.commit):
             kept = self._kept.get(entry.name)
             if kept is not None and kept.entry == entry:
                 return kept
-            folder = order.folder / entry.name
+            folder = config.folder / entry.name
             try:
-                with self._reports.reading(total_bytes(folder)) as advance:
+                with self._reporter.reading(total_bytes(folder)) as advance:
                     self._kept[entry.name] = reindex_release(entry, folder, advance)
             except BuildError as error:
                 why = error.why
             else:
                 return self._kept[entry.name]
-        self._reports.say(escape_control_chars(f"{entry.name} is not in {INDEX} any more: {why}"))
+        self._reporter.say(escape_control_chars(f"{entry.name} is not in {INDEX} any more: {why}"))
         return None
 
     @contextmanager
-    def _part(
-        self, part: Stage, name: str, number: int, total: int, *, shown: bool = True
+    def _stage(
+        self, stage: Stage, name: str, number: int, total: int, *, shown: bool = True
     ) -> Iterator[None]:
-        """Say that a part begins, and note on what stops it where that was."""
+        """Say that a stage begins, and note on what stops it where that was."""
         if shown:
-            self._reports.begin(part, name, number, total)
-        with error_context(name, part):
+            self._reporter.begin(stage, name, number, total)
+        with error_context(name, stage):
             yield

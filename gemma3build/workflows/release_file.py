@@ -43,15 +43,12 @@ class ReleaseSpec(Record):
     def __post_init__(self) -> None:
         """Refuse what would be read as something else than was meant."""
         if (self.model is None) == (self.checkpoint is None):
-            message = "a release has either model or checkpoint"
-            raise ValueError(message)
+            raise ValueError("a release has either model or checkpoint")
         if self.tokenizer is not None and self.checkpoint is None:
-            message = "tokenizer goes with checkpoint"
-            raise ValueError(message)
+            raise ValueError("tokenizer goes with checkpoint")
         for key in ("schemes", "prefill_seq_lens"):
             if getattr(self, key) == ():
-                message = f"{key} is empty; leave it out for the default"
-                raise ValueError(message)
+                raise ValueError(f"{key} is empty; leave it out for the default")
 
     def request(self, folder: Path) -> BuildRequest:
         """Return what ``build`` would be asked for; paths begin in ``folder``."""
@@ -78,8 +75,7 @@ class ReleaseFile(Record):
     def __post_init__(self) -> None:
         """Refuse a file that asks for nothing."""
         if not self.release:
-            message = "it lists no release"
-            raise ValueError(message)
+            raise ValueError("it lists no release")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +85,7 @@ class PlannedRelease:
     Attributes:
         request: what was asked for.
         prepared: its plan.
-        repo: ``owner/name`` where it is published; empty if nobody said.
+        repo: ``owner/name`` where it is published; empty if unknown.
     """
 
     request: BuildRequest
@@ -138,11 +134,7 @@ def plan_release(request: BuildRequest, repo: str = "") -> PlannedRelease:
 
 
 def check_release_names(names: Iterable[str]) -> None:
-    """Refuse names that would be one directory, or that of the index.
-
-    Raises:
-        BuildError: saying which (REQUEST).
-    """
+    """Refuse names that would be one directory, or that of the index."""
     counts = Counter(names)
     if twice := [name for name, count in counts.items() if count > 1]:
         why = f"more than one has the name {', '.join(twice)}"

@@ -1,4 +1,4 @@
-"""From what a person asks for to a plan, by way of the pins; nothing is written."""
+"""From a request, or the manifest of a release, to a plan, by way of the pins; nothing is written."""
 
 import dataclasses
 import re
@@ -25,7 +25,6 @@ DEFAULT_PREFILL_SEQ_LENS = (128,)
 DEFAULT_KV_CACHE_MAX_LEN = 1024
 DEFAULT_SCHEMES = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block128")
 HUB_REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
 REBUILD = "Build it again: nox -s build"
 OTHER_VERSION = "Use the version of gemma3build that built the release."
 T = TypeVar("T")
@@ -54,6 +53,19 @@ class BuildRequest:
     prefill_seq_lens: tuple[int, ...] = ()
     kv_cache_max_len: int | None = None
     mask_as_input: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnCheckpoint:
+    """Where a user has the checkpoint of a release.
+
+    Attributes:
+        folder: its directory; None for a release of a pinned model.
+        tokenizer: a tokenizer.model, where the release was built with one.
+    """
+
+    folder: Path | None = None
+    tokenizer: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,19 +161,6 @@ def read_checkpoint(folder: Path, tokenizer: Path | None) -> tuple[Architecture,
         raise BuildError(
             ErrorCode.REQUEST, what, error.strerror or str(error), "Check the path."
         ) from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnCheckpoint:
-    """Where a user has the checkpoint of a release.
-
-    Attributes:
-        folder: its directory; None for a release of a pinned model.
-        tokenizer: a tokenizer.model, where the release was built with one.
-    """
-
-    folder: Path | None = None
-    tokenizer: Path | None = None
 
 
 def prepare_again(

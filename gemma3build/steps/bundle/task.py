@@ -11,7 +11,6 @@ Outputs:
 The tokens and prompts are those of the converter's Gemma 3 page.
 """
 
-import hashlib
 import importlib.util
 import sys
 import types
@@ -22,8 +21,7 @@ from typing import Any
 from gemma3build.formats.task import stabilize
 from gemma3build.gemma.prompts import PROMPT_PREFIX, PROMPT_SUFFIX, START_TOKEN, STOP_TOKENS
 from gemma3build.schema.step import StepRequest
-
-COPY_SIZE = 1 << 20
+from gemma3build.util.files import read_blocks, sha256_blocks
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
@@ -65,9 +63,6 @@ def member_digests(path: Path) -> dict[str, str]:
     digests = {}
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
-            digest = hashlib.sha256()
             with archive.open(name) as member:
-                while block := member.read(COPY_SIZE):
-                    digest.update(block)
-            digests[name] = digest.hexdigest()
+                digests[name] = sha256_blocks(read_blocks(member))
     return digests

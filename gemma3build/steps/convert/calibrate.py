@@ -30,7 +30,7 @@ import torch
 from safetensors import safe_open
 from torch.nn.functional import gelu
 
-from gemma3build.gemma.architecture import Architecture
+from gemma3build.gemma.architecture import EMBEDDING, Architecture
 from gemma3build.gemma.checkpoint import TOKENIZER, checkpoint_architecture, weight_files
 from gemma3build.gemma.graph import DOWN, GATE_UP, KINDS, OUTPUT, QKV, SILENT
 from gemma3build.gemma.prompts import CALIBRATION_TEXTS
@@ -38,7 +38,6 @@ from gemma3build.schema.step import StepRequest
 from gemma3build.steps.convert.rounding import round_strengths
 
 Weights: TypeAlias = Mapping[str, torch.Tensor]
-EMBEDDING = "model.embed_tokens.weight"
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:

@@ -105,12 +105,7 @@ def equalize(
 
 
 def value_rows(qkv: np.ndarray, queries: int) -> np.ndarray:
-    """Return the rows that make values: the last of queries, keys and as many values.
-
-    Args:
-        qkv: float32 [rows, hidden].
-        queries: how many rows make queries, which is how many inputs ``output`` has.
-    """
+    """Return the rows that make values: the last of queries, keys and as many values."""
     return qkv[-((len(qkv) - queries) // 2) :]
 
 
@@ -121,15 +116,6 @@ def head_exponents(
 
     The heads of a group read the same values, so that they share factors, by the (upper) median of
     their strengths.
-
-    Args:
-        strengths: of the inputs of ``output``, int32 [groups * heads of a group * head_dim].
-        groups: heads of keys and values.
-        head_dim: channels of a head.
-        share: as for ``moved_exponents``.
-
-    Returns:
-        Whole numbers, int32 [groups * head_dim] and int32 of the shape of ``strengths``.
     """
     heads = strengths.reshape(groups, -1, head_dim)
     middle = np.sort(heads, axis=1)[:, heads.shape[1] // 2]
@@ -139,15 +125,7 @@ def head_exponents(
 
 
 def moved_exponents(strengths: np.ndarray, share: float) -> np.ndarray:
-    """Return the base-2 logarithm of each input's factor: positive for strong ones.
-
-    Args:
-        strengths: base-2 logarithms of mean squares, int32 [inputs].
-        share: how much of an input's distance from the median moves, 0 to 1.
-
-    Returns:
-        Whole numbers, int32 [inputs].
-    """
+    """Return the base-2 logarithm of each input's factor: positive for strong ones."""
     median = np.sort(strengths)[len(strengths) // 2]
     # Half, because strengths are of squares.
     wanted = np.rint((strengths - median) * (share / 2))
@@ -195,13 +173,7 @@ def uses(model: schema.Model, graph: schema.SubGraph) -> Iterator[tuple[Place | 
 
 
 def role_of(kind: int, name: str, *, is_activated: bool) -> str | None:
-    """Return the role of an op's constant; None where no site names it.
-
-    Args:
-        kind: a ``schema.BuiltinOperator``.
-        name: of the op's output, which has the path of the torch module.
-        is_activated: whether a GELU reads the output.
-    """
+    """Return the role of an op's constant; None where no site names it."""
     if kind == schema.BuiltinOperator.STABLEHLO_COMPOSITE:
         return find(NORMS, name)
     if kind != schema.BuiltinOperator.FULLY_CONNECTED:

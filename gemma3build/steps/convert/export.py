@@ -109,8 +109,9 @@ def load_model(
     )
     missing, unexpected = loader.load(model, strict=False)
     if set(missing) - {LM_HEAD} or unexpected:
-        message = f"weights do not fit the model: missing {missing}, unexpected {unexpected}"
-        raise ValueError(message)
+        raise ValueError(
+            f"weights do not fit the model: missing {missing}, unexpected {unexpected}"
+        )
     return model.eval()
 
 

@@ -60,11 +60,7 @@ INPUTS = {
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
-    """Quantize the export; return what was found in the file, per group.
-
-    Raises:
-        StepError: a weight in the file is not what the scheme says, or cannot be used at run time.
-    """
+    """Quantize the export; return what was found in the file, per group; raises StepError."""
     groups = decode_groups(request.parameters["groups"])
     target = output / request.parameters["file_name"]
     speed_up_comparison()

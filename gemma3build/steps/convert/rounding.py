@@ -31,15 +31,7 @@ LEAST_EXPONENT = -40  # an input this much weaker than the strongest counts no l
 
 
 def block_scales(blocks: np.ndarray, importance: np.ndarray) -> np.ndarray:
-    """Return each block's scale, out of ``DIVISORS``, with the least squared error.
-
-    Args:
-        blocks: weights, float32 [rows, blocks, block size].
-        importance: what a squared error counts, float32 [blocks, block size].
-
-    Returns:
-        Scales, float32 [rows, blocks, 1]; every one is a bfloat16 and a float16 value.
-    """
+    """Return each block's scale, out of ``DIVISORS``, with the least squared error."""
     largest = np.abs(blocks).max(axis=-1, keepdims=True)
     best_scales = storable(largest / np.float32(DIVISORS[0]))
     least_errors = squared_errors(blocks, best_scales, importance)

@@ -107,7 +107,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     )
     stop_ids = frozenset(tokenizer.PieceToId(piece) for piece in STOP_TOKENS)
     _, new = sample_room(request.parameters["longest"])
-    weights, check = look_at_weights(path, request.parameters["groups"])
+    weights, check = inspect_weights(path, request.parameters["groups"])
     try:
         measured, ours = run_model(path, reference, folder / LOGITS, new, stop_ids)
     except (RuntimeError, ValueError) as error:  # the interpreter's ways to say no
@@ -120,7 +120,10 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         samples, sample_checks = run_bundle(
             request.only_file("bundle"), new, stop_ids, ours, reference, tokenizer
         )
-        package_checks = run_package(request.only_file("package"), samples, new, stop_ids)
+        package = request.only_file("package")
+        # A bundle that did not load has no sample to compare with.
+        asked = [sample for sample in samples if sample.name == QUESTION]
+        package_checks = [run_package(package, sample, new, stop_ids) for sample in asked]
         gate = Gate(
             checks=(check, *compare(total, limits), *sample_checks, *package_checks),
             agreement=total,
@@ -141,7 +144,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     return {"passed": gate.passed}
 
 
-def look_at_weights(path: Path, groups: Mapping[str, Any]) -> tuple[dict[str, Any], Check]:
+def inspect_weights(path: Path, groups: Mapping[str, Any]) -> tuple[dict[str, Any], Check]:
     """Return how the weights in the file are stored, and whether the scheme says so."""
     allowed = "types, blocks and scales of the scheme"
     try:
@@ -188,13 +191,7 @@ def measure(
 
 
 def distances(found: np.ndarray, expected: np.ndarray, targets: tuple[int, ...]) -> Distances:
-    """Compare logits.
-
-    Args:
-        found: of the artifact, ``[scored, vocabulary]``.
-        expected: of the checkpoint, the same shape.
-        targets: the token that follows in the text, for each row.
-    """
+    """Compare logits."""
     ours, theirs = log_softmax(found), log_softmax(expected)
     rows = np.arange(len(targets))
     return Distances(
@@ -282,21 +279,12 @@ def run_bundle(
     )
 
 
-def run_package(
-    package: Path, samples: tuple[Sample, ...], new: int, stop_ids: frozenset[int]
-) -> Iterator[Check]:
+def run_package(package: Path, sample: Sample, new: int, stop_ids: frozenset[int]) -> Check:
     """Check that LiteRT-LM says from the package what it said from the bundle, to one prompt.
 
     It is the same model in the same runtime, so one prompt with turns shows whether metadata and
-    tokenizer are, too. A bundle that did not load has no sample to compare with.
+    tokenizer are, too.
     """
-    for sample in samples:
-        if sample.name == QUESTION:
-            yield same_package(package, sample, new, stop_ids)
-
-
-def same_package(package: Path, sample: Sample, new: int, stop_ids: frozenset[int]) -> Check:
-    """Return the check of one sample."""
 
     def check(measured: str, allowed: str, *, passed: bool = False) -> Check:
         name = "package in LiteRT-LM"
@@ -374,7 +362,11 @@ def stops(expected: frozenset[int], found: set[int]) -> Check:
 
 def ends(ours: Mapping[str, Greedy], theirs: Mapping[str, str], tokenizer: Any) -> Check:
     """Check that LiteRT-LM stops at a stop token that the artifact says, and prints none."""
-    stopping = {name: found for name, found in ours.items() if found.stopped and is_sure(found)}
+    stopping = {
+        name: found
+        for name, found in ours.items()
+        if found.stopped and min(found.margins) >= NEAR_TIE
+    }
     kept = [
         name
         for name, found in stopping.items()
@@ -386,11 +378,6 @@ def ends(ours: Mapping[str, Greedy], theirs: Mapping[str, str], tokenizer: Any) 
         allowed="where the model in it stops",
         passed=len(kept) == len(stopping),
     )
-
-
-def is_sure(found: Greedy) -> bool:
-    """Return whether no step of a continuation was a near tie."""
-    return min(found.margins) >= NEAR_TIE
 
 
 def template(

@@ -62,11 +62,7 @@ class TfliteModel:
         return start
 
     def feed(self, token: int, position: int) -> np.ndarray:
-        """Put one token into the cache.
-
-        Returns:
-            the logits of the token after it, float32, one for each token of the vocabulary.
-        """
+        """Put one token into the cache."""
         tokens, positions = np.array([[token]], np.int32), np.array([position], np.int32)
         state = self._run(self._decode, tokens, positions)
         logits: np.ndarray = state.pop("logits").reshape(-1)

@@ -107,7 +107,7 @@ def cache_length(bundle: Path) -> int:
 
     The model is read where it lies in the archive, which stores it uncompressed. A copy in memory
     would count for every process that is measured: Linux lets a child's peak begin with the peak of
-    whoever started it.
+    its parent.
 
     Raises:
         ValueError: no signature has a cache.
@@ -124,8 +124,7 @@ def cache_length(bundle: Path) -> int:
                 if signature.Inputs(place).Name() == KEYS:
                     tensor = tensors.Tensors(signature.Inputs(place).TensorIndex())
                     return int(tensor.Shape(POSITIONS))
-    message = f"no signature of {bundle.name} has an input {KEYS.decode()}"
-    raise ValueError(message)
+    raise ValueError(f"no signature of {bundle.name} has an input {KEYS.decode()}")
 
 
 def model_offset(bundle: Path, data: mmap.mmap) -> int:
@@ -146,11 +145,7 @@ def lengths(cache: int) -> tuple[int, int]:
 
 
 def measure(job: Job, scratch: Path) -> tuple[SpeedRun, int]:
-    """Run a job in a process of its own; return what it measured and its peak memory in bytes.
-
-    Raises:
-        CalledProcessError: it failed.
-    """
+    """Run a job in a process of its own; return what it measured and its peak memory in bytes."""
     answer = scratch / RUN
     answer.unlink(missing_ok=True)
     command = [sys.executable, "-m", MODULE, json.dumps(encode(job)), str(answer)]
@@ -165,11 +160,7 @@ def measure(job: Job, scratch: Path) -> tuple[SpeedRun, int]:
 
 
 def benchmark(job: Job) -> SpeedRun:
-    """Run a job in this process.
-
-    Raises:
-        ValueError: the runtime stopped early.
-    """
+    """Run a job in this process."""
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
     found = litert_lm.Benchmark(
         job.bundle,
@@ -180,8 +171,9 @@ def benchmark(job: Job) -> SpeedRun:
     ).run()
     done = (found.last_prefill_token_count, found.last_decode_token_count)
     if done != (job.prefill_tokens, job.decode_tokens):
-        message = f"the runtime did {done[0]} tokens of prompt and {done[1]} more, not {job}"
-        raise ValueError(message)
+        raise ValueError(
+            f"the runtime did {done[0]} tokens of prompt and {done[1]} more, not {job}"
+        )
     return SpeedRun(
         prefill=found.last_prefill_tokens_per_second, decode=found.last_decode_tokens_per_second
     )

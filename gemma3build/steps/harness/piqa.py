@@ -18,7 +18,6 @@ Outputs:
 A prompt is ``<bos>``, then ``Question: … Answer:``; the task adds no examples.
 """
 
-import hashlib
 import json
 import os
 import tempfile
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma3build.gemma.checkpoint import TOKENIZER
-from gemma3build.gemma.piqa import make_questions, read_data
+from gemma3build.gemma.piqa import data_digest, make_questions, read_data
 from gemma3build.schema.evaluation import PIQA_FILE, Piqa
 from gemma3build.schema.step import StepRequest
 from gemma3build.util.machine import here, versions
@@ -81,7 +80,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         acc_norm=figures["acc_norm,none"],
         acc_norm_stderr=figures["acc_norm_stderr,none"],
         own=request.parameters["own"],
-        data=digest(lines[:asked], labels[:asked]),
+        data=data_digest(lines[:asked], labels[:asked]),
         seconds=round(time.monotonic() - start, 3),
         runtime=versions(*PACKAGES),
         machine=here(),
@@ -90,12 +89,6 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     write_answers(output / ANSWERS, found["samples"][TASK])
     (output / REQUESTS).write_text(json.dumps(harness.asked), encoding="utf-8")
     return {"acc": result.acc, "acc_norm": result.acc_norm, "questions": asked}
-
-
-def digest(lines: Sequence[str], labels: Sequence[str]) -> str:
-    """Return the SHA-256 of what was asked: the lines of the questions, then those of the labels."""
-    text = "".join(f"{line}\n" for line in (*lines, *labels))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def evaluate(model: TemplateLM, questions: list[dict[str, Any]]) -> Mapping[str, Any]:

@@ -23,17 +23,12 @@ class Scorer:
     """
 
     def __init__(self, path: Path) -> None:
-        """Load the file; all cores compute.
-
-        Raises:
-            ValueError: the file has more than one signature, or one that scores nothing.
-        """
+        """Load the file; all cores compute; raises ValueError."""
         self._interpreter = Interpreter(model_path=str(path), num_threads=cores())
         inputs, outputs = tensors(self._interpreter)
         self.length = int(inputs["tokens"]["shape"][1])
         if LOGITS not in outputs or outputs[LOGITS]["shape"][1] != self.length:
-            message = f"{path.name} does not return the logits after each of its tokens"
-            raise ValueError(message)
+            raise ValueError(f"{path.name} does not return the logits after each of its tokens")
         self._inputs = {name: int(detail["index"]) for name, detail in inputs.items()}
         self._logits = int(outputs[LOGITS]["index"])
         self._interpreter.allocate_tensors()
@@ -81,7 +76,6 @@ def tensors(interpreter: Interpreter) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     names = list(interpreter.get_signature_list())
     if len(names) != 1:
-        message = f"a score export has one signature, not {', '.join(names) or 'none'}"
-        raise ValueError(message)
+        raise ValueError(f"a score export has one signature, not {', '.join(names) or 'none'}")
     runner = interpreter.get_signature_runner(names[0])
     return runner.get_input_details(), runner.get_output_details()

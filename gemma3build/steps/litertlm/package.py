@@ -51,11 +51,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
 
 
 def model_metadata(cache: int) -> LlmMetadata:
-    """Return what LiteRT-LM is to know about the model.
-
-    Args:
-        cache: length of its key-value cache, in tokens.
-    """
+    """Return what LiteRT-LM is to know about the model."""
     metadata = LlmMetadata(
         max_num_tokens=cache, supports_thinking=False, supports_function_calling=False
     )

@@ -7,6 +7,7 @@ from gemma3build.engine.cache import Cache, CacheEntry
 from gemma3build.engine.runner import Runner, open_runner
 from gemma3build.errors import ErrorCode
 from gemma3build.schema.step import StepResult
+from gemma3build.util.files import partial_path
 from tests.support.errors import raises
 
 KEY = "k" * 64
@@ -126,7 +127,10 @@ def test_prune_removes_downloads_on_request_alone(cache: Cache, name: str) -> No
     kept = cache.root / name / "digest" / "file"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"x" * 1000)
-    (kept.parent / ".other.partial").write_bytes(b"x" * 10)  # of a killed download
+    partial = partial_path(kept.parent / "other")
+    partial.write_bytes(b"x" * 10)
+    assert cache.prune(everything=False) == 0  # it may be written now
+    os.utime(partial, (0, 0))  # a killed download left it
     assert cache.prune(everything=False) == 10
     assert [*kept.parent.iterdir()] == [kept]
     assert cache.prune(everything=True) >= 1000

@@ -170,3 +170,4 @@ def test_a_container_without_a_network_gets_nothing_of_the_environment(
     assert created["network_mode"] == ("host" if network else "none")
     assert (environment.items() <= created["environment"].items()) is network
     assert ("hf_secret" in str(created)) is network
+    assert created["environment"].get("HF_HUB_DISABLE_XET") == ("1" if network else None)

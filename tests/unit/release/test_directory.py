@@ -18,7 +18,7 @@ from gemma3build.schema.manifest import (
     Manifest,
     Parameters,
 )
-from gemma3build.util.files import sha256_bytes
+from gemma3build.util.files import partial_path, sha256_bytes
 from gemma3build.workflows.assemble import is_written
 from tests.support.errors import raises
 
@@ -94,7 +94,7 @@ def test_a_signature_leaves_a_build_idle_and_goes_with_the_figures(tmp_path: Pat
 def test_a_release_is_replaced_whole_and_leftovers_of_killed_builds_go(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     put(release(tmp_path / "store", old=b"1"), folder)
-    (tmp_path / ".m.partial-left").mkdir()
+    partial_path(folder).mkdir()
     put(release(tmp_path / "store", new=b"2"), folder)
     assert not (folder / "old").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "store"]

@@ -118,8 +118,7 @@ def test_the_source_is_read_back(tmp_path: Path, source: GitRevision | None) -> 
 def test_another_file_is_no_provenance(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "provenance.intoto.jsonl"
     path.write_bytes(text)
-    with pytest.raises(ValueError, match=r".+"):
-        read_revision(path)
+    assert read_revision(path) is None
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -24,6 +24,7 @@ from gemma3build.report.index import (
 )
 from gemma3build.schema.evaluation import Evaluation
 from gemma3build.schema.manifest import MANIFEST, Manifest
+from gemma3build.util.files import partial_path
 from gemma3build.util.git import GitRevision
 from gemma3build.util.serialize import DecodeError, decode_json, encode, pretty_json
 from gemma3build.verify.untrusted import UntrustedFolder
@@ -194,10 +195,13 @@ def test_an_address_that_runs_is_no_address() -> None:
         decode_json(Published, json.dumps(value), "")
 
 
-def test_an_index_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+def test_an_index_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_index(tmp_path, "v1", SOURCE, two()[:1])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    (tmp_path / f".{INDEX_PAGE}.partial").mkdir()
+    monkeypatch.setattr("secrets.token_hex", lambda _: "0" * 8)
+    partial_path(tmp_path / INDEX_PAGE).mkdir()
     with raises(ErrorCode.OUTPUT, match="The index cannot be written"):
         write_index(tmp_path, "v1", SOURCE, two())
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before

@@ -104,8 +104,8 @@ def test_the_longest_trees_go_first_each_where_its_lanes_are_free() -> None:
     sizes = (20, 40, 10, 30)
     trees = [packing.grow([(0, request(*range(size + 1)))]) for size in sizes]
     calls = packing.pack(trees, 64)
-    assert [[len(item.tree.tokens) for item in call] for call in calls] == [[40], [30, 20], [10]]
-    assert [item.places[0] for call in calls for item in call] == [0, 0, 32, 0]
+    assert [[len(tree.tokens) for tree, _ in call] for call in calls] == [[40], [30, 20], [10]]
+    assert [places[0] for call in calls for _, places in call] == [0, 0, 32, 0]
     with pytest.raises(ValueError, match="a tree of 40 tokens does not fit into 32"):
         packing.pack(trees, 32)
 

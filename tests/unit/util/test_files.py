@@ -1,15 +1,21 @@
-"""Files that appear whole, among writers that wait, fail or are killed."""
+"""Files that appear whole, among writers that race, fail or are killed."""
 
+import os
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from gemma3build.util.files import atomic_file, atomic_write, remove_partial
+from gemma3build.util.files import (
+    ABANDONED,
+    atomic_file,
+    atomic_write,
+    find_partial,
+    remove_abandoned,
+)
 
-PLACE = ".name.partial"
 # Writes half of a file, says so, and does not end.
 HALF = """
 import sys, time
@@ -31,7 +37,7 @@ def test_a_file_is_the_old_one_until_all_of_the_new_one_is_written(tmp_path: Pat
     atomic_write(path, b"old")
     with atomic_file(path) as staged:
         staged.write_bytes(b"n")
-        assert (staged.name, path.read_bytes()) == (PLACE, b"old")
+        assert (find_partial(path), path.read_bytes()) == ([staged], b"old")
         staged.write_bytes(b"new")
     assert path.read_bytes() == b"new"
     assert names(tmp_path) == ["name"]
@@ -60,32 +66,23 @@ def test_a_directory_that_must_hold_nothing_else_never_does(tmp_path: Path) -> N
     folder.mkdir()
     with atomic_file(folder / "name", outside=True) as staged:
         staged.write_bytes(b"new")
-        assert (names(folder), names(tmp_path)) == ([], [".release.name.partial", "release"])
+        assert names(folder) == []
+        assert (staged.parent, staged.name.startswith(".release.name.")) == (tmp_path, True)
     assert (names(folder), names(tmp_path)) == (["name"], ["release"])
 
 
-def test_two_writers_write_one_after_the_other(tmp_path: Path) -> None:
+def test_the_last_of_two_writers_wins_and_neither_sees_the_other(tmp_path: Path) -> None:
     path = tmp_path / "name"
-    seen: list[str] = []
-
-    def second() -> None:
-        with atomic_file(path) as staged:
-            seen.append("second starts")
-            staged.write_bytes(b"second")
-
-    other = threading.Thread(target=second)
-    with atomic_file(path) as staged:
-        other.start()
-        other.join(0.1)
-        staged.write_bytes(b"first")
-        seen.append("first ends")
-    other.join(10)
-    assert seen == ["first ends", "second starts"]
-    assert path.read_bytes() == b"second"
+    with atomic_file(path) as first:
+        first.write_bytes(b"first")
+        with atomic_file(path) as second:
+            second.write_bytes(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
     assert names(tmp_path) == ["name"]
 
 
-def test_what_a_kill_leaves_is_taken_over_or_removed_and_never_while_it_is_written(
+def test_what_a_kill_leaves_is_removed_once_it_is_old_and_never_while_it_is_written(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "name"
@@ -93,13 +90,16 @@ def test_what_a_kill_leaves_is_taken_over_or_removed_and_never_while_it_is_writt
     with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()
-        remove_partial(tmp_path)
-        assert names(tmp_path) == [PLACE]
+        (place,) = find_partial(path)
+        remove_abandoned(find_partial(path))
+        atomic_write(path, b"new")
+        assert find_partial(path) == [place]
         writer.kill()
-    assert names(tmp_path) == [PLACE]
-    atomic_write(path, b"new")
-    assert names(tmp_path) == ["name"]
-    (tmp_path / PLACE).write_bytes(b"half")
-    remove_partial(tmp_path)
-    assert names(tmp_path) == ["name"]
-    assert path.read_bytes() == b"new"
+    old = time.time() - ABANDONED - 1
+    os.utime(place, (old, old))
+    other = tmp_path / ".name.more.0123abcd.partial"  # of another file
+    other.touch()
+    os.utime(other, (old, old))
+    atomic_write(path, b"newer")
+    assert names(tmp_path) == [other.name, "name"]
+    assert path.read_bytes() == b"newer"

@@ -20,7 +20,7 @@ from gemma3build.report.report import measured_files
 from gemma3build.schema.evaluation import EVALUATION
 from gemma3build.schema.manifest import MANIFEST
 from gemma3build.schema.packages import Packages
-from gemma3build.verify.untrusted import LARGEST_TEXT
+from gemma3build.util.files import LARGEST
 from gemma3build.verify.verify import GATE, State, verify
 from tests.support.release import (
     TASK,
@@ -53,7 +53,7 @@ def manifest_key_twice(text: bytes) -> bytes:
         lambda text: text.replace(b"gemma3build.manifest/1", b"gemma3build.manifest/2"),
         lambda text: text.replace(b'.task"', b'/../x"', 1),
         lambda text: text + b"\n",
-        lambda text: text + b" " * LARGEST_TEXT,
+        lambda text: text + b" " * LARGEST,
         manifest_key_twice,
     ],
 )

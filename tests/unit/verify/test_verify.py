@@ -13,7 +13,8 @@ from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, SIGNATURE, pars
 from gemma3build.schema.evaluation import REPORT
 from gemma3build.schema.manifest import MANIFEST
 from gemma3build.util.files import sha256_bytes
-from gemma3build.verify.untrusted import join_names, list_folder, truncate
+from gemma3build.util.text import join_names, truncate
+from gemma3build.verify.untrusted import list_folder
 from gemma3build.verify.verify import State, total_bytes, verify
 from tests.support.command import run_command
 from tests.support.errors import raises

@@ -17,6 +17,7 @@ from gemma3build.engine.executor import FinishedStep
 from gemma3build.engine.inputs import ChainedInputs
 from gemma3build.engine.preflight import check_writable
 from gemma3build.errors import ErrorCode
+from gemma3build.gemma.piqa import data_digest
 from gemma3build.pins.config import load_models
 from gemma3build.pins.lockfile import ModelsLock
 from gemma3build.release.directory import write_measured
@@ -41,8 +42,6 @@ from gemma3build.workflows.evaluate import (
     REFUSAL,
     EvaluatedRelease,
     EvaluationRequest,
-    PreparedEvaluation,
-    data_digest,
     evaluate,
     is_measured,
     read_release,
@@ -250,8 +249,8 @@ class Measuring:
 
 
 def run(release: Path, runner: Any) -> Evaluation:
-    prepared: Any = PreparedEvaluation(steps=(), materials=ChainedInputs({}, fallback=runner))
-    return evaluate(read_release(release), prepared, runner, Quiet()).evaluation
+    inputs = ChainedInputs({}, fallback=runner)
+    return evaluate(read_release(release), (), inputs, runner, Quiet()).evaluation
 
 
 def test_a_quick_look_is_shown_and_the_full_figure_stays(release: Path, tmp_path: Path) -> None:
@@ -402,7 +401,7 @@ OWN = (["a", "b", "c"], ["0", "1", "1"])
 
 def own_figure(asked: int) -> Any:
     found = structs.replace(piqa(0.5, own=True), questions=asked, of=3)
-    return structs.replace(found, data=data_digest(OWN, asked))
+    return structs.replace(found, data=data_digest(*(lines[:asked] for lines in OWN)))
 
 
 @pytest.mark.parametrize(

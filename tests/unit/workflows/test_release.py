@@ -30,6 +30,7 @@ from gemma3build.release.checksums import SIGNATURE
 from gemma3build.schema.evaluation import EVALUATION
 from gemma3build.schema.step import StepFailure
 from gemma3build.util.git import GitRevision, would_change
+from gemma3build.verify import signature
 from gemma3build.verify.verify import verify
 from gemma3build.workflows import release as line
 from gemma3build.workflows.evaluate import EvaluationRequest
@@ -100,7 +101,7 @@ class Works:
 
     def prepare(self, _: object, request: EvaluationRequest, *__: object) -> Any:
         self.asked.append(request)
-        return SimpleNamespace(steps=())
+        return (), None
 
     def evaluate(self, found: Any, *_: object) -> None:
         self.run("evaluate", found.folder)
@@ -132,13 +133,13 @@ def works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Works:
     monkeypatch.setattr(line, "prepare_evaluation", found.prepare)
     monkeypatch.setattr(line, "evaluate", found.evaluate)
     monkeypatch.setattr(line, "find_questions", found.find_questions)
-    signed = line.Pipeline._sign
+    signed = signature.sign
 
-    def sign(self: line.Pipeline, verified: Any, signer: Any) -> None:
+    def sign(verified: Any, signer: Any) -> None:
         found.run("sign", verified.folder.path)
-        signed(self, verified, signer)
+        signed(verified, signer)
 
-    monkeypatch.setattr(line.Pipeline, "_sign", sign)
+    monkeypatch.setattr(signature, "sign", sign)
     write_key(tmp_path / "release.key", ec.generate_private_key(ec.SECP256R1()))
     (tmp_path / "releases.toml").write_text(FILE)
     return found
