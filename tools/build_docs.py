@@ -2,11 +2,10 @@
 
 The pages of ``docs/`` are copied to ``build/docs/`` together with some files of the root, links
 between them are rewritten, and marked places are filled in from the code. Then zensical builds
-``build/site/`` and fails on any broken link or anchor.
+``build/site/`` and fails on any broken link or anchor. A page that loads something from the network
+is an error, too.
 """
 
-import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,10 +15,11 @@ from pathlib import Path
 from posixpath import join, normpath, relpath
 from typing import Any
 
+from gemma3build.schema.manifest import schema
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 STAGE, SITE = ROOT / "build" / "docs", ROOT / "build" / "site"
-SCHEMA = ROOT / "gemma3build" / "schema" / "manifest.schema.json"
 # Pages of the site that are files of the root, so that those find them who read the repository.
 ROOT_PAGES = {
     "README.md": "index.md",
@@ -27,6 +27,7 @@ ROOT_PAGES = {
     "CONTRIBUTING.md": "development/contributing.md",
     "SECURITY.md": "concepts/threat-model.md",
 }
+REMOTE = re.compile(r'<(?:iframe|img|link|script)\b[^>]*(?:href|src)="(?:https?:)?//')
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")  # up to an anchor
 
 
@@ -60,57 +61,44 @@ def commands() -> str:
         [*command, "--name", "gemma3build"], check=True, capture_output=True, text=True
     )
     _, _, text = done.stdout.partition("\n**Usage**")
-    # A list needs a blank line before it. Brackets are defaults here, and no links.
-    text = re.sub(r"^(Examples:)\n", r"\1\n\n", f"**Usage**{text}", flags=re.MULTILINE)
-    return re.sub(r"(?<!`)\[(?=[^\]\n]*\](?!`))", r"\\[", text)
+    # A list needs a blank line before it. Lists of commands are cut short, and the contents have them.
+    text = re.sub(r"^Examples:\n", "Examples:\n\n", text, flags=re.MULTILINE)
+    text = re.sub(r"\*\*Commands\*\*:\n\n(?:\* .*\n)+", "", text)
+    return f"**Usage**{text}"
 
 
 def manifest() -> str:
     """Return tables of all that a manifest holds, a section for each kind of object."""
-    schema: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    return "\n".join(section(name, node) for name, node in objects("manifest", schema))
-
-
-def objects(name: str, node: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return all objects with named fields in a schema, outermost first."""
-    found = [(name, node)] if "properties" in node else []
-    inner = {**node.get("properties", {}), **node.get("$defs", {})}
-    inner |= {name: node[key] for key in ("items", "additionalProperties") if key in node}
-    for key, value in inner.items():
-        if isinstance(value, Mapping):
-            found += objects(key, value)
-    return found
+    return "\n".join(section(name, node) for name, node in schema()["$defs"].items())
 
 
 def section(name: str, node: Mapping[str, Any]) -> str:
-    """Return the table of one object."""
-    lines = [f"## {name}", "", "| field | what it is |", "|---|---|"]
-    required = node.get("required", ())
+    """Return the table of one kind of object."""
+    lines = [f"## {name}", "", node["description"].replace("``", "`"), ""]
+    lines += ["| field | what it is | value |", "|---|---|---|"]
     for field, value in node["properties"].items():
-        optional = "" if field in required else "; optional"
-        lines.append(f"| `{field}` | {kind(field, value)}{optional} |")
+        text = value.get("description", "").replace("``", "`")
+        optional = "" if field in node["required"] else "; optional"
+        lines.append(f"| `{field}` | {text} | {kind(value)}{optional} |")
     return "\n".join([*lines, ""])
 
 
-def kind(name: str, node: Mapping[str, Any]) -> str:
-    """Return what a field holds, in words."""
+def kind(node: Mapping[str, Any]) -> str:
+    """Return what a value can be, in words."""
     if "$ref" in node:
         target = node["$ref"].rpartition("/")[2]
         return f"[{target}](#{target.lower()})"
-    if "properties" in node:
-        return f"[{name}](#{name})"
-    if "const" in node:
-        return f"`{node['const']}`"
+    if "anyOf" in node:
+        return " or ".join(map(kind, node["anyOf"]))
     if "enum" in node:
         return ", ".join(f"`{value}`" for value in node["enum"])
-    if node.get("type") == "array":
-        return f"list: {kind(name, node['items'])}"
+    if "items" in node:
+        return f"list of {kind(node['items'])}"
     if isinstance(node.get("additionalProperties"), Mapping):
-        return f"map: {kind(name, node['additionalProperties'])}"
-    words = [str(node.get("type", "any value"))]
+        return f"object with values: {kind(node['additionalProperties'])}"
+    words = [node.get("type", "any value")]
     words += [f"{key} {node[key]}" for key in ("minimum", "maximum") if key in node]
-    words += [f"`{node['pattern']}`"] if "pattern" in node else []
-    return ", ".join(words).replace("|", "\\|")
+    return ", ".join(words)
 
 
 GENERATED = {"<!-- commands -->": commands, "<!-- manifest -->": manifest}
@@ -137,5 +125,9 @@ if __name__ == "__main__":
     stage()
     shutil.rmtree(SITE, ignore_errors=True)
     command = ["zensical", "build", "--clean", "--strict"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"}, check=False)
-    sys.exit(done.returncode or print(f"The docs are in {SITE.relative_to(ROOT)}/index.html"))
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        sys.exit("The docs cannot be built.")
+    for page in SITE.rglob("*.html"):
+        if found := REMOTE.search(page.read_text(encoding="utf-8")):
+            sys.exit(f"{page} would load from the network: {found[0]}")
+    print(f"The docs are in {SITE.relative_to(ROOT)}/index.html")
