@@ -3,7 +3,7 @@
 nox                      lint, types, unit tests and the docs
 nox -s engine build      make sure that Docker answers, then build the default model
 nox -s engine tests      all tests
-nox -s build -- ARGS     the same as `gemma3build build ARGS`; so do the other names in COMMANDS
+nox -s build -- ARGS     the same as `gemma3build build ARGS`; COMMANDS has more of them
 nox -s docs              build the docs into build/site
 nox -s reproducibility   build a tiny model under variation; fail on any difference
 nox -s bench             compare with the converter's own script
@@ -87,6 +87,10 @@ def unit(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test; those that need Docker fail if no engine answers."""
+    if os.geteuid() != 0 and not session.posargs:
+        session.error(
+            "All tests together need root, to mount small disks. Or: nox -s tests -- tests/unit"
+        )
     require(session, "chromedriver", "chromium", "git", "mount", "openssl")
     install(session, "e2e")
     run(session, "pytest", "tests", *session.posargs)
@@ -107,7 +111,7 @@ def make_session(command: str, summary: str) -> None:
         run(session, "gemma3build", command, *session.posargs)
 
     run_command.__doc__ = f"{summary} Arguments after -- go to `gemma3build {command}`."
-    nox.session(run_command, name=command)
+    nox.session(name=command)(run_command)
 
 
 for _command, _summary in COMMANDS.items():

@@ -15,8 +15,6 @@ from pathlib import Path
 from posixpath import join, normpath, relpath
 from typing import Any
 
-from gemma3build.schema.manifest import schema
-
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 STAGE, SITE = ROOT / "build" / "docs", ROOT / "build" / "site"
@@ -69,6 +67,8 @@ def commands() -> str:
 
 def manifest() -> str:
     """Return tables of all that a manifest holds, a section for each kind of object."""
+    from gemma3build.schema.manifest import schema
+
     return "\n".join(section(name, node) for name, node in schema()["$defs"].items())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from gemma3build.errors import ErrorCode
 from gemma3build.pins.config import load_schemes
 from gemma3build.schema.scheme import Limits
+from tools.build_docs import pages, relink
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -45,7 +46,9 @@ def test_every_scheme_is_documented() -> None:
 
 
 def test_every_fault_names_a_test_that_is_there() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (DOCS / "development" / "fault-injection.md").read_text()))
+    named = set(
+        re.findall(r"`(test_\w+)`", (DOCS / "development" / "fault-injection.md").read_text())
+    )
     sources = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     found = {
         name for text in sources for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)
@@ -68,17 +71,28 @@ def test_every_path_that_a_page_names_is_there() -> None:
         assert found, f"{page}: {path}"
 
 
+def test_every_page_that_the_code_names_is_there() -> None:
+    texts = [path.read_text() for path in (ROOT / "gemma3build").rglob("*.py")]
+    named = {name for text in texts for name in re.findall(r"docs/[\w/-]+\.md", text)}
+    assert len(named) > 5
+    assert all((ROOT / name).is_file() for name in named)
+
+
 def test_every_error_that_a_page_names_is_one() -> None:
-    named = {
-        name for page in PAGES for name in re.findall(r"errors? `(\w+)`", page.read_text())
-    }
+    named = {name for page in PAGES for name in re.findall(r"errors? `(\w+)`", page.read_text())}
     assert len(named) > 10
     assert named <= set(ErrorCode)
 
 
-def test_every_page_is_in_the_navigation_of_the_site() -> None:
-    from tools.build_docs import pages
+def test_links_are_moved_with_their_pages_and_keep_their_anchors() -> None:
+    places = {"README.md": "index.md", "SECURITY.md": "concepts/threat.md", "docs/a/b.md": "a/b.md"}
+    text = "[a](docs/a/b.md#c) [b](SECURITY.md) [c](#d) [d](https://example.com/e.md)"
+    expected = "[a](a/b.md#c) [b](concepts/threat.md) [c](#d) [d](https://example.com/e.md)"
+    assert relink(text, "README.md", places) == expected
+    assert relink("![p](../../SECURITY.md)", "docs/a/b.md", places) == "![p](../concepts/threat.md)"
 
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
     config = tomllib.loads((ROOT / "zensical.toml").read_text())
     places = {
         place
