@@ -11,12 +11,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from posixpath import join, normpath, relpath
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+SCHEMA = ROOT / "gemma3build" / "schema" / "manifest.schema.json"
 STAGE, SITE = ROOT / "build" / "docs", ROOT / "build" / "site"
 # Pages of the site that are files of the root, so that those find them who read the repository.
 ROOT_PAGES = {
@@ -67,9 +69,10 @@ def commands() -> str:
 
 def manifest() -> str:
     """Return tables of all that a manifest holds, a section for each kind of object."""
-    from gemma3build.schema.manifest import schema
-
-    return "\n".join(section(name, node) for name, node in schema()["$defs"].items())
+    if SCHEMA.is_file():  # it goes once the types give the schema
+        return f"```json\n{SCHEMA.read_text(encoding='utf-8')}```"
+    schema = import_module("gemma3build.schema.manifest").schema()
+    return "\n".join(section(name, node) for name, node in schema["$defs"].items())
 
 
 def section(name: str, node: Mapping[str, Any]) -> str:
