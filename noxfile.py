@@ -1,15 +1,13 @@
 """Sessions: each installs what it needs and calls one command.
 
-nox                      lint, types and unit tests
+nox                      lint, types, unit tests and the docs
 nox -s engine build      make sure that Docker answers, then build the default model
 nox -s engine tests      all tests
-nox -s build -- ARGS     the same as `gemma3build build ARGS`
-nox -s evaluate          measure PIQA, speed and memory of what was built
-nox -s verify            check every byte of what was built, and its records
-nox -s publish -- ARGS   put it on the Hub
-nox -s release -- ARGS   all of that for one model or several, up to publishing
-nox -s rebuild           build it again from its manifest, and compare
+nox -s build -- ARGS     the same as `gemma3build build ARGS`; COMMANDS has more of them
+nox -s docs              build the docs into build/site
 nox -s reproducibility   build a tiny model under variation; fail on any difference
+nox -s bench             compare with the converter's own script
+nox -s lock              lock the newest requirements of the images, then all models
 """
 
 import hashlib
@@ -19,13 +17,24 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2.9"  # for dependency groups
-nox.options.sessions = ["lint", "types", "unit"]
+nox.options.sessions = ["lint", "types", "unit", "docs"]
 nox.options.reuse_venv = "yes"
+nox.options.stop_on_first_error = True  # without an engine, no later session can succeed
 
 PROJECT = Path(__file__).parent / "pyproject.toml"
-# Nox kills what has not ended half a second after Ctrl-C; to remove containers or downloads takes longer.
+# Nox kills what still runs half a second after Ctrl-C; removing containers or downloads takes longer.
 PATIENCE = 30.0  # seconds
 IMAGES = Path(__file__).parent / "gemma3build" / "pins" / "images.toml"
+COMMANDS = {  # a session for each, which passes on the arguments after --
+    "build": "Build a release.",
+    "evaluate": "Measure PIQA, speed and memory of a release.",
+    "verify": "Check every byte of a release, offline.",
+    "sign": "Sign a release.",
+    "rebuild": "Build a release again from its manifest, and compare.",
+    "archive": "Archive all that a rebuild needs.",
+    "publish": "Publish a release to the Hub.",
+    "release": "Run the release pipeline, up to publishing.",
+}
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -49,6 +58,11 @@ def run(session: nox.Session, *arguments: str) -> None:
     session.run(*arguments, interrupt_timeout=PATIENCE, terminate_timeout=PATIENCE)
 
 
+def require(session: nox.Session, *programs: str) -> None:
+    """Install the Debian packages of programs that are missing; a user who may not is told how."""
+    session.run("python", "-m", "tests.support.programs", *programs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     install(session, "lint")
@@ -65,6 +79,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def unit(session: nox.Session) -> None:
+    require(session, "git", "openssl")
     install(session, "unit")
     session.run("pytest", "tests/unit", "tests/fuzz", *session.posargs)
 
@@ -72,6 +87,11 @@ def unit(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test; those that need Docker fail if no engine answers."""
+    if os.geteuid() != 0 and not session.posargs:
+        session.error(
+            "All tests together need root, to mount small disks. Or: nox -s tests -- tests/unit"
+        )
+    require(session, "chromedriver", "chromium", "git", "mount", "openssl")
     install(session, "e2e")
     run(session, "pytest", "tests", *session.posargs)
 
@@ -83,79 +103,46 @@ def engine(session: nox.Session) -> None:
     session.run("gemma3build", "engine")
 
 
-@nox.session
-def build(session: nox.Session) -> None:
-    """Build a release; arguments after -- go to `gemma3build build`."""
-    install(session)
-    run(session, "gemma3build", "build", *session.posargs)
+def make_session(command: str, summary: str) -> None:
+    """Make the session that installs the package and runs one of its commands."""
+
+    def run_command(session: nox.Session) -> None:
+        install(session)
+        run(session, "gemma3build", command, *session.posargs)
+
+    run_command.__doc__ = f"{summary} Arguments after -- go to `gemma3build {command}`."
+    nox.session(name=command)(run_command)
+
+
+for _command, _summary in COMMANDS.items():
+    make_session(_command, _summary)
 
 
 @nox.session
-def evaluate(session: nox.Session) -> None:
-    """Measure a release; arguments after -- go to `gemma3build evaluate`."""
-    install(session)
-    run(session, "gemma3build", "evaluate", *session.posargs)
-
-
-@nox.session
-def verify(session: nox.Session) -> None:
-    """Verify a release, offline; arguments after -- go to `gemma3build verify`."""
-    install(session)
-    run(session, "gemma3build", "verify", *session.posargs)
-
-
-@nox.session
-def sign(session: nox.Session) -> None:
-    """Sign a release; arguments after -- go to `gemma3build sign`."""
-    install(session)
-    session.run("gemma3build", "sign", *session.posargs)
-
-
-@nox.session
-def rebuild(session: nox.Session) -> None:
-    """Build a release again and compare; arguments after -- go to `gemma3build rebuild`."""
-    install(session)
-    run(session, "gemma3build", "rebuild", *session.posargs)
-
-
-@nox.session
-def archive(session: nox.Session) -> None:
-    """Archive all that a rebuild needs; arguments after -- go to `gemma3build archive`."""
-    install(session)
-    run(session, "gemma3build", "archive", *session.posargs)
-
-
-@nox.session
-def publish(session: nox.Session) -> None:
-    """Publish a release to the Hub; arguments after -- go to `gemma3build publish`."""
-    install(session)
-    run(session, "gemma3build", "publish", *session.posargs)
-
-
-@nox.session
-def release(session: nox.Session) -> None:
-    """Make releases, up to publishing; arguments after -- go to `gemma3build release`."""
-    install(session)
-    run(session, "gemma3build", "release", *session.posargs)
+def docs(session: nox.Session) -> None:
+    """Build the docs into build/site; a broken link or anchor is an error."""
+    install(session, "docs")
+    session.run("python", "tools/build_docs.py")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Compare with the upstream script in one run, in one image."""
+    """Compare with the converter's own script in one run, in one image."""
     install(session)
     run(session, "python", "benchmarks/bench.py", *session.posargs)
 
 
 @nox.session
 def reproducibility(session: nox.Session) -> None:
-    """Build under variation, and fail on any difference; needs root and Debian's faketime."""
+    """Build under variation, and fail on any difference; needs root."""
+    require(session, "faketime", "git")
     install(session, "unit")
     run(session, "python", "-m", "tests.reproducibility.reproduce", *session.posargs)
 
 
 @nox.session
 def lock(session: nox.Session) -> None:
-    """Make the hash-locked requirements of the images anew, then all locks."""
+    """Lock the newest requirements of the images by their hashes, then every model."""
     install(session, "lock")
     images = nox.project.load_toml(IMAGES)
     glibc = "_".join(map(str, images["glibc"]))

@@ -17,7 +17,7 @@ GET_AGAIN = "Get the release again, or build it: nox -s build"
 class ErrorCode(enum.StrEnum):
     """What went wrong: the name that ``--json`` prints, and the exit code of the process.
 
-    Codes share an exit code where a caller would do the same about them. docs/exit-codes.md lists
+    Codes share an exit code where a caller would do the same about them. docs/reference/exit-codes.md lists
     them. Every ``StepErrorCode`` has a code of the same name here.
     """
 

@@ -253,7 +253,7 @@ def difference_error(rebuilt: Rebuilt) -> BuildError | None:
         return None
     names = join_names(item.path for item in rebuilt.comparisons if item.verdict is verdict)
     code = ErrorCode.NOT_IDENTICAL if verdict is Verdict.EQUIVALENT else ErrorCode.DIFFERENT
-    hint = "docs/rebuild.md lists possible causes."
+    hint = "docs/guides/rebuild.md lists possible causes."
     return BuildError(code, "The rebuilt release has other bytes", f"{names} {verdict}", hint)
 
 

@@ -1,6 +1,6 @@
 """How much memory and disk a step will need, so that a build that cannot fit never starts.
 
-The coefficients are fits to measured runs, rounded up: docs/benchmarks.md has the runs.
+The coefficients are fits to measured runs, rounded up: docs/reference/benchmarks.md has the runs.
 """
 
 from typing import TypedDict

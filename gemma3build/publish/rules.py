@@ -1,4 +1,4 @@
-"""What must hold for a release to be published. Pure; docs/publish.md gives the reasons."""
+"""What must hold for a release to be published. Pure; docs/guides/publish.md gives the reasons."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

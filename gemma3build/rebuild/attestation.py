@@ -1,4 +1,4 @@
-"""What a rebuild attests: an in-toto statement about the files of a release. docs/rebuild.md has the form."""
+"""What a rebuild attests: an in-toto statement about the files of a release. docs/reference/provenance.md has the form."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

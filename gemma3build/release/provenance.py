@@ -1,6 +1,6 @@
 """``provenance.intoto.jsonl``: an in-toto statement about a release, with SLSA provenance v1.
 
-docs/build-type.md says what each field holds. Everything but ``runDetails.metadata`` is the same for
+docs/reference/provenance.md says what each field holds. Everything but ``runDetails.metadata`` is the same for
 everyone who builds from the same source; because of that part, no checksum covers the file.
 """
 
@@ -54,7 +54,7 @@ def statement(
 
 
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
-BUILD_TYPE = "urn:gemma3build:build-type:v1"  # docs/build-type.md
+BUILD_TYPE = "urn:gemma3build:build-type:v1"  # docs/reference/provenance.md
 BUILDER = "urn:gemma3build:builder:v1"
 
 

@@ -1,7 +1,7 @@
 """The checks of a release, each a function of what lies in its folder.
 
 Nothing there is trusted. A check returns what it found in words, or a record that it read; one that fails
-raises ``BuildError``. docs/verify.md says what each of them means.
+raises ``BuildError``. docs/guides/verify-and-sign.md says what each of them means.
 """
 
 import json

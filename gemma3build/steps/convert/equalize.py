@@ -3,7 +3,7 @@
 One strong input of a matrix makes the one scale that a token's activations share coarse for all other
 inputs. Where part of its strength moves into the matrix, both round better: the producer of the input is
 divided by a factor for each channel, and the columns that read it are multiplied by the same
-(SmoothQuant, arXiv 2211.10438; docs/schemes.md has the search for how much). The producers are the norms
+(SmoothQuant, arXiv 2211.10438; docs/concepts/quantization.md has the search for how much). The producers are the norms
 before attention and before the feed-forward block; ``up``, whose outputs ``down`` reads; and the rows of
 ``qkv`` that make values, which attention mixes and ``output`` reads.
 

@@ -13,7 +13,7 @@ from gemma3build.util.files import FileDigest
 from gemma3build.util.git import GitRevision, find_revision, would_change
 from tests.support.release import make_manifest
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "build-type.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "provenance.md"
 WHEEL = FileDigest(path="numpy-2.4.6-cp311-cp311-manylinux.whl", size=1, sha256="5" * 64)
 GGUF = FileDigest(path="part1-1.0-py3-none-any.whl", size=1, sha256="6" * 64)
 PACKAGES = {
