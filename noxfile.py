@@ -86,11 +86,14 @@ def unit(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run every test; those that need Docker fail if no engine answers."""
+    """Run every test; those that need Docker fail if no engine answers. Lint, types and docs follow."""
     if os.geteuid() != 0 and not session.posargs:
         session.error(
             "All tests together need root, to mount small disks. Or: nox -s tests -- tests/unit"
         )
+    if not session.posargs:
+        for check in ("lint", "types", "docs"):
+            session.notify(check)
     require(session, "chromedriver", "chromium", "git", "mount", "openssl")
     install(session, "e2e")
     run(session, "pytest", "tests", *session.posargs)
