@@ -161,7 +161,7 @@ def figures(scheme: SchemeEvaluation) -> tuple[str, ...]:
 
 def show_differing_conditions(first: EvaluatedRelease, second: EvaluatedRelease) -> None:
     """Say which figures of two releases were measured in different ways, and how."""
-    from gemma3build.report.report import differing_conditions
+    from gemma3build.report.measurement import differing_conditions
 
     for entry in differing_conditions(first.evaluation, second.evaluation):
         schemes = ", ".join(entry.schemes)

@@ -1,7 +1,7 @@
 """The model card: README.md of a published release, made from its manifest and its evaluation."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from gemma3build.formats.registry import FORMATS
 from gemma3build.publish.rules import AGREEMENT, NOTICE, Violation
 from gemma3build.release.checksums import CHECKSUMS
 from gemma3build.release.manifest import LOCAL
+from gemma3build.report.rendering import environment
 from gemma3build.report.report import Page
-from gemma3build.schema.evaluation import EVALUATION, Evaluation, flag
+from gemma3build.schema.evaluation import EVALUATION, Evaluation
 from gemma3build.schema.manifest import MANIFEST, ArtifactRecord, Manifest
 from gemma3build.schema.scheme import NAME
 from gemma3build.util.files import read_bounded_text
 from gemma3build.util.git import GitRevision
-from gemma3build.util.text import MEGABYTE, decimal, escape_control_chars, megabytes, significant
+from gemma3build.util.text import MEGABYTE, escape_control_chars
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 RUNTIME = "litert-lm-api"
@@ -87,26 +88,12 @@ class Subject:
 
 def render(subject: Subject) -> str:
     """Return the text of a card: the same bytes for the same argument."""
-    from jinja2 import Environment, StrictUndefined
-
-    # No HTML comes of it here: the Hub renders and cleans Markdown, and `cell` escapes what it obeys.
-    environment = Environment(
-        autoescape=False,  # noqa: S701 - see above
-        keep_trailing_newline=True,
-        lstrip_blocks=True,
-        trim_blocks=True,
-        undefined=StrictUndefined,
-    )
-    filters: dict[str, Callable[..., object]] = {
-        "cell": cell,
-        "decimal": decimal,
-        "flag": flag,
-        "megabytes": megabytes,
-        "reader": lambda path: kind.runtime if (kind := FORMATS.get(Path(path).suffix)) else "",
-        "significant": significant,
-    }
-    environment.filters.update(filters)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    template = environment(
+        TEMPLATE.parent,
+        html=False,  # `cell` escapes what Markdown obeys, and the Hub cleans the HTML that comes of it
+        cell=cell,
+        reader=lambda path: kind.runtime if (kind := FORMATS.get(Path(path).suffix)) else "",
+    ).get_template(TEMPLATE.name)
     return template.render(
         subject=subject,
         manifest=subject.manifest,

@@ -10,7 +10,7 @@ from gemma3build.errors import ErrorCode, from_os_error, release_error
 from gemma3build.release.checksums import CHECKSUMS
 from gemma3build.release.evaluation import read_evaluation
 from gemma3build.release.manifest import read_manifest
-from gemma3build.report.page import environment, notice
+from gemma3build.report.rendering import environment, notice
 from gemma3build.report.report import Page
 from gemma3build.schema.evaluation import REPORT, Evaluation, Piqa, SchemeEvaluation, Speed
 from gemma3build.schema.manifest import MANIFEST, Manifest, Parameters
@@ -245,6 +245,7 @@ def render(index: Index, releases: Sequence[IndexedRelease]) -> bytes:
         index=index,
         releases=releases,
         together=together(releases),
+        rows=[(scheme, item.entry.name) for item in releases for scheme in item.page.schemes],
         files={"report": REPORT, "manifest": MANIFEST, "checksums": CHECKSUMS, "index": INDEX},
         notice=notice(),
     )

@@ -18,12 +18,6 @@ def release(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports are written without what takes long to draw."""
-    monkeypatch.setattr("gemma3build.report.report.render", lambda *_: b"<html></html>")
-
-
-@pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
         monkeypatch.delenv(name, raising=False)

@@ -398,7 +398,7 @@ def test_a_rule_that_does_not_hold_is_named_and_skipped_by_its_name_alone(
     skips = [text for name in sorted(broken) for text in ("--skip", name)]
     assert set(publish(release, *skips)["skipped"]) == broken
     card = head(hub).files["README.md"].decode()
-    assert "Published although it does not hold to every rule" in card
+    assert "The publisher skipped these publication rules" in card
     assert f"(`{rule}`)" in card
 
 

@@ -22,8 +22,6 @@ from tests.support.command import run_command
 from tests.support.errors import raises
 from tests.unit.report.test_report import gate, sample, scheme
 
-pytestmark = pytest.mark.usefixtures("no_charts")
-
 
 class Gated(Builder):
     """A builder whose steps have run, and whose gate has said this."""

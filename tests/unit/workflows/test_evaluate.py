@@ -22,7 +22,8 @@ from gemma3build.pins.config import load_models
 from gemma3build.pins.lockfile import ModelsLock
 from gemma3build.release.directory import write_measured
 from gemma3build.release.evaluation import manifest_digest, merge, read_evaluation
-from gemma3build.report.report import differing_conditions, measured_files
+from gemma3build.report.measurement import differing_conditions
+from gemma3build.report.report import measured_files
 from gemma3build.schema.evaluation import (
     EVALUATION,
     PIQA_FILE,

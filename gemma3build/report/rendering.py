@@ -1,4 +1,4 @@
-"""What the pages of this project share: templates, and how everything in them is escaped."""
+"""How templates become pages and model cards, and how everything in a page is escaped."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,19 +7,24 @@ from typing import TYPE_CHECKING
 from gemma3build.release.manifest import LEGAL_DIR
 from gemma3build.schema.evaluation import flag
 from gemma3build.util.serialize import encode
-from gemma3build.util.text import decimal, escape_control_chars, megabytes
+from gemma3build.util.text import decimal, escape_control_chars, megabytes, significant
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).with_name("templates")
 NOTICE = LEGAL_DIR / "Notice"
 
 
-def environment(**filters: Callable[..., object]) -> "Environment":
-    """Return what renders the templates of pages; all that they are given is text, and escaped.
+def environment(
+    folder: Path = TEMPLATES, *, html: bool = True, **filters: Callable[..., object]
+) -> "Environment":
+    """Return a renderer of templates; it imports Jinja, which a build with nothing to do never needs.
 
-    Jinja is imported here and not before: a build with nothing to do should start as fast as it can.
+    Args:
+        folder: where the templates are.
+        html: whether every value is plain text to escape, as in a page; Markdown has its own rules.
+        filters: what templates may call, in addition to the filters that all of them share.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -29,10 +34,10 @@ def environment(**filters: Callable[..., object]) -> "Environment":
         return escape_control_chars(str(value)) if plain else value
 
     found = Environment(
-        autoescape=True,
-        finalize=clean,
+        autoescape=html,  # noqa: S701 - off for Markdown, which the Hub renders and cleans
+        finalize=clean if html else None,
         keep_trailing_newline=True,
-        loader=FileSystemLoader(TEMPLATES, encoding="utf-8"),
+        loader=FileSystemLoader(folder, encoding="utf-8"),
         lstrip_blocks=True,
         trim_blocks=True,
         undefined=StrictUndefined,
@@ -43,14 +48,14 @@ def environment(**filters: Callable[..., object]) -> "Environment":
         "encode": encode,
         "flag": flag,
         "megabytes": megabytes,
-        "safe_svg": Markup,  # of report.charts, which escapes what it is given
+        "significant": significant,
     }
     found.filters.update(shared | filters)
     return found
 
 
 def notice() -> list[str]:
-    """Return the paragraphs about Gemma's terms that stand on every page."""
+    """Return the paragraphs about Gemma's terms that every page shows."""
     return NOTICE.read_text(encoding="utf-8").split("\n\n")
 
 
