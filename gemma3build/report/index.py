@@ -1,4 +1,4 @@
-"""The index of releases that were made together: ``index.json``, and a page that shows the same."""
+"""The index of releases that were built together: ``index.json``, and ``index.html`` that shows the same."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ class Signed(Record):
     """Who signed a release.
 
     Attributes:
-        key: id of the key that its signature names; empty for an identity of Sigstore.
-        identity: whom Sigstore named, if that was asked for.
-        checked: whether the signature was found to hold.
+        key: id of the key that its signature names; empty for a Sigstore identity.
+        identity: the Sigstore identity, if one was required.
+        checked: whether the signature was verified.
     """
 
     key: str = ""
@@ -68,16 +68,16 @@ class IndexEntry(Record):
     """A release.
 
     Attributes:
-        name: of it, and of its directory beside the index.
-        base_model: name on the Hub of what it derives from; empty if unknown.
+        name: of the release, and of its directory next to the index.
+        base_model: name on the Hub of the model that it derives from; empty if unknown.
         source: ``owner/name`` on the Hub, ``packages``, or ``local``.
         revision: commit, or digest of the GGUF file; empty for a local directory.
-        weights: how many.
-        parameters: what a person chose about the graph.
+        weights: number of parameters of the model.
+        parameters: the options of its graph.
         schemes: in the order of the build.
         records: all other files of the release.
-        signed: by whom; None for nobody.
-        published: where; None for nowhere.
+        signed: who signed it; None if it has no signature.
+        published: where it was published; None if that is unknown.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Index(Record):
         format: names this format and its version.
         version: of the releases.
         commit: of gemma3build that built them.
-        releases: in the order in which they were made.
+        releases: in the order in which they were built.
     """
 
     format: str = FORMAT
@@ -110,14 +110,10 @@ class Index(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexedRelease:
-    """A release as the page shows it: the entry, and what its records say in full."""
+    """A release as the page shows it: its entry, manifest and evaluation."""
 
     entry: IndexEntry
     page: Page
-
-    def record(self, name: str) -> FileDigest | None:
-        """Return a file of it that is no artifact."""
-        return next((file for file in self.entry.records if file.path == name), None)
 
 
 def index_release(
@@ -130,11 +126,11 @@ def index_release(
     """Return a release for the index.
 
     Args:
-        verified: what was found out about it; nothing is wrong with it.
-        manifest: its record.
-        evaluation: what was measured.
-        signed: by whom.
-        published: where.
+        verified: the result of its verification, which found no error.
+        manifest: its manifest.
+        evaluation: its figures.
+        signed: who signed it.
+        published: where it was published.
     """
     artifacts = {
         item.path: FileDigest(path=item.path, size=item.size, sha256=item.sha256)
@@ -171,7 +167,7 @@ def index_release(
 
 
 def reindex_release(entry: IndexEntry, folder: Path, advance: Advance = ignore) -> IndexedRelease:
-    """Return a release that an index has, if what lies there is still the same.
+    """Return a release that an index has, if its files are still the same.
 
     Args:
         entry: what the index says.
@@ -253,7 +249,7 @@ def render(index: Index, releases: Sequence[IndexedRelease]) -> bytes:
 
 
 def together(releases: Sequence[IndexedRelease]) -> Page:
-    """Return all schemes of all releases as one page has them, under names that tell them apart."""
+    """Return all schemes of all releases as one page, with the release in their names if there are several."""
     several = len(releases) > 1
     schemes: list[SchemeEvaluation] = []
     for item in releases:
