@@ -1,4 +1,4 @@
-"""From a release to what a repository is to hold, and into it."""
+"""Prepares a publication of a release, finds what it would change, and publishes it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.publish import Rule, card, hub
 from gemma3build.publish.diff import Payload, Remote, RepoDiff, compare, payloads
-from gemma3build.publish.rules import AGREEMENT, NOTICE, Facts, Violation, refuse, violations
+from gemma3build.publish.rules import AGREEMENT, NOTICE, Facts, Violation, reject, violations
 from gemma3build.release.checksums import PROVENANCE
 from gemma3build.release.provenance import read_revision
 from gemma3build.schema.evaluation import EVALUATION
@@ -23,10 +23,10 @@ class Target:
 
     Attributes:
         repo: ``owner/name``.
-        private: whether a repository that is made is private.
-        tag: what the commit is called; empty for nothing.
-        create_pr: whether it becomes a pull request.
-        other_tag: what to do where the tag is taken, in the words of the command that runs.
+        private: whether to create a private repository.
+        tag: of the commit; empty for none.
+        create_pr: whether to open a pull request.
+        other_tag: hint of the command for a tag that already exists.
     """
 
     repo: str
@@ -38,14 +38,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """What a repository is to hold.
+    """What to publish.
 
     Attributes:
-        target: which one.
+        target: where to.
         title: of the commit.
         card: the text of README.md.
-        files: everything, the card included.
-        skipped: rules that do not hold and were skipped.
+        files: all files, including the card.
+        skipped: rules that the release does not meet and that you skipped.
     """
 
     target: Target
@@ -57,7 +57,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishResult:
-    """What was published: the commit, and whether it and its tag had been there before."""
+    """The commit, and whether it and its tag already existed (``idle``)."""
 
     committed: hub.HubCommit
     idle: bool
@@ -66,36 +66,35 @@ class PublishResult:
 def prepare(
     verified: Verified, target: Target, skip: tuple[Rule, ...] = (), prose: str = ""
 ) -> Publication:
-    """Return what is to be published of a release that was looked at.
+    """Return what to publish of a verified release.
 
     Args:
-        verified: what was found out about it.
+        verified: the release and its findings.
         target: where it goes.
-        skip: rules that need not hold.
-        prose: the publisher's own text for the card.
+        skip: rules that it need not meet.
+        prose: the publisher's text for the card.
 
     Raises:
-        BuildError: the release is not what it says; a rule does not hold (PUBLICATION).
+        BuildError: the release does not verify; it does not meet a rule (PUBLICATION).
     """
-    # What the gate said is a rule, too, which can be skipped; nothing else of this can.
+    # The quality gate is also a rule, which you can skip; you cannot skip other checks.
     for finding in verified.findings:
         if finding.error is not None and finding.name != GATE:
             raise finding.error
     folder = verified.folder
     manifest = read_record(folder)
     facts = find_facts(folder, manifest, verified)
-    skipped = refuse(violations(facts), skip)
-    text = card.render(
-        card.Subject(
-            repo=target.repo,
-            tag=target.tag,
-            manifest=manifest,
-            evaluation=facts.evaluation,
-            source=facts.source,
-            skipped=skipped,
-            prose=prose,
-        )
+    skipped = reject(violations(facts), skip)
+    subject = card.Subject(
+        repo=target.repo,
+        tag=target.tag,
+        manifest=manifest,
+        evaluation=facts.evaluation,
+        source=facts.source,
+        skipped=skipped,
+        prose=prose,
     )
+    text = card.render(subject)
     return Publication(
         target=target,
         title=f"Publish {manifest.checkpoint.model}",
@@ -106,32 +105,28 @@ def prepare(
 
 
 def find_facts(folder: UntrustedFolder, manifest: Manifest, verified: Verified) -> Facts:
-    """Return what the rules look at."""
-    there = folder.sizes
+    """Return what the rules check."""
+    names = folder.sizes.keys()
+    measured = EVALUATION in names
+    texts = {AGREEMENT, NOTICE} & names
     return Facts(
         manifest=manifest,
-        evaluation=(
-            check_evaluation(folder, manifest, verified.digests) if EVALUATION in there else None
-        ),
-        provenance=PROVENANCE in there,
+        evaluation=check_evaluation(folder, manifest, verified.digests) if measured else None,
+        provenance=PROVENANCE in names,
         source=read_revision(folder.path / PROVENANCE),
-        texts={
-            name: folder.read(name).decode(errors="replace")
-            for name in (AGREEMENT, NOTICE)
-            if name in there
-        },
+        texts={name: folder.read(name).decode(errors="replace") for name in texts},
     )
 
 
 def find_changes(publication: Publication) -> tuple[Remote | None, RepoDiff]:
-    """Return what is in the repository, and what publishing would change.
+    """Return the state of the repository, and what publishing would change.
 
-    Where the tag is there, that is what is in its commit, whatever came after that; with a pull request
-    of this release open, what is in that.
+    If the tag exists, this is the state at its commit, not at the head of the branch. If a pull request
+    for this release is open, it is the state of the pull request.
 
     Raises:
-        BuildError: the Hub refuses; the repository is public, or the tag taken (REQUEST); the pull
-            request stands on an older commit (PULL_REQUEST).
+        BuildError: the Hub rejects a request; the repository is public, or the tag exists with other
+            content (REQUEST); the pull request is based on an older commit (PULL_REQUEST).
     """
     target = publication.target
     remote = hub.find_repo_state(target.repo, hub.NOT_PUBLISHED)
@@ -150,82 +145,71 @@ def find_changes(publication: Publication) -> tuple[Remote | None, RepoDiff]:
 
 
 def find_tagged(target: Target, remote: Remote | None) -> Remote | None:
-    """Return what is in the commit that has the tag already; None where none has.
-
-    Args:
-        target: where a release goes.
-        remote: what is there; None for nothing.
+    """Return the state at the commit that already has the tag; None if no commit has it.
 
     Raises:
-        BuildError: the Hub refuses; the repository is public, or the tag that of something else
-            than a release (REQUEST).
+        BuildError: the Hub rejects a request; the repository is public, or the tagged commit is not a
+            release (REQUEST).
     """
     if remote is None:
         return None
     if target.private and not remote.private:
-        why = f"{target.repo} is there already, and public"
-        raise BuildError(
-            ErrorCode.REQUEST,
-            hub.NOT_PUBLISHED,
-            why,
-            "Leave --private away, or change its settings.",
-        )
-    leads = remote.tags.get(target.tag)
-    if leads is None:
+        why = f"{target.repo} already exists and is public"
+        hint = "Omit --private, or make the repository private in its settings."
+        raise BuildError(ErrorCode.REQUEST, hub.NOT_PUBLISHED, why, hint)
+    commit = remote.tags.get(target.tag)
+    if commit is None:
         return None
-    tagged = (
-        remote
-        if leads == remote.commit
-        else hub.fetch_repo_state(target.repo, leads, hub.NOT_PUBLISHED)
-    )
+    tagged = remote
+    if commit != remote.commit:
+        tagged = hub.fetch_repo_state(target.repo, commit, hub.NOT_PUBLISHED)
     if not tagged.released:
         raise tag_taken(target, tagged)
     return tagged
 
 
 def tag_taken(target: Target, tagged: Remote) -> BuildError:
-    """Return the error of a tag that a commit with other content has."""
+    """Return the error for a tag that a commit with other content already has."""
     why = f"{target.repo} has a tag {target.tag} already, of {tagged.commit[:12]}"
     return BuildError(ErrorCode.REQUEST, hub.NOT_PUBLISHED, why, target.other_tag)
 
 
 def find_pull_request(publication: Publication, remote: Remote) -> Remote | None:
-    """Return what is in the pull request that would be opened a second time; None for no such one.
+    """Return the state of the open pull request to use instead of a new one, if there is one.
 
-    That is one that has everything already, by whomever, or one of ours, which gets a further commit.
+    This is a pull request by any user that already has all files, or one of yours, which gets another
+    commit.
     """
     opened = []
-    for there in hub.pull_requests(remote.repo, publication.title):
-        if compare(publication.files, there).nothing:
-            return there
-        opened.append(there)
+    for state in hub.pull_requests(remote.repo, publication.title):
+        if compare(publication.files, state).nothing:
+            return state
+        opened.append(state)
     name = hub.user(remote.repo) if opened else ""
-    ours = [item for item in opened if item.pull_request and item.pull_request.author == name]
-    for there in ours:
-        if hub.stands_on(there, remote.commit):
-            return there
-    for there in ours:
-        assert there.pull_request is not None  # noqa: S101 - see above
-        url = there.pull_request.url
-        why = f"{url} is open, and stands on an older commit than {remote.commit[:12]}"
-        raise BuildError(
-            ErrorCode.PULL_REQUEST, hub.NOT_PUBLISHED, why, "Merge or close it, then publish again."
-        )
+    yours = [
+        (pull, state) for state in opened if (pull := state.pull_request) and pull.author == name
+    ]
+    for _, state in yours:
+        if hub.stands_on(state, remote.commit):
+            return state
+    for pull, _ in yours:
+        why = f"{pull.url} is open and based on an older commit than {remote.commit[:12]}"
+        hint = "Merge or close it, then publish again."
+        raise BuildError(ErrorCode.PULL_REQUEST, hub.NOT_PUBLISHED, why, hint)
     return None
 
 
 @contextmanager
 def left(what: str, done: hub.HubCommit) -> Iterator[None]:
-    """Say, where a signal comes, that the commit is there, and what was left to do."""
+    """Turn a signal into an error that says that the commit exists, and what is left to do."""
     try:
         yield
     except KeyboardInterrupt as stopped:
         where = done.pull_request or done.url or done.commit
         why = f"it got a signal before {what}"
-        hint = "Run the same command again: it compares what is there, and does what is left."
-        raise BuildError(
-            ErrorCode.INTERRUPTED, f"{where} is there, but not all is done", why, hint
-        ) from stopped
+        hint = "Run the same command again: it does what is left."
+        what = f"{where} exists, but publishing is incomplete"
+        raise BuildError(ErrorCode.INTERRUPTED, what, why, hint) from stopped
 
 
 def publish(
@@ -234,16 +218,16 @@ def publish(
     difference: RepoDiff,
     say: Callable[[str], None],
 ) -> PublishResult:
-    """Commit, read back, tag; what is there already is left as it is.
+    """Commit, read back and tag; skips what is already done.
 
     Args:
-        publication: what the repository is to hold.
-        remote: what was in it; None for no repository.
+        publication: what to publish.
+        remote: the state of the repository; None if it does not exist.
         difference: what has to change.
-        say: is told what the Hub remarks.
+        say: called with each warning of the Hub.
 
     Raises:
-        BuildError: something failed; before the commit, nothing was changed.
+        BuildError: something failed; before the commit, nothing has changed.
     """
     target, files = publication.target, publication.files
     if remote is not None and difference.nothing:
@@ -261,9 +245,8 @@ def publish(
             create_pr=target.create_pr,
             say=say,
         )
-        with left(
-            "its digests were read back" + (" and it was tagged" if target.tag else ""), done
-        ):
+        what = "its digests were read back" + (" and it was tagged" if target.tag else "")
+        with left(what, done):
             hub.read_back(target.repo, done, files)
     tagged = not target.tag or target.tag in remote.tags
     if not tagged:

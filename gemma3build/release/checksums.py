@@ -10,7 +10,7 @@ from gemma3build.util.files import FileDigest
 CHECKSUMS = "SHA256SUMS"
 PROVENANCE = "provenance.intoto.jsonl"
 SIGNATURE = "model.sig"
-# Files that a release can have and that no line of SHA256SUMS covers.
+# Files that a release can have and that SHA256SUMS never lists.
 UNLISTED = frozenset({CHECKSUMS, EVALUATION, REPORT, PROVENANCE, SIGNATURE})
 LINE = re.compile(rf"(?P<sha256>[0-9a-f]{{64}})  (?P<name>{NAME})\n")
 
@@ -21,11 +21,11 @@ def checksums(files: Iterable[FileDigest]) -> str:
 
 
 def parse_checksums(text: str) -> dict[str, str]:
-    """Return what SHA256SUMS says: name to SHA-256.
+    """Return the SHA-256 of each file that SHA256SUMS lists, by name.
 
     Raises:
-        ValueError: a line is not as ``checksums`` writes it, a name stands there twice or out of order,
-            or is one that no line may cover.
+        ValueError: a line is not formatted as ``checksums`` writes it, or has a name twice, out of order
+            or of ``UNLISTED``.
     """
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(keepends=True), 1):
@@ -36,7 +36,7 @@ def parse_checksums(text: str) -> dict[str, str]:
         if found and name <= next(reversed(found)):
             raise ValueError(f"line {number} has {name} twice or out of order")
         if name in UNLISTED:
-            raise ValueError(f"line {number} has {name}, which it cannot cover")
+            raise ValueError(f"line {number} has {name}, which it must not list")
         found[name] = match["sha256"]
     if not found:
         raise ValueError("it is empty")

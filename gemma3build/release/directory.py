@@ -1,4 +1,4 @@
-"""A release directory: it appears whole or not at all, and is replaced whole."""
+"""Writes, replaces and removes a release directory, each atomically."""
 
 import ctypes
 import errno
@@ -31,12 +31,12 @@ RENAME_EXCHANGE = 2  # linux/fs.h
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """What a release directory is to hold.
+    """The contents of a release directory.
 
     Attributes:
-        manifest: the record.
-        evaluation: what was measured.
-        artifacts: name in the release to where the file lies in the store.
+        manifest: content of ``manifest.json``.
+        evaluation: content of ``evaluation.json``.
+        artifacts: path of each artifact in the cache, by its name in the release.
         sbom: content of ``sbom.cdx.json``.
         provenance: content of ``provenance.intoto.jsonl``.
     """
@@ -49,18 +49,18 @@ class Release:
 
     @property
     def texts(self) -> dict[str, bytes]:
-        """The small files that are the same for everyone; SHA256SUMS covers them and the artifacts."""
+        """The reproducible small files; SHA256SUMS lists them and the artifacts."""
         return release_texts(self.manifest, self.sbom)
 
     @property
     def digests(self) -> dict[str, str]:
-        """Name to SHA-256 of all files that are the same for everyone."""
+        """SHA-256 of all reproducible files, by name."""
         files = (*artifact_digests(self.manifest), *map(text_digest, self.texts.items()))
         return {file.path: file.sha256 for file in files}
 
 
 def release_texts(manifest: Manifest, sbom: bytes) -> dict[str, bytes]:
-    """Return the small files that a release has for everyone, by name."""
+    """Return the reproducible small files of a release, by name."""
     legal = {path.name: path.read_bytes() for path in LEGAL_DIR.iterdir()}
     texts = {MANIFEST: pretty_json(manifest), SBOM: sbom, **legal}
     sums = checksums((*artifact_digests(manifest), *map(text_digest, texts.items())))
@@ -79,23 +79,23 @@ def evaluation_text(evaluation: Evaluation) -> bytes:
 
 
 def write(release: Release, measured: Mapping[str, bytes], folder: Path) -> None:
-    """Write the release to ``folder``, replacing what is there as a whole.
+    """Write the release to ``folder``, which it replaces atomically.
 
-    Artifacts are hard links into the store where the file system allows it, so that a release costs no
-    disk; they are read-only, as the store's files are.
+    Artifacts are hard links into the cache if the file system allows it, so that a release needs no
+    disk space; they are read-only, like the files of the cache.
 
     Args:
-        release: what it holds.
+        release: its contents.
         measured: files that depend on the machine, by name.
-        folder: where it appears.
+        folder: where to write it.
 
     Raises:
         BuildError: the disk is full (DISK); the directory cannot be written (OUTPUT).
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # What a killed build left; the caller holds the lock.
-    for left in find_partial(folder):
-        shutil.rmtree(left, ignore_errors=True)
+    # Leftovers of killed builds; the caller holds the lock.
+    for partial in find_partial(folder):
+        shutil.rmtree(partial, ignore_errors=True)
     staged = partial_path(folder)
     with os_errors(f"The release cannot be written to {folder}"):
         try:
@@ -103,8 +103,8 @@ def write(release: Release, measured: Mapping[str, bytes], folder: Path) -> None
             staged.chmod(0o755)
             for name, path in release.artifacts.items():
                 place(path, staged / name)
-            own = {PROVENANCE: release.provenance, **measured}
-            for name, text in {**release.texts, **own}.items():
+            extra = {PROVENANCE: release.provenance, **measured}
+            for name, text in {**release.texts, **extra}.items():
                 (staged / name).write_bytes(text)
             _replace(staged, folder)
         finally:
@@ -112,11 +112,7 @@ def write(release: Release, measured: Mapping[str, bytes], folder: Path) -> None
 
 
 def remove(folder: Path) -> None:
-    """Remove a release, whole at once as far as readers can see; the caller holds its lock.
-
-    Raises:
-        BuildError: it cannot be removed (OUTPUT).
-    """
+    """Remove a release atomically, while you hold its lock; raises BuildError (OUTPUT)."""
     with os_errors(f"{folder} cannot be removed"):
         grave = partial_path(folder)
         grave.mkdir()
@@ -127,9 +123,7 @@ def remove(folder: Path) -> None:
 
 
 def write_measured(measured: Mapping[str, bytes], folder: Path) -> None:
-    """Replace the measured files of a release, each whole or not at all.
-
-    A signature covers them and would no longer hold: it is removed.
+    """Replace the measured files of a release, each atomically; removes the signature, which covers them.
 
     Raises:
         BuildError: the disk is full (DISK); the directory cannot be written (OUTPUT).
@@ -141,7 +135,7 @@ def write_measured(measured: Mapping[str, bytes], folder: Path) -> None:
 
 
 def place(source: Path, target: Path) -> None:
-    """Put a file of the store at another place: as a hard link where the file system allows it."""
+    """Place a file of the cache elsewhere, as a hard link if the file system allows it."""
     try:
         target.hardlink_to(source)
     except OSError:  # another file system, or one without links
@@ -149,11 +143,11 @@ def place(source: Path, target: Path) -> None:
 
 
 def _replace(staged: Path, folder: Path) -> None:
-    """Put ``staged`` in the place of ``folder``; ``staged`` then holds what was there."""
+    """Put ``staged`` in the place of ``folder``; ``staged`` then holds the old contents."""
     if not folder.exists():
         staged.rename(folder)
         return
-    # One system call that swaps two names, so that no moment has neither: renameat2(2).
+    # renameat2(2) swaps two names in one system call, so that readers always see a release.
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(staged), os.fsencode(folder)
     if libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE):
@@ -167,18 +161,17 @@ def _replace(staged: Path, folder: Path) -> None:
 
 
 def check_output(folder: Path) -> None:
-    """Refuse an output directory that cannot be written, before the long work.
+    """Reject an output directory that cannot be written, before the long work.
 
-    So must be the one beside it that the release goes to if the gate refuses it.
+    Also checks the directory next to it, where a release goes that fails the quality gate.
 
     Raises:
-        BuildError: saying why (OUTPUT).
+        BuildError: it cannot be written (OUTPUT).
     """
     if folder.name.endswith(REFUSED):
-        why = f"{REFUSED} at the end of a name means that the gate refused what is in it"
-        raise BuildError(
-            ErrorCode.OUTPUT, f"{folder} is no place for a release", why, "Give another --output."
-        )
+        what = f"{folder} is no place for a release"
+        why = f"names that end in {REFUSED} are for releases that failed the quality gate"
+        raise BuildError(ErrorCode.OUTPUT, what, why, "Give another --output.")
     check_replaceable(folder)
     check_replaceable(folder.with_name(folder.name + REFUSED))
     above = existing(folder.parent)
@@ -189,28 +182,24 @@ def check_output(folder: Path) -> None:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse to replace anything but a release or an empty directory: a build replaces it whole.
+    """Require that a release can replace ``folder``: a release or an empty directory, if it exists.
 
     Raises:
-        BuildError: saying what is in the way (OUTPUT).
+        BuildError: it is something else (OUTPUT).
     """
     if not folder.exists():
         return
+    what = f"{folder} is in the way"
     if not folder.is_dir():
-        raise BuildError(
-            ErrorCode.OUTPUT, f"{folder} is in the way", "it is not a directory", "Move it away."
-        )
+        raise BuildError(ErrorCode.OUTPUT, what, "it is not a directory", "Move it away.")
     if any(folder.iterdir()) and not is_release(folder):
-        raise BuildError(
-            ErrorCode.OUTPUT,
-            f"{folder} is in the way",
-            "it holds other things than a release, and a release replaces it whole",
-            "Give another --output, such as a new directory below it.",
-        )
+        why = "it holds other things than a release, and a build replaces the whole directory"
+        hint = "Give another --output, such as a new directory below it."
+        raise BuildError(ErrorCode.OUTPUT, what, why, hint)
 
 
 def is_release(folder: Path) -> bool:
-    """Return whether a directory has the manifest of a release, of our format."""
+    """Return whether a directory contains the manifest of a release."""
     try:
         found = load_json(read_bounded(folder / MANIFEST))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""From the results of gates to ``evaluation.json``, and back from a release."""
+"""Reads and merges ``evaluation.json``."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from gemma3build.util.serialize import decode_json, pretty_json
 
 
 def manifest_digest(manifest: Manifest) -> str:
-    """Return the SHA-256 of a manifest as it stands in a release."""
+    """Return the SHA-256 of a manifest as written in a release."""
     return sha256_bytes(pretty_json(manifest))
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:
-    """Return the evaluation in a release; None if there is none of this format that can be read."""
+    """Return the evaluation of a release; None if it is missing, unreadable or of another format."""
     try:
         found = decode_json(Evaluation, read_bounded(folder / EVALUATION), EVALUATION)
     except (OSError, ValueError):
@@ -31,21 +31,20 @@ def read_evaluation(folder: Path) -> Evaluation | None:
 
 
 def carry_over(fresh: Evaluation, found: Evaluation | None) -> Evaluation:
-    """Return ``fresh`` with the PIQA and speed figures that ``found`` has of the same files."""
+    """Return ``fresh`` with the PIQA and speed figures that ``found`` has for the same files."""
     known = {(item.model, item.bundle): item for item in found.schemes} if found else {}
     schemes = []
     for item in fresh.schemes:
         old = known.get((item.model, item.bundle))
-        kept = structs.replace(item, piqa=old.piqa, speed=old.speed) if old else item
-        schemes.append(kept)
+        schemes.append(structs.replace(item, piqa=old.piqa, speed=old.speed) if old else item)
     return structs.replace(fresh, schemes=tuple(schemes))
 
 
 def merge(found: Evaluation, measured: Evaluation) -> Evaluation:
-    """Return what a release has, with what was measured now; the files are the same.
+    """Return the evaluation of a release, updated with new measurements of the same files.
 
-    A PIQA figure is not replaced by one that says less: all of PIQA's questions say more than all of
-    a user's own, and those more than a quick look.
+    A PIQA figure is never replaced by one that says less: all of PIQA's questions say more than a
+    user's own questions, and those say more than a quick look.
     """
     now = {item.scheme: item for item in measured.schemes}
     schemes = []
@@ -57,7 +56,7 @@ def merge(found: Evaluation, measured: Evaluation) -> Evaluation:
 
 
 def worth(piqa: Piqa | None) -> int:
-    """Return a number that is larger for a figure that says more."""
+    """Return a larger number for a figure that says more."""
     if piqa is None:
         return 0
     return 1 if is_quick_look(piqa) else 2 if piqa.own else 3

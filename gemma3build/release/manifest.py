@@ -12,23 +12,21 @@ LOCAL = "local"
 
 
 def terms() -> tuple[str, ...]:
-    """Return the names of the files that carry Gemma's terms with every release."""
+    """Return the names of the files with Gemma's terms, which every release contains."""
     return tuple(sorted(path.name for path in LEGAL_DIR.iterdir()))
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of a release; raises BuildError (REQUEST)."""
     path = folder / MANIFEST
-    hint = "Name the directory of a release, or make one: nox -s build"
+    hint = "Give the directory of a release, or build one: gemma3build build"
     try:
         return decode_json(Manifest, read_bounded(path), str(path))
-    except OSError as error:
-        why = f"{path} cannot be read: {error.strerror}"
+    except (OSError, ValueError) as error:
+        why = str(error)
+        if isinstance(error, OSError):
+            why = f"{path} cannot be read: {error.strerror}"
         raise BuildError(ErrorCode.REQUEST, f"{folder} is not a release", why, hint) from error
-    except ValueError as error:
-        raise BuildError(
-            ErrorCode.REQUEST, f"{folder} is not a release", str(error), hint
-        ) from error
 
 
 def artifact_digests(manifest: Manifest) -> tuple[FileDigest, ...]:

@@ -1,7 +1,7 @@
 """``provenance.intoto.jsonl``: an in-toto statement about a release, with SLSA provenance v1.
 
-docs/reference/provenance.md says what each field holds. Everything but ``runDetails.metadata`` is the same for
-everyone who builds from the same source; because of that part, no checksum covers the file.
+docs/reference/provenance.md describes each field. Everything except ``runDetails.metadata`` is reproducible;
+because of that part, SHA256SUMS does not list the file.
 """
 
 import json
@@ -27,21 +27,21 @@ def statement(
     """Return a statement as one line of JSON.
 
     Args:
-        subjects: SHA-256 of each file that it is about, by name.
-        predicate_type: URI that says what the predicate means.
-        predicate: what is said, JSON values.
+        subjects: SHA-256 of each subject, by name.
+        predicate_type: URI of the predicate's type.
+        predicate: JSON values.
 
     Raises:
         ValueError: in-toto does not allow it.
     """
-    # Slow to import, and an idle build has no use for it.
+    # Slow to import, and an idle build does not need it.
     from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
     from in_toto_attestation.v1.statement import Statement
 
     found = [
         {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(subjects.items())
     ]
-    # What is written is what came in: the library's message makes a float of every whole number.
+    # Validate only: the library's message turns every integer into a float.
     descriptors = [ResourceDescriptor(**subject).pb for subject in found]
     Statement(descriptors, predicate_type, dict(predicate)).validate()
     content = {
@@ -60,7 +60,7 @@ BUILDER = "urn:gemma3build:builder:v1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRun:
-    """When a build ran, in seconds since 1970; nothing else of a record may depend on it."""
+    """When a build ran, in seconds since 1970."""
 
     started: float
     finished: float
@@ -78,14 +78,14 @@ def make_provenance(
     """Return the statement as one line of JSON.
 
     Args:
-        manifest: the record of the release.
-        sums: what SHA256SUMS says, name to SHA-256, with SHA256SUMS itself.
-        packages: what each image of the manifest is made of, by its name.
-        source: the revision that ran, None where it is unknown.
+        manifest: of the release.
+        sums: SHA-256 of the files in SHA256SUMS and of SHA256SUMS itself, by name.
+        packages: of each image of the manifest, by its name.
+        source: the revision that ran, None if it is unknown.
         epoch: SOURCE_DATE_EPOCH of images and containers, in seconds since 1970.
-        run: when.
+        run: when the build ran.
     """
-    # Slow to import, and an idle build has no use for it.
+    # Slow to import, and an idle build does not need it.
     from google.protobuf.json_format import ParseDict
     from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
 
@@ -105,12 +105,12 @@ def make_provenance(
             },
         },
     }
-    ParseDict(predicate, Provenance())  # refuses a field that SLSA does not know
+    ParseDict(predicate, Provenance())  # rejects a field that SLSA does not define
     return statement(sums, PREDICATE_TYPE, predicate)
 
 
 def external_parameters(manifest: Manifest) -> dict[str, Any]:
-    """Return what the person chose who asked for the build."""
+    """Return what the user of the build chose."""
     checkpoint = manifest.checkpoint
     return {
         "name": checkpoint.model,
@@ -150,12 +150,12 @@ def dependencies(
 
 
 def clock(seconds: float) -> str:
-    """Return a time as RFC 3339 has it, in UTC, to the second."""
+    """Return a time in UTC to the second, as in RFC 3339."""
     return datetime.fromtimestamp(int(seconds), tz=UTC).isoformat().replace("+00:00", "Z")
 
 
 def read_revision(path: Path) -> GitRevision | None:
-    """Return which source a provenance names; None where it names none, or is not one of this project."""
+    """Return the revision of gemma3build that a provenance names; None if it is unreadable or names none."""
     try:
         definition = json.loads(path.read_bytes())["predicate"]["buildDefinition"]
         dependencies = definition["resolvedDependencies"]

@@ -1,6 +1,6 @@
-"""``sbom.cdx.json``: what is in a release and in the images that made it, as CycloneDX 1.6.
+"""``sbom.cdx.json``: the contents of a release and of the images that built it, as CycloneDX 1.6.
 
-The same bytes for everyone: no clock, ordered lists, and a serial number made of the content.
+It is reproducible: no clock, sorted lists, and a serial number derived from the content.
 """
 
 import re
@@ -14,14 +14,14 @@ from gemma3build.schema.packages import Packages
 from gemma3build.util.serialize import canonical_json, pretty_json
 
 SBOM = "sbom.cdx.json"
-ARTIFACT = "artifact:"  # what references to artifacts begin with
+ARTIFACT = "artifact:"  # prefix of references to artifacts
 CHECKPOINT = "checkpoint"
 DISTRIBUTION = "bookworm"
 # For serial numbers: a UUID of version 5 over this project's name for its SBOMs (RFC 9562).
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:gemma3build:sbom:v1")
 LICENSE = {"name": "Gemma Terms of Use", "url": "https://ai.google.dev/gemma/terms"}
 MODEL: dict[str, Any] = {"type": "machine-learning-model", "licenses": [{"license": LICENSE}]}
-# What is known of every checkpoint that can be built, in the words of CycloneDX's model card.
+# The same for every checkpoint that can be built.
 MODEL_CARD = {
     "modelParameters": {
         "task": "text-generation",
@@ -34,14 +34,14 @@ MODEL_CARD = {
 
 
 def make_sbom(manifest: Manifest, packages: Mapping[str, Packages]) -> bytes:
-    """Return the bill of materials of a release.
+    """Return the SBOM of a release.
 
     The release depends on its artifacts, these on the checkpoint and on the images, each image on its
-    packages. What a model was trained on is unknown here, so its model card names no dataset.
+    packages. gemma3build does not know what a model was trained on, so its model card names no dataset.
 
     Args:
-        manifest: the record of the release.
-        packages: what each image of the manifest is made of, by its name.
+        manifest: of the release.
+        packages: of each image of the manifest, by its name.
     """
     checkpoint = manifest.checkpoint
     release = {**MODEL, "bom-ref": f"release:{checkpoint.model}", "name": checkpoint.model}
@@ -80,7 +80,7 @@ def make_sbom(manifest: Manifest, packages: Mapping[str, Packages]) -> bytes:
 
 
 def numbered(sbom: Mapping[str, Any]) -> bytes:
-    """Return the text of a bill of materials with the serial number that is made of the rest of it."""
+    """Return the text of an SBOM with a serial number derived from the rest of it."""
     rest = {name: value for name, value in sbom.items() if name != "serialNumber"}
     number = uuid.uuid5(NAMESPACE, canonical_json(rest).decode()).urn
     return pretty_json({**rest, "serialNumber": number})
@@ -102,10 +102,10 @@ def _checkpoint(checkpoint: CheckpointRecord) -> dict[str, Any]:
 
 
 def _parts(packages: Packages) -> Iterator[dict[str, Any]]:
-    """Yield the wheels and the Debian packages of an image, with package URLs as in ECMA-427."""
+    """Yield the wheels and the Debian packages of an image, with package URLs (ECMA-427)."""
     for wheel in packages.wheels:
         name, version = wheel.path.split("-")[:2]  # PEP 427
-        name = re.sub(r"[-_.]+", "-", name).lower()  # as an index has it: PEP 503
+        name = re.sub(r"[-_.]+", "-", name).lower()  # PEP 503
         yield {
             "bom-ref": f"wheel:{wheel.path}",
             "type": "library",

@@ -1,4 +1,4 @@
-"""An untrusted release on the disk: read, and never followed out of its folder."""
+"""Reads an untrusted release from disk without following anything out of its folder."""
 
 import os
 import stat
@@ -21,22 +21,22 @@ from gemma3build.util.text import join_names, truncate
 
 THREADS = 2
 
-Advance = Callable[[int], None]  # is told of bytes that were read
+Advance = Callable[[int], None]  # called with the number of bytes that were read
 
 
 def ignore(size: int) -> None:
-    """Take no note of progress."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UntrustedFolder:
-    """What lies in a directory.
+    """The contents of a directory.
 
     Attributes:
         path: the directory.
-        sizes: of its plain files, in bytes, by name.
-        others: names of what is no plain file: directories, links, devices.
-        remote_digests: digests, by name, of files that are elsewhere, as stated there; they are in ``sizes``.
+        sizes: of its plain files, in bytes, by name; also of the files in ``remote_digests``.
+        others: names of directories, links and devices.
+        remote_digests: digests that the Hub states for files that were not downloaded, by name.
     """
 
     path: Path
@@ -45,15 +45,10 @@ class UntrustedFolder:
     remote_digests: Mapping[str, FileDigest] = field(default_factory=dict)
 
     def open(self, name: str) -> BinaryIO:
-        """Open a plain file.
-
-        Raises:
-            BuildError: there is none.
-            OSError: it cannot be opened.
-        """
+        """Open a plain file; raises BuildError if it is missing, OSError if it cannot be opened."""
         if name not in self.sizes:
             raise missing([name])
-        # A link that took the file's place is not followed, a pipe is not waited for.
+        # Does not follow a link and does not wait for a pipe that replaced the file in the meantime.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         return os.fdopen(os.open(self.path / name, flags), "rb")
 
@@ -66,7 +61,7 @@ class UntrustedFolder:
             raise release_error(ErrorCode.CHANGED, "A file is too large", str(error)) from error
 
     def digest(self, name: str, advance: Advance = ignore) -> str:
-        """Return the SHA-256 of a file: as it was stated, or as it is read."""
+        """Return the SHA-256 of a file: the stated one, or that of the bytes."""
         if name in self.remote_digests:
             return self.remote_digests[name].sha256
         with self.open(name) as file:
@@ -78,21 +73,21 @@ class UntrustedFolder:
             return sha256_span(file, offset, size, lambda block: advance(len(block)))
 
     def digests(self, advance: Advance = ignore) -> dict[str, str]:
-        """Return the SHA-256 of every plain file by name: read two at a time, or as it was stated."""
+        """Return the SHA-256 of every plain file by name, hashing two at a time."""
         with ThreadPoolExecutor(THREADS) as pool:
             found = pool.map(lambda name: self.digest(name, advance), self.sizes)
             return dict(zip(self.sizes, found, strict=True))
 
 
 def list_folder(path: Path, remote_digests: Iterable[FileDigest] = ()) -> UntrustedFolder:
-    """Return what lies in a directory; nothing is opened.
+    """Return the contents of a directory without opening any file.
 
     Args:
         path: the directory.
-        remote_digests: digests of files that lie elsewhere.
+        remote_digests: digests of files that were not downloaded.
 
     Raises:
-        BuildError: it is no directory that can be read (REQUEST).
+        BuildError: it is not a readable directory (REQUEST).
     """
     sizes, others = {}, []
     try:
@@ -105,7 +100,7 @@ def list_folder(path: Path, remote_digests: Iterable[FileDigest] = ()) -> Untrus
                     others.append(entry.name)
     except OSError as error:
         why = f"{path}: {error.strerror}"
-        hint = "Name the directory of a release, or make one: nox -s build"
+        hint = "Give the directory of a release, or build one: gemma3build build"
         raise BuildError(ErrorCode.REQUEST, "The release cannot be verified", why, hint) from error
     elsewhere = {file.path: file for file in remote_digests}
     sizes |= {name: file.size for name, file in elsewhere.items()}
@@ -115,12 +110,12 @@ def list_folder(path: Path, remote_digests: Iterable[FileDigest] = ()) -> Untrus
 
 
 def unreadable(error: OSError) -> BuildError:
-    """Return the error of a file that cannot be read."""
+    """Return the error for a file that cannot be read."""
     why = ": ".join(filter(None, (error.filename and str(error.filename), error.strerror)))
     return release_error(ErrorCode.MISSING, "A file cannot be read", truncate(why))
 
 
 def missing(names: Iterable[str]) -> BuildError:
-    """Return the error of files that are not there."""
+    """Return the error for missing files."""
     why = f"{join_names(names)} not there"
-    return release_error(ErrorCode.MISSING, "The release is not whole", why)
+    return release_error(ErrorCode.MISSING, "The release is incomplete", why)

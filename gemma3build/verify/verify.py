@@ -1,4 +1,4 @@
-"""Whether a release is what it says: every check in its order, and what each found."""
+"""Runs every check on a release, in order, and collects what each found."""
 
 import enum
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +18,7 @@ from gemma3build.verify.checks import Trust
 from gemma3build.verify.untrusted import Advance, UntrustedFolder, ignore, list_folder, unreadable
 
 GATE = "gate"  # a check
+NONE = "there is none"
 
 T = TypeVar("T")
 
@@ -33,14 +34,7 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a check found.
-
-    Attributes:
-        name: of the check.
-        state: how it ended.
-        detail: what people read.
-        error: of one that failed.
-    """
+    """What a check found; ``error`` is set if it failed."""
 
     name: str
     state: State
@@ -50,11 +44,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """A release and what was found out about it.
+    """A release and what the checks found.
 
     Attributes:
-        folder: what lies there.
-        digests: SHA-256 of its plain files by name; none where one cannot be read.
+        folder: its files.
+        digests: SHA-256 of its plain files by name; empty if one cannot be read.
         findings: in the order of the checks.
     """
 
@@ -69,14 +63,14 @@ class Verified:
 
 
 class _Findings(list[Finding]):
-    """What checks found, in their order."""
+    """What checks found, in order."""
 
     def run_check(
         self, name: str, check: Callable[..., T], *inputs: Any, describe: Callable[[T], str] = str
     ) -> T | None:
-        """Run a check on what earlier ones returned; return None where it fails."""
+        """Run a check on the results of earlier ones; return None if it fails."""
         if any(item is None for item in inputs):
-            self._add(name, State.SKIPPED, "not looked at: something before it failed")
+            self._add(name, State.SKIPPED, "skipped: an earlier check failed")
             return None
         try:
             found = check(*inputs)
@@ -88,7 +82,7 @@ class _Findings(list[Finding]):
         return found
 
     def note(self, name: str, detail: str) -> None:
-        """Record something that is no failure."""
+        """Record something that is not a failure."""
         self._add(name, State.NOTED, detail)
 
     def _add(self, name: str, state: State, detail: str, error: BuildError | None = None) -> None:
@@ -105,13 +99,12 @@ def verify(
 
     Args:
         path: its directory.
-        trust: checks its signature: takes the folder and the digests of its files, says who signed,
-            raises BuildError.
-        advance: is told of bytes that were read.
-        remote_digests: digests of files that are elsewhere, as stated there.
+        trust: checks its signature; None to skip that.
+        advance: called with the number of bytes that were read.
+        remote_digests: digests that the Hub states for files that were not downloaded.
 
     Raises:
-        BuildError: ``path`` is no directory that can be read (REQUEST).
+        BuildError: ``path`` is not a readable directory (REQUEST).
     """
     folder, found = list_folder(path, remote_digests), _Findings()
     run = found.run_check
@@ -122,48 +115,45 @@ def verify(
     run("names", checks.check_names, folder, sums)
     run("digests", checks.check_digests, sums, digests)
     run("contents", checks.check_contents, folder, sums, manifest)
-    if SBOM in folder.sizes:  # else an earlier check has said so
+    if SBOM in folder.sizes:  # otherwise "names" or "contents" failed
         run(SBOM, checks.check_sbom, folder, manifest)
     for artifact in manifest.artifacts if manifest else ():
         kind = BUNDLES.get(Path(artifact.path).suffix)
         if artifact.path in folder.remote_digests:
-            found.note(artifact.path, "not opened: it is not here, its digest is")
-        elif kind and sums and artifact.path in sums:  # else its name may be no plain one
+            found.note(artifact.path, "not opened: only its digest was downloaded")
+        elif kind and sums and artifact.path in sums:  # otherwise its name can contain anything
             run(artifact.path, checks.check_bundle, folder, manifest, artifact, kind, advance)
     if EVALUATION in folder.sizes:
-        evaluation = run(
-            EVALUATION,
-            checks.check_evaluation,
-            *(folder, manifest, digests),
-            describe=lambda _: "of this manifest",
-        )
+        inputs = folder, manifest, digests
+        matches = "matches the manifest"
+        evaluation = run(EVALUATION, checks.check_evaluation, *inputs, describe=lambda _: matches)
         run(GATE, checks.check_gate, evaluation)
     else:
-        found.note(EVALUATION, "there is none")
+        found.note(EVALUATION, NONE)
     if PROVENANCE in folder.sizes:
         run(PROVENANCE, checks.check_provenance, folder, sums, digests)
     else:
-        found.note(PROVENANCE, "there is none")
+        found.note(PROVENANCE, NONE)
     if manifest is not None:
         found.note("pins", checks.compare_pins(manifest))
     if trust is not None:
         run(SIGNATURE, checks.check_signature, folder, digests, trust)
     elif SIGNATURE in folder.sizes:
-        found.note(SIGNATURE, "there is one, and it was not checked: give --key PUBLIC_KEY")
+        found.note(SIGNATURE, "not checked: give --key PUBLIC_KEY")
     else:
-        found.note(SIGNATURE, "there is none")
+        found.note(SIGNATURE, NONE)
     return Verified(folder=folder, digests=digests or {}, findings=tuple(found))
 
 
 def _describe_bytes(folder: UntrustedFolder) -> str:
-    """Return which digests are of bytes that were read."""
+    """Return how many files were read, and of how many only the digest is known."""
     if not folder.remote_digests:
         return "all can be read"
     remote = len(folder.remote_digests)
-    return f"{len(folder.sizes) - remote} files were read, {remote} were not"
+    return f"{len(folder.sizes) - remote} files were read, {remote} were not downloaded"
 
 
 def total_bytes(path: Path) -> int:
-    """Return how many bytes ``verify`` reads of a release: of bundles twice, whole and by part."""
+    """Return how many bytes ``verify`` reads; it reads bundles twice, as a whole and by part."""
     sizes = list_folder(path).sizes
     return sum(size * (2 if Path(name).suffix in BUNDLES else 1) for name, size in sizes.items())

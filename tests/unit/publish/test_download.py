@@ -44,12 +44,14 @@ def test_a_published_release_is_verified_by_its_records_and_stated_digests(
     hub.requests.clear()
     done = run("verify", f"hf://{REPO}@v1")
     assert done.exit_code == 0, done.exception
-    assert f"{REPO} at {head(hub).id}; of 4 files the SHA-256 that the Hub states" in done.stdout
+    assert (
+        f"{REPO} at {head(hub).id}; for 4 files only the SHA-256 that the Hub states" in done.stdout
+    )
     assert "not opened" in done.stdout
     assert not any("/lfs/" in request for request in hub.requests)
     done = run("verify", "--full", f"hf://{REPO}")
     assert done.exit_code == 0, done.exception
-    assert "3 members, the model and the tokenizer" in done.stdout
+    assert "3 members, with the model and the tokenizer" in done.stdout
     assert sum("GET /lfs/" in request for request in hub.requests) == 4
 
 
@@ -109,7 +111,7 @@ def test_no_name_of_a_file_is_obeyed_by_a_terminal(hub: Hub, release: Path) -> N
     error = failed("verify", "--full", f"hf://{REPO}")
     assert (error.code, error.why) == (
         ErrorCode.EXTRA,
-        r"'a\x1b.task' is no name of a release's file",
+        r"'a\x1b.task' is not a file name of a release",
     )
     assert not any(".task" in request for request in hub.requests)
 
@@ -121,7 +123,7 @@ def test_records_of_a_stranger_are_not_downloaded_or_read_without_a_bound(
     error = failed("verify", f"hf://{REPO}")
     assert (error.code, error.why) == (
         ErrorCode.CHANGED,
-        f"{CHECKSUMS} is too large for what it should be",
+        f"{CHECKSUMS} is larger than a record can be",
     )
     assert not any(f"/{CHECKSUMS}" in request for request in hub.requests)
     # And a hub that serves more than it stated.

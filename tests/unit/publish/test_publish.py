@@ -249,7 +249,7 @@ def test_a_pull_request_on_an_older_commit_of_the_branch_is_left_alone(
     hub.requests.clear()
     error = failed("publish", str(release), "--repo", REPO, "--create-pr")
     assert error.code is ErrorCode.PULL_REQUEST
-    assert error.why.startswith(f"{opened['pull_request']} is open, and stands on an older commit")
+    assert error.why.startswith(f"{opened['pull_request']} is open and based on an older commit")
     assert writes(hub) == []
     hub.repos[REPO].pulls[3].status = "closed"
     done = publish(release, "--create-pr")
@@ -306,7 +306,7 @@ def test_a_repository_that_moved_is_public_or_has_no_such_name_is_told(
     error = failed("publish", str(release), "--repo", "org/old")
     assert (error.code, error.why) == (ErrorCode.MOVED, f"org/old is called {REPO} now")
     error = failed("publish", str(release), "--repo", REPO, "--private")
-    assert (error.code, "is there already, and public" in error.why) == (ErrorCode.REQUEST, True)
+    assert (error.code, "already exists and is public" in error.why) == (ErrorCode.REQUEST, True)
     for name in ("gemma", "org/a b", "org/a--b", "org/name/more"):
         assert failed("publish", str(release), "--repo", name).code is ErrorCode.REQUEST
 
@@ -343,11 +343,11 @@ def lose_agreement(folder: Path) -> None:
 
 
 BROKEN: Mapping[str, tuple[str, Callable[[Path], object], str]] = {
-    "gate": ("gate", fail_gate, "the gate refused fp16"),
+    "gate": ("gate", fail_gate, "fp16 failed the quality gate"),
     "no evaluation": (
         "gate",
         lambda folder: (folder / EVALUATION).unlink(),
-        "nothing shows that it is faithful",
+        "it has no evaluation that compares it",
     ),
     "piqa": ("piqa", lambda folder: measure(folder, piqa=None), "PIQA of dynamic_int8, fp16"),
     "quick look": (
@@ -366,11 +366,11 @@ BROKEN: Mapping[str, tuple[str, Callable[[Path], object], str]] = {
         lambda folder: (folder / PROVENANCE).unlink(),
         "it has no provenance",
     ),
-    "no source": ("provenance", write_provenance, "its provenance names no source"),
+    "no source": ("provenance", write_provenance, "its provenance names no Git revision"),
     "dirty": (
         "source",
         lambda folder: name_source(folder, dirty=True),
-        "it was built from changes that commit cccccccccccc does not have",
+        "it was built with uncommitted changes on top of commit cccccccccccc",
     ),
     "notice": ("terms", shorten_notice, "Notice lacks the sentence"),
     "agreement": ("terms", lose_agreement, "it lacks GEMMA_TERMS_OF_USE.md"),
@@ -440,7 +440,7 @@ def test_a_signal_after_the_commit_says_that_it_is_there_and_what_is_left(
         stopping.setattr(f"gemma3build.publish.hub.{place}", stop)
         error = failed("publish", str(release), "--repo", REPO, "--tag", "v1")
     assert (error.code, error.why) == (ErrorCode.INTERRUPTED, f"it got a signal before {left}")
-    assert f"{REPO}/commit/{head(hub).id} is there" in error.what
+    assert f"{REPO}/commit/{head(hub).id} exists" in error.what
     assert not publish(release, "--tag", "v1")["idle"]
     assert hub.repos[REPO].refs["refs/tags/v1"] == head(hub).id
 

@@ -104,7 +104,7 @@ def name_twice(manifest: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        (change_size, ErrorCode.SWAPPED, "it gives m_dynamic_int8.task"),
+        (change_size, ErrorCode.SWAPPED, "it says that m_dynamic_int8.task has"),
         (forget_terms, ErrorCode.SWAPPED, "GEMMA_TERMS_OF_USE.md is not in both"),
         (name_twice, ErrorCode.MANIFEST, "it names an artifact twice"),
     ],
@@ -133,13 +133,13 @@ def test_a_release_that_the_gate_refused_is_refused(
 ) -> None:
     edit_json(release / EVALUATION, change)
     assert flaws(release) == {GATE: ErrorCode.EVALUATION}
-    assert "the gate refused fp16" in state(release, GATE)[1]
+    assert "fp16 failed the quality gate" in state(release, GATE)[1]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda value: value.update(manifest="0" * 64), "it names another manifest.json"),
+        (lambda value: value.update(manifest="0" * 64), "it is about another manifest.json"),
         (lambda value: value.update(format="x\x1b"), "its format is"),
         (lambda value: value["schemes"].pop(), "its schemes are not those"),
         (
@@ -242,7 +242,7 @@ def test_a_provenance_of_something_else_is_refused(
 
 
 def test_other_pins_are_reported_and_are_no_failure(release: Path) -> None:
-    assert "are from this checkout's pins" in state(release, "pins")[1]
+    assert "are pinned by this gemma3build" in state(release, "pins")[1]
 
     def change(manifest: Any) -> None:
         manifest["images"][0]["requirements"] = "0" * 64
@@ -250,14 +250,14 @@ def test_other_pins_are_reported_and_are_no_failure(release: Path) -> None:
     edit_json(release / MANIFEST, change)
     seal(release)
     assert state(release, "pins")[0] == State.NOTED
-    assert state(release, "pins")[1].startswith("bundle is not from this checkout's pins")
+    assert state(release, "pins")[1].startswith("bundle is not pinned by this gemma3build")
     assert "pins" not in flaws(release)
 
 
 def test_a_signature_that_is_not_asked_for_is_mentioned(release: Path) -> None:
     assert state(release, SIGNATURE) == (State.NOTED, "there is none")
     (release / SIGNATURE).write_text("{}")
-    assert "it was not checked" in state(release, SIGNATURE)[1]
+    assert "not checked" in state(release, SIGNATURE)[1]
     assert flaws(release) == {}
 
 

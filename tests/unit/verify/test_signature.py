@@ -293,7 +293,7 @@ def test_what_does_not_verify_is_not_signed(tmp_path: Path, key: Path) -> None:
     (folder / "more").write_text("")
     done = run_command("sign", folder, "--key", key)
     assert done.returncode == ErrorCode.EXTRA.exit_code
-    assert "more is in no line of SHA256SUMS" in done.stderr
+    assert "more is not listed in SHA256SUMS" in done.stderr
     assert not (folder / SIGNATURE).exists()
     assert run_command("sign", folder).returncode == ErrorCode.REQUEST.exit_code
     assert (

@@ -63,7 +63,7 @@ def test_one_changed_byte_is_noticed(release: Path, name: str) -> None:
     error = verify(release).error
     assert error is not None
     assert error.code is ErrorCode.CHANGED
-    assert error.why == f"{name} is not what SHA256SUMS says"
+    assert error.why == f"{name} is not the file that SHA256SUMS lists"
 
 
 def test_bytes_after_the_end_are_noticed(release: Path) -> None:
@@ -84,7 +84,7 @@ def test_an_extra_file_is_named_without_what_a_terminal_would_obey(release: Path
     (release / "\x1b[2Jnew").write_bytes(b"x")
     error = verify(release).error
     assert error is not None
-    assert (error.code, error.why) == (ErrorCode.EXTRA, r"'\x1b[2Jnew' is in no line of SHA256SUMS")
+    assert (error.code, error.why) == (ErrorCode.EXTRA, r"'\x1b[2Jnew' is not listed in SHA256SUMS")
 
 
 def link(path: Path) -> None:
@@ -152,7 +152,7 @@ GOOD_LINE = f"{'0' * 64}  name\n"
         (GOOD_LINE + "\n", "line 2 is not a digest"),
         (GOOD_LINE * 2, "line 2 has name twice or out of order"),
         (GOOD_LINE + "0" * 64 + "  a\n", "line 2 has a twice or out of order"),
-        ("0" * 64 + "  model.sig\n", "line 1 has model.sig, which it cannot cover"),
+        ("0" * 64 + "  model.sig\n", "line 1 has model.sig, which it must not list"),
     ],
 )
 def test_checksums_are_read_strictly(release: Path, text: str, message: str) -> None:
