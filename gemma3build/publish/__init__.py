@@ -6,7 +6,7 @@ import re
 from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.schema.scheme import NAME
 
-NOT_A_TAG = re.compile(r"\.\.|\.lock$|\.$")  # what git refuses of what NAME allows
+NOT_A_TAG = re.compile(r"\.\.|\.lock$|\.$")  # names that NAME allows and git rejects
 
 
 class Rule(enum.StrEnum):
@@ -35,4 +35,4 @@ def check_tag(text: str, kind: str) -> None:
     """
     if not re.fullmatch(NAME, text) or NOT_A_TAG.search(text):
         why = "it must be of letters, digits, dots, dashes and underscores, as a tag of git can be"
-        raise BuildError(ErrorCode.REQUEST, f"{text!r} is no {kind}", why, "Try v1.0.0.")
+        raise BuildError(ErrorCode.REQUEST, f"{text!r} is not a {kind}", why, "Try v1.0.0.")

@@ -143,7 +143,7 @@ def read_prose(path: Path) -> str:
         ) from error
     except ValueError as error:
         raise BuildError(
-            ErrorCode.PUBLICATION, what, "it is no small text in UTF-8", "Mend it."
+            ErrorCode.PUBLICATION, what, "it is not a small UTF-8 text file", "Fix it."
         ) from error
     if text.startswith(FENCE):
         hint = f"Remove what is between the lines of {FENCE}."

@@ -19,7 +19,7 @@ class Payload:
 
     Attributes:
         digest: what it must be on the Hub.
-        content: its bytes, or where they lie.
+        content: its bytes, or the path of the file.
     """
 
     digest: FileDigest

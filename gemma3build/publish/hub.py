@@ -1,4 +1,4 @@
-"""The only code that writes to the Hub, and what it asks it before and after."""
+"""Reads from and writes to the Hub; no other module writes to it."""
 
 import dataclasses
 import errno
@@ -77,7 +77,7 @@ def explained(what: str, repo: str) -> Iterator[None]:
         if os.strerror(errno.ENOSPC) in str(error):
             raise from_os_error(what, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
         why = f"Xet failed: {first_line(str(error))}"
-        hint = "Run it again, or set HF_HUB_DISABLE_XET=1 to go the classic way."
+        hint = "Run it again, or set HF_HUB_DISABLE_XET=1 to use plain HTTP."
         failure = StepFailure(code=StepErrorCode.NETWORK.value, what=what, why=why, hint=hint)
         raise from_step(failure) from error
     except (HTTPError, OSError, JSONDecodeError) as error:
@@ -86,13 +86,13 @@ def explained(what: str, repo: str) -> Iterator[None]:
             raise from_os_error(what, error) from error
         failure = refusal(what, repo, error, logged_in=get_token() is not None).failure
         if failure.code == StepErrorCode.NETWORK.value and is_final(error):
-            hint = "The same again will be refused, too: fix what it names."
+            hint = "A retry would fail too: fix what the message names."
             failure = structs.replace(failure, hint=hint)
         raise from_step(failure) from error
 
 
 def is_final(error: Exception) -> bool:
-    """Return whether the Hub refused a request that it will not take later either."""
+    """Return whether the Hub rejected a request that it would also reject later."""
     if not isinstance(error, HfHubHTTPError):
         return False
     later = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
@@ -203,7 +203,7 @@ def remote_files(api: HfApi, repo: str, commit: str) -> dict[str, RemoteFile]:
 
 
 def download(repo: str, commit: str, name: str, folder: Path) -> Path:
-    """Download a file into a folder; ``remove_notes`` then removes what the client writes beside it."""
+    """Download a file into a folder; call ``remove_notes`` afterwards."""
     return Path(hf_hub_download(repo, name, revision=commit, local_dir=folder, endpoint=endpoint()))
 
 
@@ -236,19 +236,19 @@ def commit(
     create_pr: bool,
     say: Callable[[str], None],
 ) -> HubCommit:
-    """Write everything in one commit on top of the one that was looked at, or nothing.
+    """Write all changes in one commit on top of ``remote``, or nothing.
 
     Args:
-        remote: what was looked at; the commit of a pull request goes to that.
+        remote: the expected state; for a pull request the commit goes there.
         difference: what has to change.
-        files: everything.
+        files: all files.
         title: of the commit.
-        create_pr: whether it becomes a pull request.
-        say: is told what the Hub remarks.
+        create_pr: whether to open a pull request.
+        say: called with each warning of the Hub.
 
     Raises:
-        BuildError: the branch has moved since (BRANCH_MOVED); the Hub refuses; it does not take the
-            front matter of the card (PUBLICATION).
+        BuildError: the branch has moved since (BRANCH_MOVED); the Hub rejects the request, or the front
+            matter of the card (PUBLICATION).
     """
     contents = {item.digest.path: item.content for item in files}
     operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
@@ -277,9 +277,9 @@ def commit(
             raise lost_race(api, remote) from error
         except JSONDecodeError:  # a ValueError, too, of an answer that is not the Hub's
             raise
-        except ValueError as error:  # the client's word for front matter that the Hub refuses
+        except ValueError as error:  # the client raises it for invalid front matter
             why = truncate(" ".join(str(error).split()))
-            raise BuildError(ErrorCode.PUBLICATION, NOT_PUBLISHED, why, "Mend the card.") from error
+            raise BuildError(ErrorCode.PUBLICATION, NOT_PUBLISHED, why, "Fix the card.") from error
     for warning in noted:
         say(truncate(" ".join(str(warning.message).split())))
     opened = remote.pull_request.url if remote.pull_request else done.pr_url or ""

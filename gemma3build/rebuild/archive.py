@@ -64,7 +64,7 @@ def write_archive(
 
     Args:
         target: where.
-        files: where each file lies, by its path in the archive.
+        files: path of each file on disk, by its path in the archive.
         model: name of the release.
         version: of this gemma3build.
         complete: whether the files have what the checkpoint is made of.
@@ -81,7 +81,7 @@ def write_archive(
             format=FORMAT, model=model, version=version, complete=complete, members=members
         )
         if why := _flaw(index):
-            raise BuildError(ErrorCode.ARCHIVE, what, why, "Rename the file, or take it away.")
+            raise BuildError(ErrorCode.ARCHIVE, what, why, "Rename or remove the file.")
         text = pretty_json(index)
         with atomic_file(target) as staged, staged.open("wb") as file:
             file.write(header(FIRST_MEMBER, len(text)) + text + _padding(len(text)))
@@ -188,7 +188,7 @@ def _flaw(index: ArchiveIndex) -> str:
         if path <= last:
             return f"{path} is there twice or out of order"
         if not known.isdisjoint(str(above) for above in Path(path).parents):
-            return f"{path} lies below a file"
+            return f"{path} is below a file"
         known.add(path)
         last = path
     return ""

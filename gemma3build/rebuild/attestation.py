@@ -10,7 +10,7 @@ from gemma3build.schema.manifest import ImageRecord, Manifest
 from gemma3build.util.serialize import Record, encode
 
 PREDICATE = "urn:gemma3build:rebuild:v1"
-SUFFIX = ".rebuild.intoto.jsonl"  # after the name of the release, beside which it lies
+SUFFIX = ".rebuild.intoto.jsonl"  # after the name of the release, next to which it is written
 
 
 class RebuilderRecord(Record):
@@ -61,5 +61,5 @@ def attestation(
 
 
 def attestation_path(release: Path) -> Path:
-    """Return where the attestation of a release lies: beside it, for ``verify`` allows no stranger in it."""
+    """Return the path of the attestation, next to the release: ``verify`` rejects extra files in it."""
     return release.with_name(release.name + SUFFIX)

@@ -87,8 +87,8 @@ def compare(
     """Compare a release with a rebuilt one: artifacts and terms, then the records that name them.
 
     Args:
-        released: what lies in its directory.
-        rebuilt: what lies in that of the rebuilt one.
+        released: contents of its directory.
+        rebuilt: contents of the rebuilt directory.
         epoch: SOURCE_DATE_EPOCH of the images, in seconds.
         scratch: a directory for the copies that are stabilized.
         listed: digests of released files that are not at hand, by name.

@@ -90,7 +90,7 @@ def _load_key(
     except OSError as error:
         raise BuildError(ErrorCode.SIGNING, what, f"{path}: {error.strerror}", hint) from error
     except TypeError as error:
-        hint = "Take the password away, or keep the key in a token: --pkcs11 URI"
+        hint = "Remove the password, or keep the key in a token: --pkcs11 URI"
         raise BuildError(ErrorCode.SIGNING, what, f"{path} has a password", hint) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         why = f"{path} has no {half} key in PEM"
@@ -165,7 +165,7 @@ def sign(verified: Verified, signer: Signer) -> None:
             raise BuildError(ErrorCode.SIGNING, what, _describe(error), hint) from error
         if signed_digests(staged.read_bytes()) != covered(verified.digests):
             what, why = "The release was not signed", "a file of it changed"
-            hint = "Let whatever writes to it end, and sign again."
+            hint = "Stop what writes to it, and sign again."
             raise BuildError(ErrorCode.INPUT_CHANGED, what, why, hint)
 
 

@@ -137,9 +137,9 @@ def test_terms_and_changes_are_said(subject: Subject) -> None:
 
 
 def test_own_prose_stands_before_the_generated_part(subject: Subject, tmp_path: Path) -> None:
-    (tmp_path / "card.md").write_text("# Mine\n\nFor {{ nobody }}.\n")
+    (tmp_path / "card.md").write_text("# Mine\n\nFor {{ reader }}.\n")
     card = render(dataclasses.replace(subject, prose=read_prose(tmp_path / "card.md")))
-    assert card.index("# Mine\n\nFor {{ nobody }}.") < card.index("## Files")
+    assert card.index("# Mine\n\nFor {{ reader }}.") < card.index("## Files")
     assert "# gemma\n" not in card
 
 
@@ -147,7 +147,7 @@ def test_own_prose_stands_before_the_generated_part(subject: Subject, tmp_path: 
     ("content", "why"),
     [
         (b"---\nlicense: mit\n---\n", "it has front matter"),
-        (b"\xff\xfe", "no small text in UTF-8"),
+        (b"\xff\xfe", "not a small UTF-8 text file"),
         (None, "No such file"),
     ],
 )

@@ -122,7 +122,7 @@ ONE, TWO = ("source/a", b"a"), ("source/b", b"b")
     [
         (forged([TWO, ONE]), "out of order"),
         (forged([ONE, ONE]), "there twice"),
-        (forged([ONE, ("source/a/b", b"b")]), "lies below a file"),
+        (forged([ONE, ("source/a/b", b"b")]), "is below a file"),
         (forged([ONE], lambda index: index.update(format="x")), "its format is 'x'"),
         (forged([ONE], lambda index: index.update(more=1)), "unknown key"),
         (
