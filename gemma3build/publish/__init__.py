@@ -35,4 +35,4 @@ def check_tag(text: str, kind: str) -> None:
     """
     if not re.fullmatch(NAME, text) or NOT_A_TAG.search(text):
         why = "it must be of letters, digits, dots, dashes and underscores, as a tag of git can be"
-        raise BuildError(ErrorCode.REQUEST, f"{text!r} is not a {kind}", why, "Try v1.0.0.")
+        raise BuildError(ErrorCode.REQUEST, f"{text!r} is no {kind}", why, "Try v1.0.0.")

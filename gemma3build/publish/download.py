@@ -84,7 +84,7 @@ def download_release(address: str, scratch: Path, *, full: bool) -> PartialDownl
     # The Hub's client prints names unescaped while it downloads.
     if odd := [name for name in ours if not name.isprintable()]:
         why = f"{join_names(odd)} not a file name of a release"
-        raise release_error(ErrorCode.EXTRA, "The release contains unexpected files", why)
+        raise release_error(ErrorCode.EXTRA, "There are files that do not belong there", why)
     remote_digests = tuple(
         FileDigest(path=name, size=file.size, sha256=file.sha256)
         for name, file in remote.files.items()

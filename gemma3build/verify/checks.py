@@ -66,7 +66,7 @@ def check_names(folder: UntrustedFolder, sums: Mapping[str, str]) -> str:
         raise missing(lacking)
     if extra := folder.sizes.keys() - sums.keys() - UNLISTED:
         why = f"{join_names(extra)} not listed in {CHECKSUMS}"
-        raise release_error(ErrorCode.EXTRA, "The release contains unexpected files", why)
+        raise release_error(ErrorCode.EXTRA, "There are files that do not belong there", why)
     unlisted = len(UNLISTED & folder.sizes.keys())
     return f"all {len(sums)} listed files exist, and {unlisted} that {CHECKSUMS} never lists"
 

@@ -215,7 +215,7 @@ def release_files(replaced: tuple[tuple[str, bytes], ...]) -> Mapping[str, bytes
 
 
 def seal(folder: Path) -> None:
-    """Write the SHA256SUMS that goes with what lies in the folder now."""
+    """Write the SHA256SUMS for the current files of the folder."""
     files = (digest_file(path, path.name) for path in folder.iterdir() if path.name not in UNLISTED)
     (folder / CHECKSUMS).write_text(checksums(files))
 

@@ -60,7 +60,7 @@ def digest(shard: bytes, place: int) -> str:
 
 
 def reconstruction(oid: str, data: bytes, address: str) -> Mapping[str, Any]:
-    """Return where the one xorb of a file lies, and that the file is all of it."""
+    """Return the place of the one xorb of a file, which is all of the file."""
     chunks = {"start": 0, "end": -(-len(data) // LARGEST)}
     span = {"start": 0, "end": len(make_xorb(data)) - 1}
     place = {"range": chunks, "url": f"{address}/xorbs/{oid}", "url_range": span}

@@ -1,4 +1,4 @@
-"""A release that lies on a hub on loopback, looked at by somebody who trusts nobody."""
+"""Verifying a release on a hub on loopback, without trusting it."""
 
 import errno
 import os

@@ -265,7 +265,7 @@ def test_a_tag_that_git_would_refuse_is_refused_before_anything_is_asked(
     hub: Hub, release: Path, tag: str
 ) -> None:
     error = failed("publish", str(release), "--repo", REPO, f"--tag={tag}")
-    assert (error.code, error.what) == (ErrorCode.REQUEST, f"{tag!r} is not a tag")
+    assert (error.code, error.what) == (ErrorCode.REQUEST, f"{tag!r} is no tag")
     assert hub.requests == []
 
 

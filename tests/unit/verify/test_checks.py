@@ -83,7 +83,7 @@ def test_a_manifest_of_another_release_is_noticed(release: Path, tmp_path: Path)
     (release / MANIFEST).write_bytes((other / MANIFEST).read_bytes())
     found = flaws(release)
     assert found["digests"] == found["contents"] == ErrorCode.SWAPPED
-    seal(release)  # and whoever did it wrote the checksums anew
+    seal(release)  # with checksums to match
     found = flaws(release)
     assert "digests" not in found
     assert found["contents"] == ErrorCode.SWAPPED

@@ -27,7 +27,7 @@ NO_PASSWORD = serialization.NoEncryption()
 
 
 def write_key(path: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> Path:
-    """Write a private key, and its public one beside it as ``.pub``."""
+    """Write a private key, and the public one next to it as ``.pub``."""
     pem, format_ = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     path.write_bytes(key.private_bytes(pem, format_, NO_PASSWORD))
     public = serialization.PublicFormat.SubjectPublicKeyInfo
