@@ -103,9 +103,9 @@ def test_one_file_is_preferred_to_strays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ({"weight_map": {"x": "../secret.safetensors"}}, "not a file beside it"),
-        ({"weight_map": {"x": "/etc/passwd"}}, "not a file beside it"),
-        ({"weight_map": {"x": 7}}, "not a file beside it"),
+        ({"weight_map": {"x": "../secret.safetensors"}}, "not a file in the same directory"),
+        ({"weight_map": {"x": "/etc/passwd"}}, "not a file in the same directory"),
+        ({"weight_map": {"x": 7}}, "not a file in the same directory"),
         ({"weight_map": {"x": "gone.safetensors"}}, "gone.safetensors, which is not there"),
         ({"weights": {}}, "has no weight_map"),
         ([], "has no weight_map"),
