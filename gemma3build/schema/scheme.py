@@ -45,7 +45,7 @@ class Group(Record):
     def __post_init__(self) -> None:
         """Reject combinations that the quantizer would misread."""
         if (self.bits == FLOAT16) != (self.algorithm == "float_casting"):
-            raise ValueError("16 bits and the algorithm float_casting go together only")
+            raise ValueError("float_casting is for 16 bits, and 16 bits need float_casting")
         if self.algorithm == IMPORTANCE and (self.bits != 4 or not self.block_size):  # noqa: PLR2004
             raise ValueError("the algorithm importance is for 4 bits in blocks")
         if self.bits == FLOAT16 and self.compute != "float":
