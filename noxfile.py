@@ -54,12 +54,12 @@ def install(session: nox.Session, *groups: str) -> None:
 
 
 def run(session: nox.Session, *arguments: str) -> None:
-    """Run a command that has something to remove or to say when it is interrupted."""
+    """Run a command that cleans up when it is interrupted."""
     session.run(*arguments, interrupt_timeout=PATIENCE, terminate_timeout=PATIENCE)
 
 
 def require(session: nox.Session, *programs: str) -> None:
-    """Install the Debian packages of programs that are missing; a user who may not is told how."""
+    """Install the Debian packages of programs that are missing; tells a user without root how."""
     session.run("python", "-m", "tests.support.programs", *programs)
 
 

@@ -4,7 +4,8 @@
     nox -s bench -- --model 1b       1B with random weights, prefill 2048, kv cache 4096
 
 The build starts from the checkpoint, as the script does, with an empty cache; it also checks, bundles
-and records. Comparing the files with the checkpoint, which the script does not do, is not counted. Exits with 1 if a limit is not held.
+and records. The comparison with the checkpoint, which the
+script does not do, is not counted. Exits with 1 if a limit is exceeded.
 """
 
 import argparse
@@ -130,18 +131,18 @@ def upstream(
         f"--model_size={case.size}",
     ]
     run_container(client, image, command, output, {checkpoint: "/checkpoint"})
-    found: dict[str, Any] = json.loads((output / "result.json").read_text())
+    result: dict[str, Any] = json.loads((output / "result.json").read_text())
     for path in output.glob("*.tflite"):
-        found["size"] = path.stat().st_size
+        result["size"] = path.stat().st_size
         if not keep:
             path.unlink()
-    return found
+    return result
 
 
 def ours(
     case: Case, schemes: tuple[str, ...], checkpoint: Path, tokenizer: Path, work: Path
 ) -> Any:
-    """Build with an empty cache; return what the command says of itself."""
+    """Build with an empty cache; return what the command prints as JSON."""
     with tempfile.TemporaryDirectory(dir=work) as cache:
         command = [
             *(sys.executable, "-m", "gemma3build", "build", "--json", "--name", case.model),
@@ -167,7 +168,7 @@ def converting(build: Mapping[str, Any]) -> float:
 
 
 class Quiet:
-    """A reporter for the one step that brings the checkpoint."""
+    """A reporter that prints nothing, for importing the checkpoint."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: None
@@ -204,9 +205,8 @@ def measure(case: Case, work: Path) -> dict[str, Any]:
     tokenizer = default_checkpoint(client) / "tokenizer.model"
     checkpoint = checkpoint_of(client, images, case, work)
     convert = images.ensure("convert").image_id
-    images.ensure("bundle")
-    images.ensure("litertlm")
-    images.ensure("evaluate")
+    for name in ("bundle", "litertlm", "evaluate"):
+        images.ensure(name)
     built = {"three": ours(case, PAGE, checkpoint, tokenizer, work)}
     if case.wall_all is not None:
         built["all"] = ours(case, ALL, checkpoint, tokenizer, work)
@@ -244,7 +244,7 @@ def summary(case: Case, figures: Mapping[str, Any]) -> list[tuple[str, float, fl
 
 
 def main() -> int:
-    """Run a case and print its figures; return 1 if a limit is not held."""
+    """Run a case and print its figures; return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=CASES, default="270m")
     case = CASES[parser.parse_args().model]

@@ -1,7 +1,7 @@
 """Run the converter's own Gemma 3 script, in the convert image: ``python upstream.py RESULT ARGS``.
 
 The script cannot be imported as released, see ``gemma3build.steps.convert.export``; nothing else of it is
-changed. RESULT is given its wall-clock time and peak memory.
+changed. It writes the wall-clock time and peak memory to RESULT.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from gemma3build.steps.__main__ import peak_memory, seconds_since_start
-from gemma3build.steps.convert.export import import_litert_torch  # noqa: F401 - importing it mends the import
+from gemma3build.steps.convert.export import import_litert_torch  # noqa: F401 - importing it makes the script importable
 
 SCRIPT = "litert_torch.generative.examples.gemma3.convert_gemma3_to_tflite"
 

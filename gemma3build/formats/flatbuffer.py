@@ -1,4 +1,4 @@
-"""A FlatBuffer, read strictly: every offset is checked against what is there.
+"""A FlatBuffer, read strictly: every offset is checked against the size of the data.
 
 The encoding of tables, vectors and strings is that of flatbuffers.dev/internals; all numbers are
 little-endian. The libraries for FlatBuffers in Python do not check offsets.
@@ -16,7 +16,7 @@ class FlatBufferError(ValueError):
 
 
 class Span(NamedTuple):
-    """Where something lies in a file: offset from its start, and size, in bytes."""
+    """A part of a file: offset from its start, and size, in bytes."""
 
     offset: int
     size: int
@@ -27,7 +27,7 @@ class FlatBuffer:
     """A FlatBuffer in some data.
 
     Attributes:
-        data: what was read.
+        data: the bytes.
         start: where the FlatBuffer begins; nothing in it leads to a place before.
     """
 
@@ -36,7 +36,7 @@ class FlatBuffer:
 
     @property
     def root(self) -> int:
-        """Where the outermost table lies."""
+        """The offset of the outermost table."""
         return self.pointer(self.start)
 
     def number(self, kind: str, at: int) -> int:
@@ -47,11 +47,11 @@ class FlatBuffer:
         return int(value)
 
     def pointer(self, at: int) -> int:
-        """Return where the offset at ``at`` leads to."""
+        """Return the target of the offset at ``at``."""
         return at + self.number("<I", at)
 
     def field(self, table: int, slot: int) -> int | None:
-        """Return where a field of a table lies; None if the table leaves it out."""
+        """Return the offset of a field of a table; None if the table omits it."""
         vtable = table - self.number("<i", table)
         place = 4 + 2 * slot
         if place + 2 > self.number("<H", vtable):
@@ -60,10 +60,10 @@ class FlatBuffer:
         return table + offset if offset else None
 
     def tables(self, table: int, slot: int, most: int) -> Iterator[int]:
-        """Yield where each table lies, of a vector that is a field of a table.
+        """Yield the offset of each table in a vector that is a field of a table.
 
         Raises:
-            FlatBufferError: there are more than ``most``, or one is not there.
+            FlatBufferError: there are more than ``most``, or one is outside.
         """
         vector = self.field(table, slot)
         if vector is None:
@@ -76,7 +76,7 @@ class FlatBuffer:
             yield self.pointer(first + 4 * number)
 
     def content(self, field: int) -> Span:
-        """Return where the bytes of a string, or of a vector of bytes, lie."""
+        """Return the span of the bytes of a string, or of a vector of bytes."""
         start = self.pointer(field)
         size = self.number("<I", start)
         if start + 4 + size > len(self.data):

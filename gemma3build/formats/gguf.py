@@ -1,8 +1,8 @@
-"""The header of a GGUF file, looked at strictly before the library for GGUF reads it.
+"""The header of a GGUF file, checked strictly before the library for GGUF reads it.
 
 A file starts with ``GGUF``, a uint32 of version, and the numbers of tensors and of metadata entries, two
 uint64. Each entry is a key, a uint32 of type and a value; each tensor a name, a uint32 of dimensions, a
-uint64 for each of them, a uint32 of type and a uint64 that says where it lies in the data, which follow
+uint64 for each of them, a uint32 of type and the uint64 offset of its data, which follow
 at the next multiple of the alignment. A string is a uint64 of length and as many bytes of UTF-8. All
 numbers are little-endian. The layout is that of ``gguf.md`` in github.com/ggml-org/ggml.
 
@@ -67,7 +67,7 @@ class _Header:
         _require_unique(self._tensor() for _ in range(tensors))
 
     def _entry(self) -> str:
-        """Pass by an entry of the metadata; return its key."""
+        """Skip an entry of the metadata; return its key."""
         key = self._string()
         kind = self._number("<I")
         if kind == ARRAY:
@@ -92,7 +92,7 @@ class _Header:
             raise GgufError(f"{key!a} has the unknown type {kind}")
 
     def _tensor(self) -> str:
-        """Pass by what the header says about a tensor; return its name."""
+        """Check the entry of a tensor; return its name."""
         name = self._string()
         dimensions = self._count("<I", MOST_DIMENSIONS, f"dimensions of {name!a}")
         shape = [self._number("<Q") for _ in range(dimensions)]

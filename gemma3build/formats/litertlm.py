@@ -1,12 +1,11 @@
-"""``.litertlm`` files: where their sections lie, and their bytes without the random uuid and the clock.
+"""``.litertlm`` files: find their sections, and replace their random uuid and their clock.
 
-A file starts with ``LITERTLM``, three uint32 of version, four bytes of padding and a uint64 that says
-where the header ends. The header is a FlatBuffer at byte 32, the table ``LiteRTLMMetaData``; sections
+A file starts with ``LITERTLM``, three uint32 of version, four bytes of padding and a uint64, the
+end of the header. The header is a FlatBuffer at byte 32, the table ``LiteRTLMMetaData``; sections
 follow, each at a multiple of 16 KiB. All numbers are little-endian. The layout is that of
 ``litertlm_core.py`` and ``litertlm_header_schema_py_generated.py`` in litert-lm-builder 0.18.1.
 
-The reader trusts nothing: what it reads is bounded before it reads it, and offsets are checked against
-what was read.
+The files are untrusted: every size is bounded before it is read, and every offset is checked.
 """
 
 import datetime
@@ -44,7 +43,7 @@ KINDS = (
     "AsrMetadataProto",
 )
 UUID, TIME = "uuid", "creation_timestamp"  # keys of the system metadata
-# A namespace of this project's own, drawn once at random: RFC 9562, 6.6.
+# A namespace of this project, drawn once at random: RFC 9562, 6.6.
 NAMESPACE = uuid.UUID("aad80869-8fe7-48d0-9af3-93abe1ce70fd")
 
 
@@ -54,12 +53,12 @@ class LitertlmError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a header says.
+    """The content of a header.
 
     Attributes:
         data: the file up to where the header ends.
-        texts: where the text of each string of the system metadata lies, by its key.
-        sections: where each section lies, by its type, in the order of the file.
+        texts: the span of each string of the system metadata, by its key.
+        sections: the span of each section, by its type, in the order of the file.
     """
 
     data: bytes
@@ -74,7 +73,7 @@ class Header:
 
 
 def read_sections(path: Path) -> dict[str, Span]:
-    """Return where each section lies, by its type such as ``TFLiteModel``.
+    """Return the span of each section, by its type such as ``TFLiteModel``.
 
     Raises:
         LitertlmError: the file is no ``.litertlm``, is cut off, or contradicts itself.
@@ -122,7 +121,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
 
 
 def _texts(buffer: FlatBuffer) -> Iterator[tuple[str, Span]]:
-    """Yield the strings of the ``SystemMetadata``: key, and where the text lies."""
+    """Yield the strings of the ``SystemMetadata``: key, and span of the text."""
     for entry in _tables(buffer, 0):
         key, kind, value = (buffer.field(entry, slot) for slot in (0, 1, 2))
         if kind is not None and buffer.number("<B", kind) == STRING and value is not None:
@@ -133,7 +132,7 @@ def _texts(buffer: FlatBuffer) -> Iterator[tuple[str, Span]]:
 
 
 def _sections(buffer: FlatBuffer) -> Iterator[tuple[str, Span]]:
-    """Yield the objects of the ``SectionMetadata``: type, and where the section lies."""
+    """Yield the objects of the ``SectionMetadata``: type, and span of the section."""
     for item in _tables(buffer, 1):
         begin, end, kind = (buffer.field(item, slot) for slot in (1, 2, 3))
         if begin is None or end is None or kind is None:
@@ -146,18 +145,18 @@ def _sections(buffer: FlatBuffer) -> Iterator[tuple[str, Span]]:
 
 
 def _tables(buffer: FlatBuffer, slot: int) -> Iterator[int]:
-    """Yield where the tables lie that a field of the root holds, in the one vector of its table."""
+    """Yield the offsets of the tables in the one vector of a table that a field of the root holds."""
     holder = buffer.field(buffer.root, slot)
     return iter(()) if holder is None else buffer.tables(buffer.pointer(holder), 0, MOST)
 
 
 def _unique(pairs: Iterator[tuple[str, Span]]) -> dict[str, Span]:
-    found: dict[str, Span] = {}
+    spans: dict[str, Span] = {}
     for name, span in pairs:
-        if name in found:
+        if name in spans:
             raise LitertlmError(f"the header has {name!r} twice")
-        found[name] = span
-    return found
+        spans[name] = span
+    return spans
 
 
 def _decode(data: bytes | mmap.mmap, span: Span) -> str:

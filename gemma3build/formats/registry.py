@@ -1,4 +1,4 @@
-"""The formats of a release's artifacts, by suffix: all that differs between them for who reads a release."""
+"""The formats of a release's artifacts, by suffix: how they differ for readers of a release."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ class Format:
     """A format of artifacts.
 
     Attributes:
-        runtime: what reads such a file, in words.
-        part: what one of its parts is called.
-        read_parts: returns where each part lies; raises ValueError for a file that is not safe.
+        runtime: names of the runtimes that read such a file.
+        part: the word for one of its parts.
+        read_parts: returns the span of each part; raises ValueError for a file that is not safe.
         facts: which of an artifact's facts has the digests of its parts; empty for none.
         model: the part with the ``.tflite`` of the same scheme, of a format that holds one.
         tokenizer: the part with the checkpoint's tokenizer.
-        varies: what is known to differ between two runs of what writes it, in words.
+        varies: known differences between two runs of its writer, in words.
         stabilize: takes that out of a file in place; the second argument is SOURCE_DATE_EPOCH, in seconds.
     """
 
@@ -60,6 +60,5 @@ FORMATS: Mapping[str, Format] = {
         read_parts=tflite.read_buffers,
     ),
 }
-BUNDLES = {
-    suffix: kind for suffix, kind in FORMATS.items() if kind.facts
-}  # those that hold a model
+# The formats that hold a model.
+BUNDLES = {suffix: kind for suffix, kind in FORMATS.items() if kind.facts}

@@ -1,9 +1,9 @@
-"""``.task`` files: where their members lie, and their bytes without the clock.
+"""``.task`` files: find their members, and replace their clock.
 
 A ``.task`` is a zip archive (APPNOTE.TXT, pkware.com) as MediaPipe's bundler writes it: members are stored
 and not compressed, one after the other, with at most four zero bytes before each so that a runtime can
-map it (``model_asset_bundle_utils.py`` of MediaPipe). The reader trusts nothing, and refuses anything
-else: it could be read in two ways, or could grow when it is read.
+map it (``model_asset_bundle_utils.py`` of MediaPipe). The files are untrusted, and the reader rejects any
+other archive: it could be read in two ways, or could grow when it is read.
 """
 
 import io
@@ -40,7 +40,7 @@ class TaskFileError(ValueError):
 
 
 class _Bounded(io.BufferedReader):
-    """A file that gives no more than ``LARGEST`` bytes and a record's at once, whatever is asked for."""
+    """A file that reads at most ``LARGEST`` bytes and a record at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         most = LARGEST + END.size
@@ -50,10 +50,10 @@ class _Bounded(io.BufferedReader):
 
 
 def read_members(path: Path) -> dict[str, Span]:
-    """Return where each member lies, by its name such as ``TOKENIZER_MODEL``.
+    """Return the span of each member, by its name such as ``TOKENIZER_MODEL``.
 
-    Members are within the file and do not overlap, and nothing lies between them. Some hundred KiB are
-    read at most, whatever the file says.
+    Members are within the file and do not overlap, and nothing is between them. At most some hundred KiB
+    are read from any file.
 
     Raises:
         TaskFileError: the file is no ``.task``, is cut off, contradicts itself, or holds more than it says.
@@ -61,25 +61,25 @@ def read_members(path: Path) -> dict[str, Span]:
     """
     with path.open("rb", buffering=0) as raw, _Bounded(raw) as file:
         members, directory = _read_directory(file)
-        found: dict[str, Span] = {}
+        spans: dict[str, Span] = {}
         end = 0
         for member in members:
             name = member.orig_filename
             if not re.fullmatch(NAME, name):
                 raise TaskFileError(f"a member has the name {name!a}")
-            if name in found:
+            if name in spans:
                 raise TaskFileError(f"it has the member {name} twice")
-            span = found[name] = _read_member(file, member, end)
+            span = spans[name] = _read_member(file, member, end)
             end = span.offset + span.size
             if end > directory:
                 raise TaskFileError(f"the member {name} leads out of it")
         if end != directory:
             raise TaskFileError(f"{directory - end} bytes belong to no member")
-    return found
+    return spans
 
 
 def _read_directory(file: BinaryIO) -> tuple[list[zipfile.ZipInfo], int]:
-    """Return what the directory of an archive lists, and where it begins."""
+    """Return the entries of the directory of an archive, and its offset."""
     try:
         with zipfile.ZipFile(file) as archive:
             members, directory = archive.infolist(), archive.start_dir
@@ -98,7 +98,7 @@ def _read_directory(file: BinaryIO) -> tuple[list[zipfile.ZipInfo], int]:
 
 
 def _read_member(file: BinaryIO, member: zipfile.ZipInfo, place: int) -> Span:
-    """Return where a member lies, whose own header must agree with the directory; it follows ``place``."""
+    """Return the span of a member after ``place``; its header must agree with the directory."""
     name = f"the member {member.orig_filename}"
     if member.flag_bits & ENCRYPTED:
         raise TaskFileError(f"{name} is encrypted")

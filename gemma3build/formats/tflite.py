@@ -1,9 +1,9 @@
-"""Where the buffers of a ``.tflite`` lie, by a reader that trusts nothing.
+"""Find the buffers of an untrusted ``.tflite``.
 
 The layout is that of ``tensorflow/compiler/mlir/lite/schema/schema.fbs``: a FlatBuffer whose root table
 ``Model`` has subgraphs in field 2 and buffers in field 4. Tensors of a subgraph name their buffer in
 field 2 and themselves in field 3. The bytes of a buffer are a vector in field 0, or, in files over 2 GiB,
-lie outside of the FlatBuffer, at the offset in field 1.
+are outside of the FlatBuffer, at the offset in field 1.
 """
 
 import mmap
@@ -18,7 +18,7 @@ LONGEST = 120  # bytes of a tensor's name that are read
 
 
 def read_buffers(path: Path) -> dict[str, Span]:
-    """Return where each buffer lies, by its number and the first tensor that has it.
+    """Return the span of each buffer, by its number and the first tensor that has it.
 
     Buffers are within the file, and are together no larger than it.
 
@@ -44,7 +44,7 @@ def read_buffers(path: Path) -> dict[str, Span]:
 
 def _names(buffer: FlatBuffer) -> dict[int, str]:
     """Return the name of the first tensor that has each buffer."""
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     count = 0
     for subgraph in buffer.tables(buffer.root, 2, MOST):
         for tensor in buffer.tables(subgraph, 0, MOST):
@@ -53,15 +53,15 @@ def _names(buffer: FlatBuffer) -> dict[int, str]:
                 raise FlatBufferError(f"it has more than {MOST} tensors")
             index, name = buffer.field(tensor, 2), buffer.field(tensor, 3)
             number = 0 if index is None else buffer.number("<I", index)
-            if name is not None and number not in found:
+            if name is not None and number not in names:
                 start = buffer.content(name).offset
                 end = start + min(buffer.content(name).size, LONGEST)
-                found[number] = buffer.data[start:end].decode(errors="replace")
-    return found
+                names[number] = buffer.data[start:end].decode(errors="replace")
+    return names
 
 
 def _buffers(buffer: FlatBuffer, size: int) -> Iterator[tuple[int, Span]]:
-    """Yield number and place of each buffer that holds something."""
+    """Yield number and span of each buffer that is not empty."""
     for number, table in enumerate(buffer.tables(buffer.root, 4, MOST)):
         inside, outside, length = (buffer.field(table, slot) for slot in (0, 1, 2))
         if inside is not None:

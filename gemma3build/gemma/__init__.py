@@ -1,1 +1,1 @@
-"""What Gemma 3 is: architecture, checkpoint files, prompts, questions."""
+"""Gemma 3: its architecture, checkpoint files, prompts, questions."""

@@ -1,7 +1,7 @@
 """The shape of a Gemma 3 text model, read from its checkpoint's config.json.
 
-Every difference that the converter's Gemma 3 decoder cannot express is refused here with a sentence,
-because the converter itself would ignore it and write a model that talks nonsense.
+gemma3build rejects every feature that the converter's Gemma 3 decoder lacks, because the converter would
+ignore it and write a broken model.
 """
 
 import math
@@ -20,13 +20,13 @@ DEFAULT_ATTENTION_SCALAR = 256
 DEFAULT_GLOBAL_ROPE_BASE = 1_000_000.0
 DEFAULT_LOCAL_ROPE_BASE = 10_000.0
 DEFAULT_NORM_EPSILON = 1e-6
-# Bounds on what a file may claim, before anything is made of it.
+# Bounds on what a file may claim, checked before anything is allocated.
 LARGEST_SIZE = 2**31 - 1  # the extents of a tensor in a .tflite are int32
 MOST_LAYERS = 1000  # the largest Gemma 3 has 62
 
 
 class ArchitectureError(ValueError):
-    """The configuration is of something that cannot be built; the message says of what."""
+    """The model of a config.json cannot be built; the message says why."""
 
 
 class Shape(Record):
@@ -91,7 +91,7 @@ class Architecture(Record):
 
     Attributes:
         shape: the sizes of its tensors.
-        context: longest position that the model was made for, in tokens.
+        context: longest position that the model supports, in tokens.
         sliding_window: reach of a local layer, in tokens.
         global_layers: indices of the layers that see the whole context.
         rope_base: rotary base of global layers.
@@ -126,7 +126,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         raise ArchitectureError(
             f"this is {name} (model_type {model_type!r}), not a Gemma 3 text model"
         )
-    _refuse_features(config)
+    _reject_features(config)
     shape = Shape(
         vocab_size=_positive(config, "vocab_size"),
         hidden_size=_positive(config, "hidden_size"),
@@ -158,7 +158,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     )
 
 
-def _refuse_features(config: Mapping[str, Any]) -> None:
+def _reject_features(config: Mapping[str, Any]) -> None:
     if not config.get("tie_word_embeddings", True):
         raise ArchitectureError(
             "its LM head is not tied to the embedding; the converter's decoder shares them"
@@ -208,8 +208,8 @@ def _rope_bases(config: Mapping[str, Any]) -> tuple[float, float]:
 def _global_layers(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:
     types = config.get("layer_types")
     if types is None:
-        given = config.get("sliding_window_pattern")
-        period = _positive(config, "sliding_window_pattern") if given else DEFAULT_PATTERN
+        has_period = config.get("sliding_window_pattern")
+        period = _positive(config, "sliding_window_pattern") if has_period else DEFAULT_PATTERN
         return tuple(layer for layer in range(layers) if (layer + 1) % period == 0)
     if len(types) != layers or set(types) - {GLOBAL, LOCAL}:
         raise ArchitectureError(

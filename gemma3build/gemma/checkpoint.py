@@ -1,7 +1,7 @@
-"""Which files of a directory make up a checkpoint, and what its config.json and chat template say.
+"""Find the files of a checkpoint, and read its config.json and chat template.
 
-The host looks before it starts anything, the ``check`` step looks again inside its container; both
-refuse with the same words.
+The host checks a checkpoint before it starts anything, and the ``check`` step does so again inside its
+container, with the same messages.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ INDEX = "model.safetensors.index.json"
 LM_HEAD = "lm_head.weight"
 TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-# Where it can stand: the first of them that is there, as in transformers.
+# Files that can hold the template; the first that exists counts, as in transformers.
 TEMPLATE_FILES = (TEMPLATE, TOKENIZER_CONFIG)
 DEFAULT = "default"  # of several templates with names
 # Formats that run code when they are opened.
@@ -31,7 +31,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """Return the safetensors files of a checkpoint: one, or the shards that its index names.
 
     Raises:
-        StepError: there are none, or the index names something that is not beside it.
+        StepError: there are none, or the index names something that is not in the same directory.
     """
     if (folder / INDEX).is_file():
         names = shards(folder / INDEX)
@@ -40,16 +40,16 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     else:
         names = [path.name for path in sorted(folder.glob("*.safetensors"))]
     if not names:
-        refuse_missing(folder)
+        reject_missing(folder)
     for name in names:
         if not (folder / name).is_file():
             why = f"{INDEX} names {name}, which is not there"
-            refuse(StepErrorCode.TENSORS, why, "Copy every shard.")
+            reject(StepErrorCode.TENSORS, why, "Copy every shard.")
     return tuple(folder / name for name in names)
 
 
 def checkpoint_files(folder: Path) -> tuple[Path, ...]:
-    """Return every file that a build reads from a checkpoint, those that are there."""
+    """Return the files of a checkpoint that a build reads and that exist."""
     fixed = (folder / name for name in (CONFIG, INDEX, TOKENIZER))
     return (*(path for path in fixed if path.is_file()), *weight_files(folder))
 
@@ -59,15 +59,15 @@ def checkpoint_architecture(folder: Path) -> Architecture:
     try:
         return read_architecture(load_json(read_bounded(folder / CONFIG)))
     except FileNotFoundError:
-        refuse(
+        reject(
             StepErrorCode.CHECKPOINT_CONFIG,
             "it has no config.json",
             "Give the directory of a checkpoint.",
         )
     except ArchitectureError as error:
-        refuse(StepErrorCode.ARCHITECTURE, str(error), "Only Gemma 3 text models can be built.")
+        reject(StepErrorCode.ARCHITECTURE, str(error), "Only Gemma 3 text models can be built.")
     except (ValueError, AttributeError, TypeError) as error:
-        refuse(
+        reject(
             StepErrorCode.CHECKPOINT_CONFIG,
             f"config.json cannot be read: {error}",
             "Save the model again.",
@@ -79,44 +79,44 @@ def shards(index: Path) -> list[str]:
     try:
         names = sorted(set(load_json(read_bounded(index))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        refuse(
+        reject(
             StepErrorCode.CHECKPOINT_CONFIG,
             f"{INDEX} has no weight_map: {error}",
             "Save the model again.",
         )
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
-            why = f"{INDEX} names {name!r}, which is not a file beside it"
-            refuse(StepErrorCode.TENSORS, why, "Save the model again.")
+            why = f"{INDEX} names {name!r}, which is not a file in the same directory"
+            reject(StepErrorCode.TENSORS, why, "Save the model again.")
     return names
 
 
-def refuse_missing(folder: Path) -> NoReturn:
-    """Raise for a directory without safetensors; pickles have words of their own."""
+def reject_missing(folder: Path) -> NoReturn:
+    """Raise for a directory without safetensors; pickles have their own message."""
     for path in sorted(folder.iterdir()):
         if path.suffix in PICKLES:
-            refuse(
+            reject(
                 StepErrorCode.PICKLE,
                 f"{path.name} is a pickle, which can run any code when it is opened",
                 "Save the model with save_pretrained(..., safe_serialization=True).",
             )
     why = "it holds no safetensors file"
-    refuse(StepErrorCode.TENSORS, why, "Give the directory that save_pretrained wrote.")
+    reject(StepErrorCode.TENSORS, why, "Give the directory that save_pretrained wrote.")
 
 
-def refuse(code: StepErrorCode, why: str, hint: str) -> NoReturn:
+def reject(code: StepErrorCode, why: str, hint: str) -> NoReturn:
     """Raise the error of a checkpoint that cannot be built."""
     raise StepError(code, "The checkpoint cannot be built", why, hint)
 
 
 def template_file(names: Iterable[str]) -> str | None:
-    """Return which file of a checkpoint is asked for its chat template, if there is one."""
-    found = set(names)
-    return next((name for name in TEMPLATE_FILES if name in found), None)
+    """Return the file of a checkpoint that holds its chat template, if there is one."""
+    present = set(names)
+    return next((name for name in TEMPLATE_FILES if name in present), None)
 
 
 def read_chat_template(path: Path) -> str:
-    """Return the chat template in a file; empty if it has none, as those of base models.
+    """Return the chat template in a file; empty if it has none, as for base models.
 
     Raises:
         StepError: the file cannot be read.
@@ -134,13 +134,10 @@ def read_chat_template(path: Path) -> str:
 
 
 def configured(config: Any) -> str:
-    """Return the chat template in a tokenizer's configuration.
-
-    It is a text, or a list of texts with names.
-    """
-    found = config.get("chat_template") or ""
-    if isinstance(found, list):
-        found = {item["name"]: item["template"] for item in found}.get(DEFAULT, "")
-    if not isinstance(found, str):
-        raise TypeError(f"chat_template is a {type(found).__name__}")
-    return found
+    """Return the chat template of a tokenizer's configuration: a text, or one of several by name."""
+    template = config.get("chat_template") or ""
+    if isinstance(template, list):
+        template = {item["name"]: item["template"] for item in template}.get(DEFAULT, "")
+    if not isinstance(template, str):
+        raise TypeError(f"chat_template is a {type(template).__name__}")
+    return template

@@ -1,4 +1,4 @@
-"""The files of PIQA, as they are published: read in the container, and looked at before on the host."""
+"""The files of PIQA, as published: the host checks them, the container reads them."""
 
 import json
 from collections.abc import Sequence
@@ -38,24 +38,26 @@ def make_questions(lines: Sequence[str], labels: Sequence[str]) -> list[dict[str
     """Return the questions as lm-eval's task reads them, the right solution's number in ``label``.
 
     Raises:
-        ValueError: a line is no question or no label.
+        ValueError: a line is not a question or not a label.
     """
     questions = []
     for number, (line, label) in enumerate(zip(lines, labels, strict=True), 1):
         try:
-            found = json.loads(line)
+            question = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"line {number} of {QUESTIONS} is not JSON: {error}") from error
-        if not isinstance(found, dict) or not all(is_text(found.get(name)) for name in FIELDS):
+        if not isinstance(question, dict) or not all(
+            is_text(question.get(name)) for name in FIELDS
+        ):
             raise ValueError(f"line {number} of {QUESTIONS} has not the texts {', '.join(FIELDS)}")
         if label not in ("0", "1"):
             raise ValueError(f"line {number} of {LABELS} is {label!r}, not 0 or 1")
-        questions.append({**{name: found[name] for name in FIELDS}, "label": int(label)})
+        questions.append({**{name: question[name] for name in FIELDS}, "label": int(label)})
     return questions
 
 
 def data_digest(lines: Sequence[str], labels: Sequence[str]) -> str:
-    """Return the SHA-256 of what was asked: the lines of the questions, then those of the labels."""
+    """Return the SHA-256 of the lines of the questions, then of the labels."""
     return sha256_bytes("".join(f"{line}\n" for line in (*lines, *labels)).encode())
 
 

@@ -1,4 +1,4 @@
-"""The fixed texts that the gate and calibration read (``prompts.toml``), and the records of what was said."""
+"""The fixed texts of the gate and of calibration (``prompts.toml``), and the records of continuations."""
 
 import tomllib
 from pathlib import Path
@@ -22,12 +22,12 @@ NEW_TOKENS = 24  # that a sample continues for
 _FILE: dict[str, Any] = tomllib.loads(
     Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
 )
-# What the gate compares on, by name. The last one is longer than the sliding window, as one of the others is.
+# The texts that the gate compares on, by name. The last is longer than the sliding window.
 TEXTS: dict[str, str] = {
     **_FILE["texts"],
     "long sums": "".join(f"{number} + 7 = {number + 7}, " for number in range(11, 93)),
 }
-SAMPLES: dict[str, str] = _FILE["samples"]  # what a model is asked to continue, by name
+SAMPLES: dict[str, str] = _FILE["samples"]  # the prompts that a model continues, by name
 QUESTION = "question"  # the sample with turns
 CALIBRATION_TEXTS: tuple[str, ...] = tuple(_FILE["calibration"]["texts"])
 
@@ -48,7 +48,7 @@ class Prompt(Record):
 
 
 class Continuation(Record):
-    """What a model says after a prompt, greedily.
+    """A model's greedy continuation of a prompt.
 
     Attributes:
         name: of the prompt.
@@ -64,7 +64,7 @@ class Continuation(Record):
 
 
 class Reference(Record):
-    """What the checkpoint itself says: ``reference.json``, beside the logits.
+    """The results of the checkpoint: ``reference.json``, with the logits in a file next to it.
 
     Attributes:
         made_by: such as ``transformers 5.23.0, float32``.

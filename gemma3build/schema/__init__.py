@@ -1,1 +1,1 @@
-"""Every document that crosses a process or outlives one; dataclasses without I/O."""
+"""Records of every document that processes exchange or that outlives one; no I/O."""

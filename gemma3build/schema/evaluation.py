@@ -1,8 +1,8 @@
-"""What was measured about a release: ``evaluation.json``, beside the manifest and never in it.
+"""The measurements of a release: ``evaluation.json``, next to the manifest and never part of it.
 
-A manifest is the same for everyone who builds a release. A measurement is not: it depends on the
-machine, and so each one says where it was made. The gate's figures are there after every build, PIQA
-and speed after ``gemma3build evaluate``.
+A manifest is the same for everyone who builds a release. A measurement depends on the machine,
+so each one names its machine. Every build writes the gate's figures, and ``gemma3build evaluate`` adds
+PIQA and speed.
 """
 
 from collections.abc import Mapping
@@ -68,13 +68,13 @@ class Sample(Record):
 
 
 class Check(Record):
-    """One rule of the gate, what was measured and what is allowed.
+    """One rule of the gate, with the measured and the allowed value.
 
     Attributes:
-        name: what people read, such as ``top-1 agreement``.
+        name: for people, such as ``top-1 agreement``.
         measured: the figure, or a sentence.
         allowed: the limit with its direction, such as ``≥ 0.9``.
-        passed: whether the figure keeps to it.
+        passed: whether the figure is within the limit.
     """
 
     name: str
@@ -84,10 +84,10 @@ class Check(Record):
 
 
 class Gate(Record):
-    """What the gate found out about the files of one scheme.
+    """The results of the gate for the files of one scheme.
 
     Attributes:
-        checks: every rule that could be looked at.
+        checks: every rule that could be checked.
         agreement: over all prompts; None for a model that does not run.
         prompts: for each prompt.
         samples: continuations.
@@ -115,7 +115,7 @@ class Piqa(Record):
 
     Attributes:
         questions: how many were asked, from the start of the split.
-        of: how many there are; fewer asked makes a quick look, not a result.
+        of: how many there are; with fewer asked it is a quick look, not a result.
         acc: share of questions whose right solution is the likelier one, 0 to 1.
         acc_stderr: its standard error.
         acc_norm: the same, with log-likelihoods divided by the length of the solution.
@@ -218,7 +218,7 @@ def questions(piqa: Piqa | None) -> str:
 
 
 def flag(piqa: Piqa | None) -> str:
-    """Return what stands beside a figure that is no result on PIQA; empty for one that is."""
+    """Return the note next to a figure that is no result on PIQA; empty for one that is."""
     if piqa is None or not (piqa.own or is_quick_look(piqa)):
         return ""
     return f"{questions(piqa)} own questions" if piqa.own else questions(piqa)

@@ -1,6 +1,6 @@
-"""What the Hub's refusals mean to a person: one sentence each, in the container and on the host.
+"""Errors of the Hub as messages for people, in the container and on the host.
 
-Nothing here imports the Hub's client: its errors carry the response, and that says everything.
+This module does not import the Hub's client: the errors of the client carry the response.
 """
 
 import os
@@ -24,17 +24,17 @@ def endpoint() -> str:
 
 
 def refusal(what: str, repo: str, error: Exception, *, logged_in: bool) -> StepError:
-    """Return what an error of the Hub's client means.
+    """Return the error that explains an error of the Hub's client.
 
-    The address that was asked is never in it, since those of large files are signed.
+    It never has the requested address, since addresses of large files are signed.
 
     Args:
-        what: what failed, a sentence without its full stop.
-        repo: ``owner/name`` that was asked for.
-        error: by the client, by what it talks HTTP with, or by what reads an answer.
+        what: the failed action, a sentence without its full stop.
+        repo: ``owner/name``.
+        error: of the client, of its HTTP library, or of the parser of an answer.
         logged_in: whether a token was sent.
     """
-    # Where a file can be neither found nor reached, the client's error has the Hub's answer as its cause.
+    # For a file that cannot be found or reached, the Hub's answer is in the cause of the client's error.
     answers = (getattr(each, "response", None) for each in (error, error.__cause__))
     response = next((answer for answer in answers if answer is not None), None)
     if response is None:
@@ -45,10 +45,8 @@ def refusal(what: str, repo: str, error: Exception, *, logged_in: bool) -> StepE
             code, why = StepErrorCode.LOGIN, "the repository is gated and no token was sent"
             hint = f"Accept the terms at {page}, and {LOG_IN}."
         case "GatedRepo", _:
-            code, why = (
-                StepErrorCode.ACCESS,
-                "the repository is gated and this account has no access",
-            )
+            code = StepErrorCode.ACCESS
+            why = "the repository is gated and this account has no access"
             hint = f"Accept the terms at {page} with the account of this token, or use its token."
         case name, HTTPStatus.UNAUTHORIZED if logged_in and name != "RepoNotFound":
             code = StepErrorCode.LOGIN
@@ -59,7 +57,7 @@ def refusal(what: str, repo: str, error: Exception, *, logged_in: bool) -> StepE
             hint = f"Look at {page}/commits/main for one."
         case "EntryNotFound", _:
             code, why = StepErrorCode.NOT_FOUND, "there is no such file at that revision"
-            hint = f"Look at {page}/tree/main, and lock anew."
+            hint = f"Look at {page}/tree/main, and run `gemma3build lock` again."
         case _, HTTPStatus.UNAUTHORIZED | HTTPStatus.NOT_FOUND:
             whom = "this account" if logged_in else "those who are not logged in"
             code = StepErrorCode.NOT_FOUND
@@ -70,16 +68,14 @@ def refusal(what: str, repo: str, error: Exception, *, logged_in: bool) -> StepE
             why = f"this token has no permission for that: {server_message(response)}"
             hint = f"Make one that has it at {tokens}, then {LOG_IN}."
         case _, status:
-            code, why = (
-                StepErrorCode.NETWORK,
-                f"the Hub answered {status}: {server_message(response)}",
-            )
+            code = StepErrorCode.NETWORK
+            why = f"the Hub answered {status}: {server_message(response)}"
             hint = "Wait a little, then run the same command again."
     return StepError(code, what, why, hint)
 
 
 def unreached(what: str, error: Exception) -> StepError:
-    """Return the refusal of a Hub that gave no answer, or one that is not the Hub's."""
+    """Return the error of a Hub that gave no answer, or of an answer that is not the Hub's."""
     if isinstance(error, JSONDecodeError):
         why = f"what answers at {endpoint()} does not speak as the Hub does"
         hint = "Check HF_ENDPOINT, and whether the network wants you to log in first."
@@ -90,19 +86,15 @@ def unreached(what: str, error: Exception) -> StepError:
 
 
 def moved(what: str, repo: str, name: str, hint: str) -> StepError:
-    """Return the refusal of a repository that has another name now.
-
-    Whoever takes the old name later decides what it leads to, so it is not followed.
-    """
-    why = f"{repo} is called {name} now"
-    return StepError(StepErrorCode.MOVED, what, why, hint)
+    """Return the error of a renamed repository; another user may take the old name, so it is not followed."""
+    return StepError(StepErrorCode.MOVED, what, f"{repo} is called {name} now", hint)
 
 
 def server_message(response: Any) -> str:
-    """Return what the Hub said beside the status, short and printable."""
+    """Return the Hub's message for a status, short and printable."""
     return first_line(response.headers.get("X-Error-Message", "")) or "it gave no reason"
 
 
 def first_line(text: str) -> str:
-    """Return the first line of a text, short, without addresses and what a terminal would obey."""
+    """Return the first line of a text, short, without addresses and control characters."""
     return truncate(ADDRESS.sub("(an address)", next(iter(text.strip().splitlines()), "")))

@@ -1,6 +1,6 @@
-"""The record of a release: what is in it and what it was made from.
+"""The record of a release: its files and their inputs.
 
-Nothing here depends on when, where or by whom a release was built: two builds of one request give one
+No field depends on when, where or by whom a release was built: two builds of one request give the same
 manifest, byte for byte. Its JSON Schema, for other programs, comes from these types.
 """
 
@@ -33,12 +33,12 @@ class CheckpointRecord(Record):
 
     Attributes:
         model: name of the release.
-        base_model: name on the Hub of what it derives from, empty if unknown.
+        base_model: name on the Hub of the model that it derives from, empty if unknown.
         source: ``owner/name`` on the Hub, ``packages``, or ``local``.
         revision: commit, or digest of the GGUF file; empty for a local directory.
         parameters: number of weights.
         files: the checkpoint as it was exported.
-        fetched: what it was made from, where that is something else.
+        fetched: the files that it was made from, if they are others.
     """
 
     model: Annotated[str, Meta(min_length=1)]
@@ -50,7 +50,7 @@ class CheckpointRecord(Record):
     fetched: tuple[FileDigest, ...]
 
     def __post_init__(self) -> None:
-        """Refuse files that are in another directory."""
+        """Reject files that are in another directory."""
         for file in (*self.files, *self.fetched):
             if not FLAT.fullmatch(file.path):
                 raise ValueError(f"{file.path!r} is not the name of a file")
@@ -63,7 +63,7 @@ class Parameters(Record):
         prefill_seq_lens: lengths of the prefill signatures, in tokens.
         kv_cache_max_len: length of the key-value cache, in tokens.
         mask_as_input: whether the caller passes the attention mask.
-        lean: whether the export keeps constants out of the MLIR module; see ``steps.export``.
+        lean: whether the export keeps constants out of the MLIR module; see ``steps.convert.export``.
     """
 
     prefill_seq_lens: Annotated[tuple[Positive, ...], Meta(min_length=1)]
@@ -96,7 +96,7 @@ class ArtifactRecord(Record):
         scheme: name of its scheme.
         size: in bytes.
         sha256: its digest.
-        facts: what the step that wrote it found out, such as the digests of a bundle's members.
+        facts: the outputs of the step that wrote it, such as the digests of a bundle's members.
     """
 
     path: FileName
@@ -131,10 +131,10 @@ class Manifest(Record):
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of manifest.json; what it describes, it describes in the words above."""
-    found = msgspec.json.schema(Manifest)
-    for kind in found["$defs"].values():
+    """Return the JSON Schema of manifest.json, with descriptions from the docstrings above."""
+    generated = msgspec.json.schema(Manifest)
+    for kind in generated["$defs"].values():
         kind["description"], _, fields = inspect.cleandoc(kind["description"]).partition(ATTRIBUTES)
         for name, text in re.findall(ATTRIBUTE, fields, re.MULTILINE):
             kind["properties"][name]["description"] = " ".join(text.split())
-    return {"$schema": SCHEMA_DIALECT, **found}
+    return {"$schema": SCHEMA_DIALECT, **generated}

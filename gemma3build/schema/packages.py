@@ -1,4 +1,4 @@
-"""What an image is made of."""
+"""The packages of an image."""
 
 from gemma3build.util.files import FileDigest
 from gemma3build.util.serialize import Record
@@ -13,7 +13,7 @@ class DebianPackage(Record, order=True):
 
 
 class Packages(Record):
-    """What an image is made of.
+    """The packages of an image.
 
     Attributes:
         wheels: the files that were installed, ordered by name.

@@ -23,7 +23,7 @@ class Group(Record):
     Attributes:
         bits: 4 or 8 for integers, 16 for float16.
         granularity: what shares a scale: the tensor, an output channel, or a block along a channel.
-        algorithm: how scales are chosen: ``importance`` by ``steps.rounding``, others by
+        algorithm: how scales are chosen: ``importance`` by ``steps.convert.rounding``, others by
             ai-edge-quantizer.
         layers: how many layers, from the first one, this is for; None means all of them.
         compute: ``integer`` quantizes activations at run time, ``float`` expands the weights.
@@ -43,16 +43,13 @@ class Group(Record):
     compute: Literal["integer", "float"] = "integer"
 
     def __post_init__(self) -> None:
-        """Refuse what the quantizer would take and misread."""
+        """Reject combinations that the quantizer would misread."""
         if (self.bits == FLOAT16) != (self.algorithm == "float_casting"):
-            message = "16 bits go with the algorithm float_casting, and it with nothing else"
-            raise ValueError(message)
+            raise ValueError("float_casting is for 16 bits, and 16 bits need float_casting")
         if self.algorithm == IMPORTANCE and (self.bits != 4 or not self.block_size):  # noqa: PLR2004
-            message = "the algorithm importance is for 4 bits in blocks"
-            raise ValueError(message)
+            raise ValueError("the algorithm importance is for 4 bits in blocks")
         if self.bits == FLOAT16 and self.compute != "float":
-            message = 'float16 weights need compute = "float"'
-            raise ValueError(message)
+            raise ValueError('float16 weights need compute = "float"')
 
     @property
     def block_size(self) -> int:
@@ -61,9 +58,9 @@ class Group(Record):
 
 
 class Limits(Record):
-    """How far an artifact may be from its checkpoint; what each figure is, ``Agreement`` says.
+    """How far an artifact may be from its checkpoint; ``Agreement`` explains the figures.
 
-    The defaults, for schemes of one's own, let any usable artifact pass and no broken one.
+    The defaults, for user schemes, let any usable artifact pass and no broken one.
 
     Attributes:
         top1: least share of equal first tokens, 0 to 1.
@@ -88,8 +85,8 @@ class Scheme(Record):
         embedding: the embedding table, which is also the LM head.
         attention: query, key, value and output projections.
         feed_forward: gate, up and down projections.
-        qkv: query, key and value projections, where they are not as ``attention`` says.
-        equalize: whether scale moves between layers first; see ``steps.equalize``.
+        qkv: query, key and value projections, if they differ from ``attention``.
+        equalize: whether scale moves between layers first; see ``steps.convert.equalize``.
         limits: what the gate allows.
     """
 
@@ -104,26 +101,23 @@ class Scheme(Record):
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
-        """Refuse names that cannot be part of a file's, and groups that are not what they say."""
+        """Reject names that cannot be part of a file name, and groups that contradict themselves."""
         if self.embedding is not None and self.embedding.algorithm == IMPORTANCE:
-            message = (
-                "embedding.algorithm: importance is for the matrices of layers, not for a table"
-            )
-            raise ValueError(message)
+            raise ValueError("embedding.algorithm: importance is for the matrices of layers")
         for name, group in self.groups.items():
             if group.layers is not None and name != "qkv":
-                message = f"{name}.layers: only qkv can be of some layers"
-                raise ValueError(message)
+                raise ValueError(f"{name}.layers: only qkv can be of some layers")
         for value in (self.name, self.suffix):
             if not re.fullmatch(NAME, value):
-                message = f"{value!r} must be of letters, digits, dots, dashes and underscores"
-                raise ValueError(message)
+                raise ValueError(
+                    f"{value!r} must be of letters, digits, dots, dashes and underscores"
+                )
 
     @property
     def groups(self) -> dict[GroupName, Group]:
         """The groups that are quantized."""
-        found = {name: getattr(self, name) for name in GROUPS}
-        return {name: group for name, group in found.items() if group is not None}
+        groups = {name: getattr(self, name) for name in GROUPS}
+        return {name: group for name, group in groups.items() if group is not None}
 
     @property
     def quantized(self) -> bool:
@@ -132,7 +126,7 @@ class Scheme(Record):
 
     @property
     def calibrated(self) -> bool:
-        """Whether quantizing asks how strong the inputs of matrices are."""
+        """Whether quantizing needs the strengths of the inputs of matrices."""
         weighed = any(group.algorithm == IMPORTANCE for group in self.groups.values())
         return weighed or self.equalize
 

@@ -1,4 +1,4 @@
-"""What crosses the line between the host and a step's container.
+"""The files that the host and a step's container exchange.
 
 The host writes ``request.json``; the step writes ``result.json`` and its files below ``output/``.
 """
@@ -19,7 +19,7 @@ OUTPUT_DIR = "output"
 
 
 class StepErrorCode(enum.StrEnum):
-    """Why a step refused its input; ``errors.ErrorCode`` has a code of the same name for each."""
+    """Why a step rejected its input; ``errors.ErrorCode`` has a code of the same name for each."""
 
     ARCHITECTURE = "architecture"
     CHECKPOINT_CONFIG = "checkpoint_config"
@@ -51,7 +51,7 @@ class StepError(Exception):
 
 
 class StepFailure(Record):
-    """A ``StepError`` as it crosses the line."""
+    """A ``StepError`` in ``result.json``."""
 
     code: str
     what: str
@@ -60,7 +60,7 @@ class StepFailure(Record):
 
 
 class StepRequest(Record):
-    """What a step is asked to do.
+    """The work of a step.
 
     Attributes:
         step: a module of ``gemma3build.steps``.
@@ -79,14 +79,13 @@ class StepRequest(Record):
 
 
 class StepResult(Record):
-    """What a step did.
+    """The result of a step.
 
     Attributes:
-        facts: JSON values that the step found out about its input or output; the same input gives
-            the same facts.
+        facts: JSON values about its input or output; the same input gives the same facts.
         seconds: wall-clock time from the start of the process.
         peak_memory: largest resident set size of the process and its children, in bytes.
-        failure: set when the step refused or failed.
+        failure: set when the step failed.
     """
 
     facts: Mapping[str, Any] = msgspec.field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The work inside containers: one package an image, one module a step with ``run(request, output) -> facts``.
+"""The steps that run inside containers: a package for each image, a module with ``run(request, output) -> facts`` for each step.
 
 Steps import ``gemma``, ``formats``, ``schema`` and ``util``, and the packages of their image.
 """

@@ -1,8 +1,8 @@
 """Run one step: ``python -m gemma3build.steps WORK``, with ``WORK/request.json`` written before.
 
-Whatever happens short of a kill, ``WORK/result.json`` says how it ended. Standard output and error
-go to ``WORK/log.txt``, at the level of file descriptors, because converters print from C++ too, and
-because a log that lies outside of the container survives it.
+Unless the process is killed, ``WORK/result.json`` tells how the step ended. Standard output and error
+go to ``WORK/log.txt``, by file descriptors, because converters print from C++ too, and because a log
+outside of the container survives it.
 """
 
 import errno
@@ -45,7 +45,7 @@ def main(work: Path) -> int:
         facts = module.run(request, output)
     except StepError as error:
         failure = error.failure
-    except Exception as error:  # noqa: BLE001 - the last line: anything else must become a result
+    except Exception as error:  # noqa: BLE001 - anything else must become a result too
         traceback.print_exc()
         failure = describe(error)
     result = StepResult(
@@ -57,7 +57,7 @@ def main(work: Path) -> int:
 
 
 def describe(error: Exception) -> StepFailure:
-    """Return an unexpected exception as a failure; a full disk and spent memory have their own."""
+    """Return an unexpected exception as a failure; a full disk and a lack of memory have codes."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         code, hint = StepErrorCode.DISK, "Free some disk space and run the same command again."
     elif isinstance(error, MemoryError):
@@ -80,9 +80,9 @@ def seconds_since_start() -> float:
 
 def peak_memory() -> int:
     """Return the largest resident set size so far, in bytes; Linux counts it in KiB: getrusage(2)."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return max(own, children) * 1024
+    return max(process, children) * 1024
 
 
 if __name__ == "__main__":

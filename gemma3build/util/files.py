@@ -1,4 +1,4 @@
-"""Files: their digests, small ones read whole, and writing that appears whole or not at all."""
+"""Files: digests, bounded reads, and atomic writes."""
 
 import glob
 import hashlib
@@ -20,8 +20,8 @@ from gemma3build.util.text import MEBIBYTE
 Sha256 = Annotated[str, matching("[0-9a-f]{64}")]
 BLOCK_SIZE = MEBIBYTE  # bytes that are read or copied at a time
 LARGEST = 16 * MEBIBYTE  # Gemma's tokenizer has 5, PIQA's questions 4, records less than 1
-PARTIAL = ".partial"  # how the names of files and directories end that are being written
-ABANDONED = 3600  # seconds without a change, after which no writer is behind one
+PARTIAL = ".partial"  # suffix of files and directories that are being written
+ABANDONED = 3600  # seconds without a change, after which no process writes it
 
 
 class FileDigest(Record, order=True):
@@ -84,7 +84,7 @@ def digest_tree(root: Path) -> tuple[FileDigest, ...]:
 
 
 def walk_files(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (POSIX name, path) of every regular file below ``root``; links are refused."""
+    """Yield (POSIX name, path) of every regular file below ``root``; rejects links."""
     for folder, names, files in os.walk(root):
         for name in (*names, *files):
             path = Path(folder, name)
@@ -102,7 +102,7 @@ class TooLargeError(ValueError):
 
 
 def read_bounded(path: Path) -> bytes:
-    """Return the content of a file; no more than ``LARGEST`` bytes are read, whatever it has.
+    """Return the content of a file; at most ``LARGEST`` bytes are read.
 
     Raises:
         TooLargeError: it has more.
@@ -132,22 +132,22 @@ def read_bounded_text(path: Path) -> str:
 
 
 def partial_path(path: Path) -> Path:
-    """Return a new place beside a file or directory where it can be written before it has its name."""
+    """Return a new path next to a file or directory, to write it before it gets its name."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
 
 
 def find_partial(path: Path) -> list[Path]:
-    """Return the places that ``partial_path`` gave for a path, those that are there."""
+    """Return the existing paths that ``partial_path`` gave for a path."""
     return list(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}{PARTIAL}"))
 
 
 @contextmanager
 def atomic_file(path: Path, *, outside: bool = False) -> Iterator[Path]:
-    """Give the place where a file is written that then appears whole; of two writers the last one wins.
+    """Give a path to write a file that then appears whole; of two writers the last one wins.
 
     Args:
         path: where the file appears.
-        outside: whether the place is beside the directory of the file, which never holds anything else.
+        outside: whether that path is next to the directory of the file, which then holds no other file.
 
     Raises:
         OSError: nothing can be written there.
@@ -169,18 +169,18 @@ def atomic_write(path: Path, content: bytes, *, outside: bool = False) -> None:
 
 
 def remove_abandoned(paths: Iterable[Path]) -> None:
-    """Remove those partial files that killed writers left: nothing has written to them for an hour."""
+    """Remove the partial files of killed writers: those without a change for an hour."""
     for path in paths:
-        with suppress(OSError):  # it is gone, or of somebody else
+        with suppress(OSError):  # another process removed it, or another user owns it
             if time.time() - path.lstat().st_mtime > ABANDONED:
                 path.unlink()
 
 
 def same_disk(folder: Path, other: Path) -> bool:
-    """Return whether a file of one can be a link to a file of the other, which need not be there yet."""
+    """Return whether two directories, which need not exist yet, are on one disk, so that links work."""
     return existing(folder).stat().st_dev == existing(other).stat().st_dev
 
 
 def existing(path: Path) -> Path:
-    """Return a path, or what is nearest above it and there."""
+    """Return a path, or its nearest parent that exists."""
     return next(place for place in (path, *path.parents) if place.exists())

@@ -1,4 +1,4 @@
-"""Which revision of this project runs, and whether it was changed."""
+"""Find the Git revision of this project, and whether it was changed."""
 
 import os
 import subprocess
@@ -10,11 +10,11 @@ PACKAGE_DIR = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GitRevision:
-    """The checkout that the package lies in.
+    """The checkout that contains the package.
 
     Attributes:
         commit: of git, in hex.
-        dirty: whether tracked files differ from it, or untracked ones lie about.
+        dirty: whether tracked files differ from it, or untracked ones exist.
     """
 
     commit: str
@@ -27,7 +27,7 @@ def find_revision(package: Path = PACKAGE_DIR) -> GitRevision | None:
     if _git(root, "ls-files", "--error-unmatch", "--", package.name) is None:
         return None  # a checkout of something else, around an installed package
     commit = _git(root, "rev-parse", "--verify", "HEAD")
-    # Whatever a configuration leaves out of what people see.
+    # Independent of what a user's configuration hides.
     everything = ("--untracked-files=normal", "--ignore-submodules=none")
     changes = _git(root, "status", "--porcelain", *everything)
     if commit is None or changes is None:
@@ -36,7 +36,7 @@ def find_revision(package: Path = PACKAGE_DIR) -> GitRevision | None:
 
 
 def would_change(path: Path, package: Path = PACKAGE_DIR) -> bool:
-    """Return whether a new file there would make the checkout another than its commit."""
+    """Return whether a new file there would make the checkout differ from its commit."""
     top = _git(package.parent, "rev-parse", "--show-toplevel")
     if top is None or not path.resolve().is_relative_to(os.fsdecode(top.removesuffix(b"\n"))):
         return False
@@ -48,7 +48,7 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
     # A hook's variables name its own repository, not this one.
     environment = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")}
-    # Without the lock that `status` takes to write what it has learnt: looking changes nothing.
+    # Without the lock that `status` takes to update the index: reading changes nothing.
     environment["GIT_OPTIONAL_LOCKS"] = "0"
     try:
         done = subprocess.run(command, capture_output=True, check=False, env=environment)

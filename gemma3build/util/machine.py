@@ -1,4 +1,4 @@
-"""The machine that a step runs on, for what it measures."""
+"""The machine that a step runs on, recorded with measurements."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from gemma3build.util.serialize import Record
 
 
 class Machine(Record):
-    """Where something was measured.
+    """The machine of a measurement.
 
     Attributes:
         cpu: its model name, as the kernel gives it.

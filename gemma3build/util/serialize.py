@@ -1,7 +1,7 @@
 """Records to JSON values and back, strictly.
 
-Decoding refuses unknown keys, missing keys and wrong types, so that a typing error in a file that a
-person wrote is an error message and not a default. It runs on the host and in every container.
+Decoding rejects unknown keys, missing keys and wrong types, so that a typing error in a user's file gives
+an error message and not a default. It runs on the host and in every container.
 """
 
 import json
@@ -37,7 +37,7 @@ WORDS = {  # of messages that start with EXPECTED
 
 
 class _RecordMeta(msgspec.StructMeta):
-    """Makes every record strict, which msgspec wants to be told for each class."""
+    """Makes every record strict; msgspec needs that for each class."""
 
     def __new__(
         mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any
@@ -48,7 +48,7 @@ class _RecordMeta(msgspec.StructMeta):
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Record(msgspec.Struct, metaclass=_RecordMeta, frozen=True):
-    """What is written as JSON: frozen, its fields by keyword; a subclass adds the fields."""
+    """A record that is written as JSON: frozen, its fields by keyword; a subclass adds the fields."""
 
 
 def matching(pattern: str) -> msgspec.Meta:
@@ -67,8 +67,8 @@ def encode(value: object) -> Any:
         TypeError: a key is not a string; ``json.dumps`` would write 1 and "1" as one.
     """
     if isinstance(value, msgspec.Struct):
-        found = structs.asdict(value)
-        return {name: encode(item) for name, item in found.items() if item is not None}
+        fields = structs.asdict(value)
+        return {name: encode(item) for name, item in fields.items() if item is not None}
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
@@ -83,12 +83,12 @@ def decode(kind: type[T], value: object, where: str = "") -> T:
     """Return ``value``, made of JSON values, as an instance of ``kind``, such as a record.
 
     Args:
-        kind: what it must be.
-        value: what ``load_json`` or ``tomllib.loads`` gave.
+        kind: a type, such as a record.
+        value: from ``load_json`` or ``tomllib.loads``.
         where: names the value in messages, such as ``models.toml: gemma3-270m``.
 
     Raises:
-        DecodeError: naming the place and what was expected there.
+        DecodeError: naming the place and the expected type.
     """
     try:
         _require_bounded(value, DEEPEST)
@@ -115,7 +115,7 @@ def decode_json(kind: type[T], text: str | bytes, where: str) -> T:
 def load_json(text: str | bytes) -> Any:
     """Return the value of untrusted JSON.
 
-    What comes back can be written as JSON again, in UTF-8, and every number in it is one for ``float``.
+    The value can be written as JSON again, in UTF-8, and ``float`` holds every number in it.
 
     Raises:
         ValueError: it is not JSON, or has NaN, infinity, an integer of more than 64 bits, half a
@@ -141,7 +141,7 @@ def canonical_json(value: object) -> bytes:
 
 
 def pretty_json(value: object) -> bytes:
-    """Return ``value``, encoded, as the JSON that people read: canonical order, indented, final newline."""
+    """Return ``value``, encoded, as JSON for people: canonical order, indented, final newline."""
     return f"{_json(value, indent=2)}\n".encode()
 
 
@@ -152,7 +152,7 @@ def _json(value: object, **layout: Any) -> str:
 
 
 def _require_bounded(value: object, levels: int) -> None:
-    """Refuse numbers and depths that other readers of JSON and TOML cannot hold."""
+    """Reject numbers and depths that other readers of JSON and TOML cannot hold."""
     if isinstance(value, int) and value not in INTEGERS:
         raise ValueError("an integer has more than 64 bits")
     if isinstance(value, float) and not math.isfinite(value):
@@ -165,7 +165,7 @@ def _require_bounded(value: object, levels: int) -> None:
 
 
 def _explain(kind: Any, message: str, where: str) -> str:
-    """Return a message of msgspec in the words of the files that people write, its place first."""
+    """Return a message of msgspec in plain words, its place first."""
     text, path, _ = (*PLACE.split(message), "", "")[:3]
     node = _type_at(kind, path)
     if text.startswith(UNKNOWN):
@@ -185,7 +185,7 @@ def _explain(kind: Any, message: str, where: str) -> str:
 
 
 def _type_at(kind: Any, path: str) -> Any:
-    """Return the type at a place; None where there is none, as a key can look like the end of a message."""
+    """Return the type at a place; None if there is none: a key can look like the end of a message."""
     node: Any = inspect.type_info(kind)
     for name in re.findall(r"\.(\w+)|\[", path):
         fields = {field.name: field.type for field in getattr(node, "fields", ())}

@@ -1,4 +1,4 @@
-"""Texts and figures as people read them, in messages, in tables and on pages; nothing here knows HTML."""
+"""Format texts and figures for people, in messages, tables and pages; HTML is elsewhere."""
 
 import math
 import re
@@ -10,16 +10,16 @@ MEGABYTE = 1_000_000
 MEBIBYTE = 1 << 20
 GIBIBYTE = 1 << 30
 
-EXACT = 1000  # from here on, digits after the point say nothing
+EXACT = 1000  # from here on, no digits after the point
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 LONGEST = 200  # characters of a message about a file's content, or of a server
 SHOWN = 3  # names in a message
-# Gemma's own tokens, which a person should tell from text that looks like them only at a distance.
+# Gemma's tokens, which pages show unlike other text.
 TOKENS = re.compile(
     r"<(?:bos|eos|pad|unk|mask|start_of_turn|end_of_turn|start_of_image|end_of_image"
     r"|unused\d{1,5}|0x[0-9A-F]{2})>"
 )
-# Joiners are letters' business in Hindi, Persian and emoji; line breaks and tabs are kept as they are.
+# Hindi, Persian and emoji need joiners; line breaks and tabs stay as they are.
 KEPT = frozenset("\n\t\u200c\u200d")
 UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})  # categories of Unicode
 CONTROL_PICTURES = 0x2400  # U+2400 pictures U+0000, and so on for the 32 of them
@@ -52,18 +52,18 @@ def significant(value: float) -> str:
 
 
 def power_of_ten(exponent: int) -> str:
-    """Return a power of ten as a tick of an axis says it."""
+    """Return a power of ten for a tick of an axis."""
     return {0: "1", 1: "10"}.get(exponent, f"10{str(exponent).translate(SUPERSCRIPTS)}")
 
 
 def truncate(text: str) -> str:
-    """Return a text from outside, short and without what a terminal would obey."""
+    """Return an untrusted text, short and without control characters."""
     shown = printable(text)
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Return names as a message has them, the first few alone, with their verb."""
+    """Return names for a message, at most the first few, with their verb."""
     ordered = sorted(names)
     shown = [printable(name) for name in ordered[:SHOWN]]
     if len(ordered) > SHOWN:
@@ -77,12 +77,12 @@ def printable(text: str) -> str:
 
 
 def escape_control_chars(text: str) -> str:
-    """Return ``text`` with every character that cannot be seen, or turns the line, shown by name."""
+    """Return ``text`` with every invisible or direction-changing character shown by name."""
     return "".join(escape_char(character) for character in text)
 
 
 def escape_char(character: str) -> str:
-    """Return a character, or what stands for it: ``␀`` for U+0000, ``U+202E`` for an override."""
+    """Return a character, or its escape: ``␀`` for U+0000, ``U+202E`` for an override."""
     if character in KEPT or unicodedata.category(character) not in UNSEEN:
         return character
     code = ord(character)

@@ -1,4 +1,4 @@
-"""Log-likelihoods of what PIQA asked, made in other ways than by the score export.
+"""Log-likelihoods of PIQA's requests, computed in other ways than by the score export.
 
 piqa_reference.py transformers CHECKPOINT REQUESTS   in the convert image: float32, by transformers
 piqa_reference.py decode MODEL REQUESTS              in the harness image: the artifact's signatures

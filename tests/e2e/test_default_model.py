@@ -37,7 +37,7 @@ ANSWER = " 100 degrees Celsius"
 
 @pytest.fixture(scope="module")
 def command(images: None, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """The command as a user has it: with the user's own cache."""
+    """The command with the user's cache."""
     return Command(cache_dir(), tmp_path_factory.mktemp("e2e"))
 
 
@@ -48,7 +48,7 @@ def release(command: Command) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(release: Path, client: docker.DockerClient) -> Path:
-    """Where the store has the imported checkpoint; the release shows that it is there."""
+    """Where the cache has the imported checkpoint; the release shows that it is there."""
     cache = Cache(cache_dir())
     prepared = prepare(BuildRequest(model=NAME))
     outcome = Builder(Runner(client, cache, print)).find(prepared, release)
@@ -89,7 +89,7 @@ def test_the_release_holds_three_schemes_of_the_published_sizes(release: Path) -
         assert 0.80 < sizes[f"{NAME}_{suffix}_ekv1024.tflite"] / int8 < 0.86
 
 
-def test_a_second_build_does_nothing_and_says_so(command: Command, release: Path) -> None:
+def test_a_second_build_does_nothing_and_tells_so(command: Command, release: Path) -> None:
     done = command.run("build")
     assert done.returncode == 0, done.stderr
     assert f"Nothing to do: {release} is up to date" in done.stdout

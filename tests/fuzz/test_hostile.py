@@ -1,7 +1,7 @@
-"""Files of somebody else's: whatever is in them, a parser reads them or refuses them in its own words.
+"""Untrusted files: a parser reads them, or rejects them with its own error.
 
-Readers of ``.task`` and ``.litertlm`` files, of records that ``verify`` looks at and of signatures have
-tests of this kind beside theirs.
+Tests of this kind for ``.task`` and ``.litertlm`` files, for the records that ``verify`` reads and for
+signatures are with the other tests of those readers.
 """
 
 import contextlib
@@ -49,8 +49,8 @@ def read_questions(path: Path) -> None:
 
 
 def read_figures(path: Path) -> None:
-    found = read_evaluation(path.parent)
-    for item in found.schemes if found else ():
+    evaluation = read_evaluation(path.parent)
+    for item in evaluation.schemes if evaluation else ():
         figures(item)
 
 
@@ -222,9 +222,7 @@ CLAIMING = {
 
 
 @pytest.mark.parametrize("claim", CLAIMING)
-def test_a_gguf_header_that_claims_more_than_there_is_is_refused(
-    tmp_path: Path, claim: str
-) -> None:
+def test_a_gguf_header_that_claims_too_much_is_rejected(tmp_path: Path, claim: str) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(CLAIMING[claim])
     with pytest.raises(StepError, match="The GGUF file cannot be imported: ") as caught:

@@ -4,7 +4,7 @@
     nox -s reproducibility -- --only clock          one variation; repeatable
     nox -s reproducibility -- --model gemma3-270m --only processor --only clock
 
-Each variation builds with a cache of its own, so that every step runs. What is compared is SHA256SUMS,
+Each variation builds with a separate cache, so that every step runs. The script compares SHA256SUMS,
 which covers all artifacts and the manifest; a variation of the images changes the manifest, which names
 them, so there the artifacts alone are compared. Needs root, for other users, and Debian's faketime.
 """
@@ -35,7 +35,7 @@ from tests.support.checkpoint import write_checkpoint
 PROJECT = Path(__file__).parents[2]
 MEMORY = "/dev/shm"  # noqa: S108 - a directory in memory, for a directory of a random name
 WORKER = Path(__file__).with_name("worker.py")
-# For other users: the interpreter that runs this may lie in root's home.
+# For other users: the interpreter that runs this may be in root's home.
 DEBIAN_PYTHON = "/usr/bin/python3"
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 SHAPES = ("--prefill-seq-lens", "8", "--kv-cache-max-len", "64")
@@ -64,7 +64,7 @@ class Variation:
         umask: of the command.
         user: id of the user and group of the command.
         folder: name of the directory with cache, checkpoint and release.
-        memory_files: whether the checkpoint lies in memory, its files made in the opposite order.
+        memory_files: whether the checkpoint is in memory, its files made in the opposite order.
         warm: whether the cache is that of the plain build.
         same_images: whether the images, and so the manifest, must be the same.
     """
@@ -134,13 +134,13 @@ def variations(epoch: int) -> tuple[Variation, ...]:
         Variation(name="warm", what="the cache of the plain build", warm=True),
         Variation(
             name="base",
-            what="all images made anew, a day later",
+            what="all images made again, a day later",
             changes={"epoch": epoch + DAY},
             same_images=False,
         ),
         Variation(
             name="buildkit",
-            what="all images made anew, by BuildKit",
+            what="all images made again, by BuildKit",
             changes={"buildkit": True},
         ),
     )

@@ -7,7 +7,7 @@ worker.py CHANGES ARGUMENT… runs `gemma3build ARGUMENT…`. CHANGES is a JSON 
     network      the network of every container, such as "bridge"
     preload      a library of the host that every container loads first
     epoch        seconds: SOURCE_DATE_EPOCH with which images are made, the base from Debian's packages too
-    buildkit     true builds images by BuildKit; they then have keys of their own
+    buildkit     true builds images by BuildKit; they then have other keys
 
 The command has no such options, because a user must not be able to change what a release depends on.
 """
@@ -52,7 +52,7 @@ def change_containers(changes: Mapping[str, Any]) -> None:
 def build_by_buildkit(
     self: images.Images, context: Path, arguments: dict[str, str], key: str
 ) -> str:
-    """Stand in for ``Images._build``; the SDK knows the classic builder alone.
+    """Stand in for ``Images._build``; the SDK has the classic builder only.
 
     The client is Debian's, whose version has the builder of Debian's engine without a plugin.
     """
@@ -60,15 +60,8 @@ def build_by_buildkit(
     id_file = context.parent / "id"
     subprocess.run(
         [
-            *(
-                "/usr/bin/docker",
-                "build",
-                "--quiet",
-                "--no-cache",
-                "--network=none",
-                f"--iidfile={id_file}",
-            ),
-            *(f"--label={images.KEY_LABEL}={key}", *given, str(context)),
+            *("/usr/bin/docker", "build", "--quiet", "--no-cache", "--network=none"),
+            *(f"--iidfile={id_file}", f"--label={images.KEY_LABEL}={key}", *given, str(context)),
         ],
         env={**os.environ, "DOCKER_BUILDKIT": "1"},
         check=True,
@@ -91,7 +84,7 @@ def date_images(epoch: int) -> None:
 
 
 def main() -> None:
-    """Change what has to be changed, then be the command."""
+    """Apply the changes, then run the command."""
     changes = json.loads(sys.argv.pop(1))
     change_containers({"environment": {}, **changes})
     if changes.get("buildkit"):

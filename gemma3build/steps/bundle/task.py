@@ -46,8 +46,8 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
 def import_bundler() -> Any:
     """Return MediaPipe's bundler without the packages around it.
 
-    Importing ``mediapipe`` loads OpenCV, jax and audio devices, none of which a bundle needs. Here its
-    parent packages are bare ones, which know their path and run no code.
+    Importing ``mediapipe`` loads OpenCV, jax and audio devices, which a bundle does not need. Here its
+    parent packages are bare ones, which have a path and run no code.
     """
     spec = importlib.util.find_spec("mediapipe")
     root = Path(spec.submodule_search_locations[0])  # type: ignore[union-attr, index]

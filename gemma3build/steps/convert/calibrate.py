@@ -6,13 +6,12 @@ Parameters:
     none.
 Outputs:
     ``<kind>.npy`` for each kind of input: int8, ``[layers, inputs]``, the base-2 logarithm of the mean
-    square over the tokens of ``core.calibration``, rounded.
+    square over the tokens of the calibration texts, rounded.
 
 The forward pass is written out here in float64, because the results must be the same on every
-processor. Libraries and vector units differ in the last bits of a float64, some 1e-16 of it, and all
-layers together may make 1e-12 of that; what is written is a whole number, and the fact ``margin``
-says how near the nearest logarithm was to being rounded the other way. Where that is too near, the
-step refuses.
+processor. Libraries and vector units differ in the last bits of a float64, some 1e-16 of it, and over
+all layers that may grow to 1e-12. The step writes whole numbers; the fact ``margin`` is the distance of
+the nearest logarithm from being rounded the other way. If it is too small, the step fails.
 
 It is Gemma 3 as the technical report (arXiv 2503.19786) and ``transformers`` have it: RMSNorm before and
 after each block, queries and keys normalized by head, rotary positions, local and global layers.
@@ -41,7 +40,7 @@ Weights: TypeAlias = Mapping[str, torch.Tensor]
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
-    """Run the texts through all layers; return how safe the rounding is, and of how many tokens.
+    """Run the texts through all layers; return the margin of the rounding, and the number of tokens.
 
     Raises:
         StepError: another processor could round a strength differently.
@@ -62,7 +61,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
             squares.append(block.squares)
     margin = 0.5
     for kind in KINDS:
-        means = np.stack([found[kind].numpy() for found in squares]) / len(state)
+        means = np.stack([sums[kind].numpy() for sums in squares]) / len(state)
         logarithms = np.log2(np.maximum(means, 2.0**SILENT))
         strengths, distance = round_strengths(logarithms)
         margin = min(margin, distance)
@@ -84,7 +83,7 @@ class Checkpoint:
         return table[tokens].double() * math.sqrt(hidden_size)
 
     def layer(self, layer: int) -> Weights:
-        """Return the weights of a layer in float64, by what stands between layer and ``weight``."""
+        """Return the weights of a layer in float64, by their names without prefix and ``.weight``."""
         prefix = f"model.layers.{layer}."
         names = [name for name in self._of if name.startswith(prefix)]
         return {
@@ -117,7 +116,7 @@ class Layer:
         """
         inputs = self._note(QKV, self._norm(state, "input_layernorm"))
         projections = [self._linear(inputs, f"self_attn.{name}_proj") for name in "qkv"]
-        parts = zip(*(found.split(lengths) for found in projections), strict=True)
+        parts = zip(*(part.split(lengths) for part in projections), strict=True)
         attended = self._note(OUTPUT, torch.cat([self._attend(*part) for part in parts]))
         projected = self._linear(attended, "self_attn.o_proj")
         state = state + self._norm(projected, "post_attention_layernorm")

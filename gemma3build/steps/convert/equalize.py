@@ -33,7 +33,7 @@ class Site:
     """Where scale can move.
 
     Attributes:
-        inputs: the kind of input, as ``core.importance`` names it.
+        inputs: the kind of input, as ``gemma.graph`` names it.
         share: how much of its strength moves, 0 to 1.
         maker: the role of the constant that makes its channels, one row each; of ``qkv``, the rows
             of values.
@@ -52,9 +52,8 @@ SITES = (
     Site(inputs=DOWN, share=0.3, maker=UP, readers=(DOWN,)),
     Site(inputs=OUTPUT, share=0.3, maker=QKV, readers=(OUTPUT,)),
 )
-LARGEST = (
-    6  # a factor is at most 2 to this, either way: a silent input must not blow up its weights
-)
+# A factor is at most 2 to this, either way: a silent input must not blow up its weights.
+LARGEST = 6
 BLOCK = re.compile(r"DecoderBlock_(\d+)/")
 NORMS = {"RMSNorm_pre_atten_norm": ATTENTION_NORM, "RMSNorm_pre_ff_norm": FEED_FORWARD_NORM}
 MATRICES = {"Linear_qkv_projection": QKV, "Linear_output_projection": OUTPUT, "Linear_w2": DOWN}
@@ -78,7 +77,7 @@ def equalize(
         The strengths in the copy, int32 of the same shapes.
     """
     shutil.copyfile(source, target)
-    # Mapped, not read: only the pages that change come into memory, whatever the size of the model.
+    # Mapped, not read: only the pages that change come into memory, for a model of any size.
     content = np.memmap(target, np.uint8, "r+")
     model = schema.Model.GetRootAs(content)
     buffers = own_buffers(model)
@@ -192,7 +191,7 @@ def floats(model: schema.Model, content: np.ndarray, index: int) -> np.ndarray:
     """Return a buffer as float32, writable."""
     buffer = model.Buffers(index)
     if buffer.Size():  # beyond the flatbuffer, where that would be 2 GiB or more
-        found = content[buffer.Offset() : buffer.Offset() + buffer.Size()]
+        data = content[buffer.Offset() : buffer.Offset() + buffer.Size()]
     else:
-        found = buffer.DataAsNumpy()
-    return found.view(np.float32)
+        data = buffer.DataAsNumpy()
+    return data.view(np.float32)

@@ -9,7 +9,7 @@ Outputs:
 
 An artifact's prefill returns no logits, and its decode takes one token at a time, which is many times
 slower. This is the same model with the same weights behind another signature, and quantizing it by a
-scheme gives the artifact's weights. The caller says at which position each token stands, and by the
+scheme gives the artifact's weights. The caller gives the position of each token, and by the
 mask which others it sees, so that one call can hold several sequences.
 """
 
@@ -67,8 +67,8 @@ class ScoreDecoder(decoder.Decoder):  # type: ignore[misc]
     """Upstream's decoder for a call that fills the whole cache, with positions in any order.
 
     Upstream measures the sliding window from a token's position to an index of the cache, which is
-    the position of the key there if one sequence lies in the cache from its first token on. Here
-    several lie beside each other, and ``input_pos`` has the position of each key.
+    the position of the key there if the cache holds one sequence from its first token on. Here it
+    holds several next to each other, and ``input_pos`` has the position of each key.
     """
 
     def create_sliding_mask(

@@ -9,15 +9,11 @@ from gemma3build.gemma.checkpoint import CONFIG, INDEX, WEIGHTS, weight_files
 
 
 def loadable(checkpoint: Path, folder: Path) -> Path:
-    """Return a directory that ``from_pretrained`` loads; where need be, ``folder``, made of links.
+    """Return a directory that ``from_pretrained`` loads; if need be, ``folder``, which gets links.
 
-    Shards can be loaded without their index, whose ``metadata`` some tools leave out, and whatever
-    their names are; ``transformers`` needs both, and prefers ``model.safetensors`` to an index. So
-    everything but that one file gets an index that is made from the shards.
-
-    Args:
-        checkpoint: as the ``check`` step passed it.
-        folder: in scratch space, does not exist.
+    gemma3build reads shards without an index, with an index without ``metadata``, and under any name.
+    ``transformers`` needs a whole index, and prefers ``model.safetensors`` to it. So ``folder`` gets an
+    index made from the shards, unless ``model.safetensors`` is the only file.
     """
     files = weight_files(checkpoint)
     if [file.name for file in files] == [WEIGHTS]:

@@ -1,4 +1,4 @@
-"""Quantize a float export by a scheme, and check that the file is what the scheme says.
+"""Quantize a float export by a scheme, and check that the file is stored as the scheme says.
 
 Inputs:
     model: a directory with the float export.
@@ -12,7 +12,7 @@ Outputs:
     the quantized ``.tflite``.
 
 Quantizing one export by ``upstream_int8`` gives the bytes that the upstream script gives, which exports
-anew for every scheme.
+again for every scheme.
 """
 
 import functools
@@ -60,7 +60,7 @@ INPUTS = {
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
-    """Quantize the export; return what was found in the file, per group; raises StepError."""
+    """Quantize the export; return how each group is stored in the file; raises StepError."""
     groups = decode_groups(request.parameters["groups"])
     target = output / request.parameters["file_name"]
     speed_up_comparison()
@@ -128,17 +128,17 @@ def speed_up_comparison() -> None:
 
 
 class Rounding:
-    """``steps.rounding`` as an algorithm of the quantizer, for weights of fully connected ops."""
+    """``rounding`` as an algorithm of the quantizer, for weights of fully connected ops."""
 
     def __init__(self, strengths: Mapping[str, np.ndarray]) -> None:
         """Take how strong inputs are, by kind, whole numbers [layers, inputs]."""
         self._strengths = strengths
 
     def register(self) -> None:
-        """Stand in for the quantizer's own algorithm "MSE".
+        """Replace the quantizer's algorithm "MSE".
 
-        ai-edge-quantizer 0.10.0 knows a fixed list of algorithms. Its own "MSE" has the same aim
-        and refuses blocks, so nothing is lost where this takes its place.
+        ai-edge-quantizer 0.10.0 has a fixed list of algorithms. Its "MSE" has the same aim and
+        rejects blocks, so replacing it loses nothing.
         """
         algorithm_manager.register_quantized_op(
             AlgorithmName.MSE,
@@ -165,8 +165,8 @@ class Rounding:
         """Return the strengths of the inputs of the op of this scope."""
         (layer,) = set(re.findall(r"DecoderBlock_(\d+)/", scope))
         (kind,) = {kind for pattern, kind in INPUTS.items() if re.search(pattern, scope)}
-        found: np.ndarray = self._strengths[kind][int(layer)]
-        return found
+        strengths: np.ndarray = self._strengths[kind][int(layer)]
+        return strengths
 
 
 def quant_params(
@@ -176,7 +176,7 @@ def quant_params(
     content: np.ndarray | None = None,
     statistics: dict[str, Any] | None = None,
 ) -> qtyping.UniformQuantParams:
-    """Return a tensor's parameters for the quantizer: ours for weights, else its own min-max."""
+    """Return a tensor's parameters for the quantizer: ours for weights, else the quantizer's min-max."""
     block_size = uniform_quantize_tensor.extract_block_size_from_granularity(config.granularity)
     if content is None or config.num_bits != 4 or not block_size:
         return naive_min_max_quantize.get_tensor_quant_params(op_info, config, content, statistics)

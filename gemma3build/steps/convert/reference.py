@@ -1,4 +1,4 @@
-"""What the checkpoint itself says to the fixed prompts, by transformers in float32.
+"""Run the checkpoint on the fixed prompts, by transformers in float32.
 
 Inputs:
     checkpoint: the directory with config.json, safetensors and tokenizer.model, as ``check`` passed it.
@@ -37,11 +37,11 @@ from gemma3build.util.serialize import pretty_json
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
-    """Run the checkpoint; return what made the reference."""
+    """Run the checkpoint; return the program that made the reference."""
     checkpoint = Path(request.inputs["checkpoint"])
     longest = request.parameters["longest"]
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(checkpoint / TOKENIZER))
-    # Never code of the checkpoint's own, never a pickle.
+    # Runs no code of the checkpoint, and opens no pickle.
     model = transformers.Gemma3ForCausalLM.from_pretrained(
         loadable(checkpoint, Path(tempfile.gettempdir(), "checkpoint")),
         dtype=torch.float32,
@@ -72,8 +72,8 @@ def logits(model: Any, prompt: Prompt) -> np.ndarray:
     tokens = torch.tensor([prompt.tokens[:-1]])
     with torch.inference_mode():
         answer = model(tokens, logits_to_keep=prompt.scored)
-    found: np.ndarray = answer.logits[0].numpy()
-    return found
+    rows: np.ndarray = answer.logits[0].numpy()
+    return rows
 
 
 def continuation(model: Any, prompt: Prompt, new: int, stop_ids: list[int]) -> Continuation:
@@ -88,11 +88,11 @@ def continuation(model: Any, prompt: Prompt, new: int, stop_ids: list[int]) -> C
             eos_token_id=stop_ids,
             pad_token_id=0,
         )
-    said = answer[0, len(prompt.tokens) :].tolist()
-    stopped = bool(said) and said[-1] in stop_ids
+    generated = answer[0, len(prompt.tokens) :].tolist()
+    stopped = bool(generated) and generated[-1] in stop_ids
     return Continuation(
         name=prompt.name,
         prompt=prompt.tokens,
-        tokens=tuple(said[:-1] if stopped else said),
+        tokens=tuple(generated[:-1] if stopped else generated),
         stopped=stopped,
     )

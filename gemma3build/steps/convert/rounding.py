@@ -21,7 +21,7 @@ DIVISORS = (5.5, 6.0, 6.4, 6.7, 7.0, 7.25, 7.5, 7.75, 8.0, 8.4)
 LEAST_LEVEL = -8
 GREATEST_LEVEL = 7
 # Keeps the scale of an all-zero block above zero as a float16, whose least positive value is 6e-8:
-# XNNPACK refuses a model with a zero scale (ai-edge-quantizer issue 678).
+# XNNPACK rejects a model with a zero scale (ai-edge-quantizer issue 678).
 LEAST_SCALE = np.float32(2.0**-14)
 ROWS_AT_A_TIME = 1024
 # How near the middle of two whole numbers a logarithm may be. What float64 gives differs between
@@ -56,8 +56,8 @@ def storable(scales: np.ndarray) -> np.ndarray:
 
 def levels(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """Return the int4 levels of weights as float32, rounded half to even; shapes as above."""
-    found: np.ndarray = np.clip(np.rint(blocks / scales), LEAST_LEVEL, GREATEST_LEVEL)
-    return found
+    rounded: np.ndarray = np.clip(np.rint(blocks / scales), LEAST_LEVEL, GREATEST_LEVEL)
+    return rounded
 
 
 def squared_errors(blocks: np.ndarray, scales: np.ndarray, importance: np.ndarray) -> np.ndarray:
@@ -127,8 +127,8 @@ def round_strengths(logarithms: np.ndarray) -> tuple[np.ndarray, float]:
         raise StepError(
             StepErrorCode.ROUNDING,
             "The checkpoint cannot be calibrated",
-            f"a logarithm lies {margin:.0e} from the middle of two whole numbers, nearer than the"
-            f" {LEAST_MARGIN:.0e} that rounding on every processor alike needs",
+            f"a logarithm is {margin:.0e} from the middle of two whole numbers; processors round it"
+            f" alike only from {LEAST_MARGIN:.0e} on",
             "Use a scheme without the algorithm importance.",
         )
     return rounded.astype(np.int8), margin

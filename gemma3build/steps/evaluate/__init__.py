@@ -1,1 +1,1 @@
-"""The image with the runtimes that a phone has."""
+"""Steps in the image with the runtimes that a phone has."""

@@ -1,4 +1,4 @@
-"""A ``.tflite`` through its own signatures, as an app calls them."""
+"""Runs a ``.tflite`` through its signatures, as an app does."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,15 +103,15 @@ class TfliteModel:
     ) -> dict[str, np.ndarray]:
         inputs = {"tokens": tokens, "input_pos": positions, **self._state}
         if "mask" in self._inputs:
-            # Each position sees itself and what came before; the window is the graph's own work.
+            # Each position sees itself and what came before; the graph applies the window itself.
             seen = np.arange(self.cache_length) <= positions[:, None]
             inputs["mask"] = np.where(seen, 0, HIDDEN).astype(np.float32)[None, None]
-        found: dict[str, np.ndarray] = runner(**inputs)  # type: ignore[operator]
-        return found
+        outputs: dict[str, np.ndarray] = runner(**inputs)  # type: ignore[operator]
+        return outputs
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Return log-probabilities along the last axis, float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return found
+    normalized: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalized

@@ -1,4 +1,4 @@
-"""LiteRT-LM on the CPU, as an app on a phone has it."""
+"""LiteRT-LM on the CPU, as an app on a phone uses it."""
 
 import contextlib
 import tempfile
@@ -10,14 +10,14 @@ import litert_lm
 
 @contextlib.contextmanager
 def open_engine(path: Path) -> Iterator[litert_lm.Engine]:
-    """Open a ``.task`` or a ``.litertlm``; the engine and its weight cache are gone afterwards.
+    """Open a ``.task`` or a ``.litertlm``; closes the engine and removes its weight cache at the end.
 
     Raises:
         RuntimeError: LiteRT-LM cannot load it.
     """
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
     with (
-        tempfile.TemporaryDirectory() as scratch,  # else it writes beside the file
+        tempfile.TemporaryDirectory() as scratch,  # else it writes next to the file
         litert_lm.Engine(str(path), backend=litert_lm.Backend.CPU(), cache_dir=scratch) as engine,
     ):
         yield engine

@@ -7,10 +7,10 @@ Parameters:
 Outputs:
     ``speed.json``: a ``Speed``.
 
-Every run is a process of its own, as an app is. One more goes first and is not counted: it packs the
-weights for this processor and keeps them beside the model, as an app does when it is first opened.
-The figures are those of every time after, which is what a user lives with: the packed weights are
-then mapped from the disk, where the first process makes them in memory.
+Every run is a separate process, as an app is. One more runs first and does not count: it packs the
+weights for this processor and keeps them in a cache, as an app does when it is first opened. The
+figures are those of every later start: the packed weights are then mapped from the disk, and the first
+process makes them in memory.
 """
 
 import json
@@ -44,15 +44,7 @@ PACKAGES = ("litert-lm-api",)
 
 
 class Job(Record):
-    """What one process runs.
-
-    Attributes:
-        bundle: path of the ``.task``.
-        cache: the directory of the packed weights.
-        prefill_tokens: length of the prompt.
-        decode_tokens: how many are generated.
-        threads: that compute.
-    """
+    """What one process runs: a ``.task``, and the directory ``cache`` for its packed weights."""
 
     bundle: str
     cache: str
@@ -69,11 +61,11 @@ class SpeedRun(Record):
 
 
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
-    """Measure the bundle; return what was asked of it: the figures differ from run to run.
+    """Measure the bundle; return the settings only, because the figures differ from run to run.
 
     Raises:
-        ValueError: the runtime did not do what was asked.
-        CalledProcessError: it failed; the log says why.
+        ValueError: the runtime processed another number of tokens.
+        CalledProcessError: it failed; the log has the reason.
     """
     bundle = request.only_file("bundle")
     scratch = Path(tempfile.gettempdir())
@@ -88,8 +80,8 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     measure(job, scratch)
     measured = [measure(job, scratch) for _ in range(request.parameters["runs"])]
     speed = Speed(
-        prefill=statistics.median(found.prefill for found, _ in measured),
-        decode=statistics.median(found.decode for found, _ in measured),
+        prefill=statistics.median(figures.prefill for figures, _ in measured),
+        decode=statistics.median(figures.decode for figures, _ in measured),
         peak_memory=int(statistics.median(memory for _, memory in measured)),
         prefill_tokens=prefill,
         decode_tokens=decode,
@@ -105,14 +97,13 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
 def cache_length(bundle: Path) -> int:
     """Return how many tokens the key-value cache of a bundle's model holds.
 
-    The model is read where it lies in the archive, which stores it uncompressed. A copy in memory
-    would count for every process that is measured: Linux lets a child's peak begin with the peak of
-    its parent.
+    The model is mapped in the archive, which stores it uncompressed. A copy in memory would count for
+    every process that is measured: Linux starts a child's peak at the peak of its parent.
 
     Raises:
         ValueError: no signature has a cache.
     """
-    # Here, because the processes that are measured import this module.
+    # Imported here, because the processes that are measured import this module.
     from ai_edge_litert import schema_py_generated as schema
 
     with bundle.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -145,37 +136,37 @@ def lengths(cache: int) -> tuple[int, int]:
 
 
 def measure(job: Job, scratch: Path) -> tuple[SpeedRun, int]:
-    """Run a job in a process of its own; return what it measured and its peak memory in bytes."""
+    """Run a job in a new process; return what it measured and its peak memory in bytes."""
     answer = scratch / RUN
     answer.unlink(missing_ok=True)
     command = [sys.executable, "-m", MODULE, json.dumps(encode(job)), str(answer)]
     with subprocess.Popen(command) as process:
-        # Of this one child: getrusage knows the largest of all children only.
+        # Of this child: getrusage gives the largest of all children only.
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command[:3])
-    found = decode_json(SpeedRun, answer.read_bytes(), RUN)
-    return found, usage.ru_maxrss * 1024
+    return decode_json(SpeedRun, answer.read_bytes(), RUN), usage.ru_maxrss * 1024
 
 
 def benchmark(job: Job) -> SpeedRun:
     """Run a job in this process."""
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
-    found = litert_lm.Benchmark(
+    measured = litert_lm.Benchmark(
         job.bundle,
         backend=litert_lm.Backend.CPU(thread_count=job.threads),
         prefill_tokens=job.prefill_tokens,
         decode_tokens=job.decode_tokens,
         cache_dir=job.cache,
     ).run()
-    done = (found.last_prefill_token_count, found.last_decode_token_count)
+    done = (measured.last_prefill_token_count, measured.last_decode_token_count)
     if done != (job.prefill_tokens, job.decode_tokens):
         raise ValueError(
-            f"the runtime did {done[0]} tokens of prompt and {done[1]} more, not {job}"
+            f"the runtime processed {done[0]} and generated {done[1]} tokens, not {job}"
         )
     return SpeedRun(
-        prefill=found.last_prefill_tokens_per_second, decode=found.last_decode_tokens_per_second
+        prefill=measured.last_prefill_tokens_per_second,
+        decode=measured.last_decode_tokens_per_second,
     )
 
 

@@ -1,1 +1,1 @@
-"""The image that brings checkpoints in."""
+"""Steps that fetch, import and check checkpoints."""

@@ -3,12 +3,12 @@
 Inputs:
     checkpoint: the directory with config.json, safetensors and tokenizer.model.
 Parameters:
-    shape: the ``Shape`` that the pins promise, or null for a user's own checkpoint.
+    shape: the ``Shape`` that the pins name, or null for a user's own checkpoint.
 Outputs:
     none; the facts are the architecture and the number of parameters.
 
-The order of the checks is the order in which a person would look: is it safe to open, what is it,
-are the files whole, do the tensors fit, are the numbers numbers, does the tokenizer fit.
+The checks in order: is it safe to open, which architecture is it, are the files whole, do the tensors
+fit, are all values finite, does the tokenizer fit.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ from gemma3build.gemma.checkpoint import (
     LM_HEAD,
     TOKENIZER,
     checkpoint_architecture,
-    refuse,
+    reject,
     weight_files,
 )
 from gemma3build.schema.step import StepErrorCode, StepRequest
@@ -56,13 +56,13 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:  # noqa: ARG001 -
     return {"architecture": encode(architecture), "parameters": architecture.shape.parameters}
 
 
-def check_shape(found: Shape, promised: Mapping[str, int] | None) -> None:
-    """Compare the shape in config.json with what the pins promise."""
-    for name, value in encode(found).items():
-        if promised is not None and value != promised[name]:
-            refuse(
+def check_shape(shape: Shape, pinned: Mapping[str, int] | None) -> None:
+    """Compare the shape in config.json with that of the pins."""
+    for name, value in encode(shape).items():
+        if pinned is not None and value != pinned[name]:
+            reject(
                 StepErrorCode.TENSORS,
-                f"{name} is {value} where the pins promise {promised[name]}",
+                f"{name} is {value}, the pins say {pinned[name]}",
                 "The source has changed, or models.toml is wrong about it.",
             )
 
@@ -77,28 +77,28 @@ def check_tensors(files: tuple[Path, ...], shape: Shape) -> None:
         for name, kind, extent, bits in read(path):
             wanted = expected[EMBEDDING] if name == LM_HEAD else expected.get(name)
             if wanted is None or name in seen:
-                why = "stands there twice" if name in seen else "is not part of Gemma 3"
-                refuse(StepErrorCode.TENSORS, f"the tensor {name} {why}", "Merge adapters first.")
+                why = "is there twice" if name in seen else "is not part of Gemma 3"
+                reject(StepErrorCode.TENSORS, f"the tensor {name} {why}", "Merge adapters first.")
             if extent != wanted:
-                refuse(
+                reject(
                     StepErrorCode.TENSORS,
-                    f"{name} has the shape {list(extent)}, config.json means {list(wanted)}",
-                    "The weights and config.json are not of one model.",
+                    f"{name} has the shape {list(extent)}, config.json gives {list(wanted)}",
+                    "Use weights and config.json of one model.",
                 )
             check_values(name, kind, bits)
             seen.add(name)
             embedding = bits if name == EMBEDDING else embedding
             lm_head = bits if name == LM_HEAD else lm_head
     if missing := sorted(set(expected) - seen):
-        refuse(
+        reject(
             StepErrorCode.TENSORS,
             f"{len(missing)} tensors are missing, the first is {missing[0]}",
             "A shard or a part of the model was not saved.",
         )
     if lm_head is not None and (embedding is None or not np.array_equal(lm_head, embedding)):
-        refuse(
+        reject(
             StepErrorCode.TENSORS,
-            "lm_head.weight differs from the embedding, Gemma 3 shares them",
+            "lm_head.weight differs from the embedding; Gemma 3 shares them",
             "Tie the weights before saving the model.",
         )
 
@@ -111,7 +111,7 @@ def read(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], np.ndarray]]:
                 part = file.get_slice(name)
                 kind = part.get_dtype()
                 if kind not in WEIGHT_TYPES:
-                    refuse(
+                    reject(
                         StepErrorCode.TENSORS,
                         f"{name} is {kind}, weights must be one of {', '.join(WEIGHT_TYPES)}",
                         "Dequantize the model, then save it in bfloat16.",
@@ -119,7 +119,7 @@ def read(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], np.ndarray]]:
                 bits = file.get_tensor(name).view(np.uint32 if kind == "F32" else np.uint16)
                 yield name, kind, tuple(part.get_shape()), bits
     except (SafetensorError, OSError) as error:
-        refuse(
+        reject(
             StepErrorCode.TRUNCATED,
             f"{path.name} is not a whole safetensors file: {error}",
             "Download or save it again.",
@@ -131,11 +131,11 @@ EXPONENTS = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}
 
 
 def check_values(name: str, kind: str, bits: np.ndarray) -> None:
-    """Refuse a tensor with a value that is NaN or infinite."""
+    """Reject a tensor with a value that is NaN or infinite."""
     exponent = bits.dtype.type(EXPONENTS[kind])
     bad = int(np.count_nonzero((bits & exponent) == exponent))
     if bad:
-        refuse(
+        reject(
             StepErrorCode.VALUES,
             f"{name} holds {bad} values that are NaN or infinite",
             "The training diverged or the file is damaged; use an earlier checkpoint.",
@@ -143,27 +143,27 @@ def check_values(name: str, kind: str, bits: np.ndarray) -> None:
 
 
 def check_tokenizer(path: Path, vocab_size: int) -> None:
-    """Refuse a tokenizer that is not a Gemma 3 SentencePiece model of at most this size."""
+    """Reject a tokenizer that is not a Gemma 3 SentencePiece model of at most this size."""
     hint = "Give the tokenizer.model of the base model with --tokenizer."
     if not path.is_file():
-        refuse(StepErrorCode.TOKENIZER, "it has no tokenizer.model", hint)
+        reject(StepErrorCode.TOKENIZER, "it has no tokenizer.model", hint)
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(read_bounded(path))
         size = processor.GetPieceSize()
-        # Pieces are bytes to SentencePiece: those that are no UTF-8 show when they are asked for.
-        found = {
+        # SentencePiece keeps pieces as bytes: one that is not UTF-8 raises here.
+        pieces = {
             index: processor.IdToPiece(index) for index in SPECIAL_TOKENS.values() if index < size
         }
     except (RuntimeError, ValueError) as error:
-        refuse(StepErrorCode.TOKENIZER, f"tokenizer.model is no SentencePiece model: {error}", hint)
-    # A checkpoint may pad its embedding beyond the tokenizer; never the other way round.
+        reject(StepErrorCode.TOKENIZER, f"tokenizer.model is no SentencePiece model: {error}", hint)
+    # A checkpoint may pad its embedding beyond the tokenizer; the reverse is an error.
     if size > vocab_size:
         why = f"tokenizer.model has {size} pieces, the embedding {vocab_size} rows"
-        refuse(StepErrorCode.TOKENIZER, why, hint)
+        reject(StepErrorCode.TOKENIZER, why, hint)
     for piece, index in SPECIAL_TOKENS.items():
-        if found.get(index) != piece:
-            refuse(StepErrorCode.TOKENIZER, f"tokenizer.model has no {piece} at {index}", hint)
+        if pieces.get(index) != piece:
+            reject(StepErrorCode.TOKENIZER, f"tokenizer.model has no {piece} at {index}", hint)
     for piece in TURN:
         if processor.EncodeAsIds(piece) != [SPECIAL_TOKENS[piece]]:
-            refuse(StepErrorCode.TOKENIZER, f"tokenizer.model splits {piece} in text", hint)
+            reject(StepErrorCode.TOKENIZER, f"tokenizer.model splits {piece} in text", hint)

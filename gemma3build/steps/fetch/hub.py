@@ -39,10 +39,11 @@ T = TypeVar("T")
 def run(request: StepRequest, output: Path) -> dict[str, Any]:
     """Fetch and check the files.
 
-    What can be refused is asked for first: access, names, and the digests that the Hub states.
+    Access, names, and the digests that the Hub states are checked before anything is downloaded.
 
     Raises:
-        StepError: no access, no such thing, no network, or another digest than the lock says.
+        StepError: no access, no such repository, revision or file, no network, or a digest that differs
+            from the lock.
     """
     # The client's warnings name signed addresses.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -56,22 +57,22 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
 
     def fetch(file: FileDigest) -> None:
         what = f"{file.path} of {repo} cannot be fetched"
-        # What broke off goes on where it did: the client keeps it below `.cache`.
+        # An interrupted download resumes: the client keeps its part below `.cache`.
         ask(what, repo, lambda: hf_hub_download(repo, file.path, local_dir=output, **place))
-        if (found := sha256_file(output / file.path)) != file.sha256:
+        if (digest := sha256_file(output / file.path)) != file.sha256:
             (output / file.path).unlink()
-            raise not_pinned(repo, file, found)
+            raise not_pinned(repo, file, digest)
 
     what = f"{repo} cannot be fetched"
     name = ask(what, repo, lambda: HfApi(endpoint()).model_info(repo, revision=revision)).id
     if name != repo:
-        hint = f"Put {name} into models.toml if it is the one that you trust, then lock it again."
+        hint = f"Put {name} into models.toml if you trust it, then run `gemma3build lock`."
         raise moved(what, repo, name, hint)
     for file in files:
-        found = ask(f"{file.path} of {repo} cannot be fetched", repo, partial(stated, file))
-        # What the Hub states of a large file is its SHA-256; of a small one git's digest, which says less.
-        if found and len(found) == len(file.sha256) and found != file.sha256:
-            raise not_pinned(repo, file, found)
+        digest = ask(f"{file.path} of {repo} cannot be fetched", repo, partial(stated, file))
+        # The Hub states the SHA-256 of a large file, and git's shorter digest of a small one.
+        if digest and len(digest) == len(file.sha256) and digest != file.sha256:
+            raise not_pinned(repo, file, digest)
     try:
         with ThreadPoolExecutor(AT_A_TIME) as pool:
             list(pool.map(fetch, files))
@@ -81,7 +82,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
 
 
 def ask(what: str, repo: str, call: Callable[[], T]) -> T:
-    """Return what a call of the client gives, which is made again where an error may be gone by then."""
+    """Return the result of a call of the client; retry errors that may be temporary."""
     for wait in (*WAITS, None):
         try:
             return call()
@@ -96,25 +97,23 @@ def ask(what: str, repo: str, call: Callable[[], T]) -> T:
 
 
 def retry_after(error: Exception, wait: float) -> float | None:
-    """Return in how many seconds it may go better: as the Hub says, or ``wait``; None for never."""
-    for each in (
-        error,
-        error.__cause__,
-    ):  # of a file that cannot be reached, the cause has the answer
+    """Return the seconds before a retry, by the Hub or else ``wait``; None for a permanent error."""
+    # For a file that cannot be reached, the cause has the answer.
+    for each in (error, error.__cause__):
         if (response := getattr(each, "response", None)) is not None:
-            asked = response.headers.get("Retry-After", "")
+            named = response.headers.get("Retry-After", "")
             again = response.status_code in RETRIED
-            return (float(asked) if asked.isdecimal() else wait) if again else None
-    # Where fewer bytes came than the Hub stated, the client raises an OSError without a number.
+            return (float(named) if named.isdecimal() else wait) if again else None
+    # If fewer bytes come than the Hub stated, the client raises an OSError without a number.
     broke_off = isinstance(error, OSError) and error.errno is None
     return wait if broke_off or isinstance(error, TransportError) else None
 
 
-def not_pinned(repo: str, file: FileDigest, found: str) -> StepError:
-    """Return the refusal of a file with another digest."""
+def not_pinned(repo: str, file: FileDigest, digest: str) -> StepError:
+    """Return the error of a file with another digest."""
     return StepError(
         StepErrorCode.DIGEST,
         f"{file.path} of {repo} is not the pinned one",
-        f"its SHA-256 is {found}, the lock says {file.sha256}",
-        "Run the same command again; if it stays, the file has changed on the Hub.",
+        f"its SHA-256 is {digest}, the lock says {file.sha256}",
+        "Run the same command again. If the error stays, the file has changed on the Hub.",
     )

@@ -1,4 +1,4 @@
-"""Whether two ``.tflite`` files have the same weights, whatever their signatures are.
+"""Compare the weights of two ``.tflite`` files, without regard to their signatures.
 
 An evaluation scores a model that was exported for it. Its figures are those of the artifact only if
 every weight is, and a release may have been built by another version of the steps that quantize.
@@ -21,8 +21,8 @@ NORM = re.compile(r"RMSNorm_(\w+)")
 NORM_OP = schema.BuiltinOperator.STABLEHLO_COMPOSITE  # what the converter makes of an RMSNorm
 
 
-def refuse_other_weights(path: Path, artifact: Path) -> None:
-    """Compare the weights of a file that is measured with those of the artifact that it stands for.
+def reject_other_weights(path: Path, artifact: Path) -> None:
+    """Compare the weights of the measured file with those of the artifact that it stands for.
 
     Raises:
         StepError: they differ.
@@ -47,13 +47,13 @@ def fingerprints(path: Path) -> frozenset[tuple[str, str]]:
     """
     model = flatbuffer_utils.read_model(str(path))
     digests: dict[int, str] = {}  # by buffer: signatures share them
-    found = set(norms(model))
+    prints = set(norms(model))
     for weight in weights(model, {}):
         if weight.buffer not in digests:
             form = (weight.shape, weight.kind, weight.block_size, weight.scales.tolist())
             digests[weight.buffer] = digest(form, model.buffers[weight.buffer].data)
-        found.add((place(weight.group, weight.name), digests[weight.buffer]))
-    return frozenset(found)
+        prints.add((place(weight.group, weight.name), digests[weight.buffer]))
+    return frozenset(prints)
 
 
 def norms(model: Any) -> Iterator[tuple[str, str]]:

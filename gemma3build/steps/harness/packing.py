@@ -1,11 +1,10 @@
 """Many short sequences in few calls of a model that takes a fixed number of tokens.
 
 Sequences that begin alike, such as the choices of one question, become a tree of tokens in which
-what they share stands once. Several trees lie in one call. Every token has its own depth as its
-position and sees its own ancestors alone, so the model computes for it what it would compute in its
-sequence alone.
+what they share is stored once. One call holds several trees. Every token has its depth as its position
+and sees its ancestors only, so the model computes for it what it would compute in its sequence alone.
 
-To the bit, if the places of tokens are chosen so. Attention adds over all places of a call, in
+The results are equal to the bit because of how places are chosen. Attention adds over all places of a call, in
 lanes: place 0, ``LANES``, twice ``LANES`` and so on together, then the lanes. What a token does not
 see adds zeros, which change nothing, but an ancestor in another lane changes the order of the sum
 and its last bit. Where activations are quantized at run time, such a bit makes some of them round
@@ -44,7 +43,7 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Branch:
-    """Where a request lies in a tree.
+    """Where a request is in a tree.
 
     Attributes:
         request: its index.
@@ -64,7 +63,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
-    """Sequences with what they share standing once; every token comes after its parent.
+    """Sequences whose shared starts are stored once; every token comes after its parent.
 
     Attributes:
         tokens: ids.
@@ -97,7 +96,7 @@ class Call:
 
 
 def cut(tokens: Sequence[int], scored: int, length: int, group: int) -> ScoreRequest:
-    """Return a request of at most ``length`` inputs; what is too long loses its beginning.
+    """Return a request of at most ``length`` inputs; a longer one loses its beginning.
 
     The last token is scored and never an input, so ``length + 1`` tokens fit.
     """
@@ -173,7 +172,7 @@ def settle(tree: Tree, used: Sequence[bool]) -> tuple[int, ...] | None:
 
 
 def pack(trees: Sequence[Tree], length: int) -> list[list[tuple[Tree, tuple[int, ...]]]]:
-    """Return the trees, with a place for each of their tokens, in calls of ``length`` places: the longest first, each in the first it fits.
+    """Return calls of ``length`` places: the longest tree first, each in the first call that it fits.
 
     Raises:
         ValueError: a tree does not fit into a call.
@@ -205,7 +204,7 @@ def first_fit(tree: Tree, grids: Sequence[Sequence[bool]]) -> tuple[int, tuple[i
 
 
 def lay_out(trees: Sequence[tuple[Tree, tuple[int, ...]]], length: int) -> Call:
-    """Return the call of these trees; what no token uses is padding.
+    """Return the call of these trees; unused places are padding.
 
     The first place has position 0, which the graph takes for the place of the first key.
     """
@@ -239,7 +238,7 @@ def places(call: Call) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What a model thinks of a request's scored tokens.
+    """How likely a model finds a request's scored tokens.
 
     Attributes:
         log_likelihood: their log-probability together, in nats.
@@ -267,10 +266,10 @@ def read_scores(call: Call, rows: np.ndarray) -> dict[int, Score]:
     normalizers = log_sums(rows, highest)
     return {
         branch.request: Score(
-            log_likelihood=float((found - normalizers[row]).sum()),
-            greedy=bool((found == highest[row]).all()),
+            log_likelihood=float((chosen - normalizers[row]).sum()),
+            greedy=bool((chosen == highest[row]).all()),
         )
-        for branch, (row, _), found in zip(call.branches, picked, logits, strict=True)
+        for branch, (row, _), chosen in zip(call.branches, picked, logits, strict=True)
     }
 
 
@@ -285,5 +284,5 @@ def log_sums(rows: np.ndarray, highest: np.ndarray) -> np.ndarray:
         np.exp(row, out=row)
         # Pairwise, which keeps float32 to about one unit in the last place.
         sums[index] = row.sum()
-    found: np.ndarray = np.log(sums) + highest
-    return found
+    logarithms: np.ndarray = np.log(sums) + highest
+    return logarithms

@@ -1,4 +1,4 @@
-"""PIQA on a score export, by lm-eval's own task: its prompt, its metrics, its standard errors.
+"""PIQA on a score export, by lm-eval's task: its prompt, its metrics, its standard errors.
 
 Inputs:
     model: a directory with a score export alone, quantized as the artifact is.
@@ -7,13 +7,13 @@ Inputs:
     data: a directory with ``valid.jsonl`` and ``valid-labels.lst``, as PIQA publishes them.
 Parameters:
     limit: how many questions are asked, from the start of the split, at least two; null asks all.
-    own: whether ``data`` is a user's own, and not what ``pins/datasets.toml`` names.
+    own: whether ``data`` is a user's own, and not the dataset of ``pins/datasets.toml``.
 Outputs:
     ``piqa.json``: a ``Piqa``.
     ``answers.jsonl``: for each question the log-likelihoods of its solutions and whether the model
-    was right, by which two runs can be compared question by question.
+    was right, to compare two runs question by question.
     ``requests.json``: the tokens of every prompt with its solution and how many of the last ones are
-    scored, which another implementation can score too.
+    scored, for another implementation to score.
 
 A prompt is ``<bos>``, then ``Question: … Answer:``; the task adds no examples.
 """
@@ -33,7 +33,7 @@ from gemma3build.schema.step import StepRequest
 from gemma3build.util.machine import here, versions
 from gemma3build.util.serialize import pretty_json
 
-# Before the import below, which reads them: nothing is fetched, and notes go to scratch space.
+# Before the import below, which reads them: nothing is fetched, and caches go to scratch space.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HOME"] = str(Path(tempfile.gettempdir(), "hub"))
@@ -46,7 +46,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from gemma3build.steps.harness import packing
-from gemma3build.steps.harness.fingerprint import refuse_other_weights
+from gemma3build.steps.harness.fingerprint import reject_other_weights
 from gemma3build.steps.harness.scorer import Scorer
 
 TASK = "piqa"
@@ -61,17 +61,17 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
 
     Raises:
         StepError: the model's weights are not those of the artifact.
-        ValueError: the data has not the form of PIQA's.
+        ValueError: the data does not have the form of PIQA's.
     """
     start = time.monotonic()
-    refuse_other_weights(request.only_file("model"), request.only_file("artifact"))
+    reject_other_weights(request.only_file("model"), request.only_file("artifact"))
     lines, labels = read_data(Path(request.inputs["data"]))
     limit = request.parameters["limit"]
     asked = len(lines) if limit is None else min(limit, len(lines))
     questions = make_questions(lines[:asked], labels[:asked])
     harness = Harness(request.only_file("model"), Path(request.inputs["tokenizer"]) / TOKENIZER)
-    found = evaluate(harness, questions)
-    figures = found["results"][TASK]
+    results = evaluate(harness, questions)
+    figures = results["results"][TASK]
     result = Piqa(
         questions=asked,
         of=len(lines),
@@ -86,28 +86,28 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         machine=here(),
     )
     (output / PIQA_FILE).write_bytes(pretty_json(result))
-    write_answers(output / ANSWERS, found["samples"][TASK])
+    write_answers(output / ANSWERS, results["samples"][TASK])
     (output / REQUESTS).write_text(json.dumps(harness.asked), encoding="utf-8")
     return {"acc": result.acc, "acc_norm": result.acc_norm, "questions": asked}
 
 
 def evaluate(model: TemplateLM, questions: list[dict[str, Any]]) -> Mapping[str, Any]:
-    """Return what lm-eval says about the model, with every sample.
+    """Return lm-eval's results for the model, with every sample.
 
-    The task is lm-eval's own file; only where its questions come from is changed.
+    The task is lm-eval's file; only the source of its questions is changed.
     """
 
     def dataset(**_: object) -> Mapping[str, Dataset]:
         return {SPLIT: Dataset.from_list(questions)}
 
     task = load_yaml(Path(tasks.__file__).parent / TASK / f"{TASK}.yaml")
-    found: Mapping[str, Any] = simple_evaluate(
+    results: Mapping[str, Any] = simple_evaluate(
         model,
         tasks=[{**task, "custom_dataset": dataset, "training_split": None}],
         # Without the index of all other tasks, which takes seconds.
         task_manager=tasks.TaskManager(include_defaults=False),
     )
-    return found
+    return results
 
 
 def write_answers(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
@@ -128,10 +128,10 @@ def write_answers(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
 
 
 class Harness(TemplateLM):  # type: ignore[misc]
-    """A score export as lm-eval asks it: for log-likelihoods alone.
+    """A score export for lm-eval, which asks for log-likelihoods only.
 
     Attributes:
-        asked: what was asked last, as ``requests.json`` has it.
+        asked: the last requests, in the form of ``requests.json``.
     """
 
     def __init__(self, model: Path, tokenizer: Path) -> None:
@@ -143,16 +143,16 @@ class Harness(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """What ends a text."""
+        """The token that ends a text."""
         return int(self._tokenizer.eos_id())
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands for an empty context."""
+        """The token that stands for an empty context."""
         return int(self._tokenizer.bos_id())
 
     def tok_encode(self, string: str, **options: object) -> list[int]:
-        """Return the ids of a text, ``<bos>`` first unless told otherwise."""
+        """Return the ids of a text, ``<bos>`` first by default."""
         ids = list(self._tokenizer.EncodeAsIds(string))
         bare = options.get("add_special_tokens") is False
         return ids if bare else [self.prefix_token_id, *ids]
@@ -174,9 +174,9 @@ class Harness(TemplateLM):  # type: ignore[misc]
         return [(score.log_likelihood, score.greedy) for score in self._scorer.score(cut)]
 
     def loglikelihood_rolling(self, requests: list[Instance], **_: object) -> list[float]:
-        """Refuse: PIQA asks for nothing of the kind."""
+        """Fail: PIQA never asks for this."""
         raise NotImplementedError
 
     def generate_until(self, requests: list[Instance], **_: object) -> list[str]:
-        """Refuse: PIQA asks for nothing of the kind."""
+        """Fail: PIQA never asks for this."""
         raise NotImplementedError

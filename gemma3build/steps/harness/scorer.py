@@ -55,14 +55,14 @@ class Scorer:
 
     def logits(self, call: packing.Call) -> np.ndarray:
         """Return the logits of the call's ``places``, float32, ``[places, vocabulary]``."""
-        given = {"tokens": call.tokens, "input_pos": call.positions, "mask": call.mask}
-        for name, value in given.items():
+        inputs = {"tokens": call.tokens, "input_pos": call.positions, "mask": call.mask}
+        for name, value in inputs.items():
             self._interpreter.set_tensor(self._inputs[name], value)
         self._interpreter.invoke()
         # A signature runner would copy the logits of all places, and the cache: a quarter of a
-        # gigabyte a call for Gemma's vocabulary. This is a view, and the next line copies rows.
-        found = self._interpreter.tensor(self._logits)()
-        rows: np.ndarray = found[0, packing.places(call)]
+        # gigabyte a call for Gemma's vocabulary. This is a view; the last line copies rows.
+        view = self._interpreter.tensor(self._logits)()
+        rows: np.ndarray = view[0, packing.places(call)]
         return rows
 
 

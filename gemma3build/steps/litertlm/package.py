@@ -3,14 +3,14 @@
 Inputs:
     model: a directory with the ``.tflite`` alone.
     tokenizer: a directory with ``tokenizer.model`` alone.
-    chat_template: a directory with the file that has the checkpoint's chat template; may be left out.
+    chat_template: a directory with the file that has the checkpoint's chat template; optional.
 Parameters:
     file_name: name of the output.
     kv_cache_max_len: length of the model's key-value cache, in tokens.
 Outputs:
     the ``.litertlm``.
 
-Tokens and prompts are those of the ``.task``. Without a chat template the runtime makes one of the
+Tokens and prompts are those of the ``.task``. Without a chat template the runtime makes one from the
 prompts.
 """
 
@@ -51,7 +51,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
 
 
 def model_metadata(cache: int) -> LlmMetadata:
-    """Return what LiteRT-LM is to know about the model."""
+    """Return the metadata of the model for LiteRT-LM."""
     metadata = LlmMetadata(
         max_num_tokens=cache, supports_thinking=False, supports_function_calling=False
     )
@@ -67,7 +67,7 @@ def model_metadata(cache: int) -> LlmMetadata:
 
 def build(target: Path, metadata: LlmMetadata, tokenizer: Path, model: Path) -> Header:
     """Write a file by LiteRT-LM's builder; return its header."""
-    with tempfile.NamedTemporaryFile() as proto:  # the builder takes paths alone
+    with tempfile.NamedTemporaryFile() as proto:  # the builder takes paths only
         proto.write(metadata.SerializeToString(deterministic=True))
         proto.flush()
         builder = LitertLmFileBuilder()

@@ -1,4 +1,4 @@
-"""The weights in a ``.tflite``: which there are, how they are stored, and whether a scheme says so."""
+"""Find the weights in a ``.tflite``, and check that they are stored as a scheme says."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -59,25 +59,25 @@ def check_weights(path: Path, groups: Mapping[GroupName, Group]) -> dict[str, An
     Raises:
         StepError: naming the first weight that differs.
     """
-    found = list(weights(flatbuffer_utils.read_model(str(path)), groups))
-    for weight in found:
+    present = list(weights(flatbuffer_utils.read_model(str(path)), groups))
+    for weight in present:
         check_weight(weight, groups.get(weight.group))
-    if missing := sorted(set(SCOPES) - {weight.group for weight in found}):
-        refuse(f"no op of the groups {', '.join(missing)} was found in it")
-    if len({weight.buffer for weight in found if weight.group == "embedding"}) != 1:
-        refuse("the embedding table and the LM head do not share one buffer")
+    if missing := sorted(set(SCOPES) - {weight.group for weight in present}):
+        reject(f"no op of the groups {', '.join(missing)} was found in it")
+    if len({weight.buffer for weight in present if weight.group == "embedding"}) != 1:
+        reject("the embedding table and the LM head do not share one buffer")
     return {
         weight.group: {
             "type": tensor_type_name(weight.kind),
             "block_size": weight.block_size,
-            "tensors": len({other.buffer for other in found if other.group == weight.group}),
+            "tensors": len({other.buffer for other in present if other.group == weight.group}),
         }
-        for weight in found
+        for weight in present
     }
 
 
 def scopes(name: GroupName, group: Group) -> tuple[str, ...]:
-    """Return the patterns of a group's ops; those of ``qkv`` are among those of ``attention``."""
+    """Return the patterns of a group's ops; the ops of ``qkv`` are some of those of ``attention``."""
     if name != "qkv":
         return SCOPES[name]
     layers = r"\d+" if group.layers is None else "|".join(map(str, range(group.layers)))
@@ -89,14 +89,14 @@ def check_weight(weight: Weight, group: Group | None) -> None:
     expected = TENSOR_TYPES[group.bits] if group else schema.TensorType.FLOAT32
     block_size = group.block_size if group else 0
     if (weight.kind, weight.block_size) != (expected, block_size):
-        refuse(
+        reject(
             f"{weight.name} is {tensor_type_name(weight.kind)} in blocks of {weight.block_size},"
             f" not {tensor_type_name(expected)} in blocks of {block_size}"
         )
     if group and group.bits != 16 and not weight.scales.size:
-        refuse(f"{weight.name} has no scales")
+        reject(f"{weight.name} has no scales")
     if not (np.isfinite(weight.scales) & (weight.scales > 0)).all():
-        refuse(f"{weight.name} has a scale that is zero, negative, infinite or not a number")
+        reject(f"{weight.name} has a scale that is zero, negative, infinite or not a number")
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
@@ -136,7 +136,7 @@ def group_of(scope: str, groups: Mapping[GroupName, Group]) -> GroupName:
     for name, patterns in SCOPES.items():
         if matches(patterns, scope):
             return name
-    return refuse(f"{scope} belongs to no group of weights")
+    return reject(f"{scope} belongs to no group of weights")
 
 
 def matches(patterns: tuple[str, ...], scope: str) -> bool:
@@ -167,8 +167,8 @@ def tensor_type_name(kind: int) -> str:
     return next(str(name) for name, value in vars(schema.TensorType).items() if value == kind)
 
 
-def refuse(why: str) -> NoReturn:
-    """Raise the error of a file that is not what its scheme says."""
+def reject(why: str) -> NoReturn:
+    """Raise the error of a file that is not stored as its scheme says."""
     raise StepError(
         StepErrorCode.QUANTIZATION,
         "The quantized file is not what its scheme says",

@@ -166,7 +166,7 @@ def changed(raw: bytes, kind: str, at: int, value: int) -> bytes:
     return bytes(data)
 
 
-def test_what_is_not_whole_is_refused_with_the_reason(raw: bytes) -> None:
+def test_what_is_not_whole_is_rejected_with_the_reason(raw: bytes) -> None:
     ends = struct.unpack_from("<Q", raw, 24)[0]
     begin = raw.index(struct.pack("<Q", 16384), 32)
     cases = {
@@ -185,7 +185,7 @@ def test_what_is_not_whole_is_refused_with_the_reason(raw: bytes) -> None:
         read_header(io.BytesIO(raw[: ends - 1]), len(raw))
 
 
-def test_a_file_with_two_sections_of_one_type_is_refused(
+def test_a_file_with_two_sections_of_one_type_is_rejected(
     inputs: dict[str, str], tmp_path: Path
 ) -> None:
     builder = litertlm_builder.LitertLmFileBuilder()
@@ -209,7 +209,7 @@ def only_known_errors(content: bytes) -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 400))
-def test_bytes_of_any_kind_are_read_or_refused(tail: bytes, end: int) -> None:
+def test_bytes_of_any_kind_are_read_or_rejected(tail: bytes, end: int) -> None:
     only_known_errors(tail)
     only_known_errors(struct.pack("<8s3I4xQ", b"LITERTLM", 1, 7, 0, end) + tail)
 
@@ -218,7 +218,7 @@ def test_bytes_of_any_kind_are_read_or_refused(tail: bytes, end: int) -> None:
     st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), min_size=1, max_size=6),
     st.integers(0, 60000),
 )
-def test_a_mutated_file_is_read_or_refused(
+def test_a_mutated_file_is_read_or_rejected(
     raw: bytes, mutations: list[tuple[int, int]], cut: int
 ) -> None:
     data = bytearray(raw)

@@ -12,7 +12,7 @@ from tests.support.release import members, task
 
 CONTENTS = members("fp16")
 GOOD = task(CONTENTS)
-# pytest's folder is one for all examples; each writes the file anew.
+# pytest's folder is one for all examples; each writes the file again.
 FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -56,7 +56,7 @@ def padded(filler: bytes) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_member_that_is_there_twice_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(TaskFileError, match="has the member A twice"):
         read(tmp_path, zipped("A", "A"))
 
@@ -96,7 +96,7 @@ SECOND = GOOD.index(b"PK\x01\x02", CENTRAL + 1)
         (padded(b"hidden"), "6 bytes belong to no member"),
     ],
 )
-def test_what_a_bundler_does_not_write_is_refused(
+def test_what_a_bundler_does_not_write_is_rejected(
     tmp_path: Path, data: bytes, message: str
 ) -> None:
     with pytest.raises(TaskFileError, match=message):
@@ -133,7 +133,7 @@ def test_no_bytes_raise_anything_else(tmp_path: Path, data: bytes) -> None:
     st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(1, 255)), min_size=1, max_size=4)
 )
 @example([(CENTRAL, 1)])
-def test_a_changed_file_is_refused_or_has_its_members_where_they_were(
+def test_a_changed_file_is_rejected_or_has_its_members_where_they_were(
     tmp_path: Path, changes: list[tuple[int, int]]
 ) -> None:
     data = bytearray(GOOD)

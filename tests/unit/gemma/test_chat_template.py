@@ -38,14 +38,14 @@ def test_a_template_is_found_in_the_tokenizers_configuration(
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"chat_template": 3}', '{"chat_template": [3]}'])
-def test_a_configuration_that_cannot_be_read_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_configuration_that_cannot_be_read_is_rejected(text: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer_config.json"
     path.write_text(text)
     with pytest.raises(StepError, match="tokenizer_config.json has no chat template"):
         read_chat_template(path)
 
 
-def test_a_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_template_that_is_no_text_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "chat_template.jinja"
     path.write_bytes(b"\xff")
     with pytest.raises(StepError, match="UnicodeDecodeError"):

@@ -71,7 +71,7 @@ def test_old_and_new_ways_to_write_rope_and_layers_agree() -> None:
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type is 'yarn'"),
     ],
 )
-def test_what_the_decoder_lacks_is_refused(change: dict[str, Any], message: str) -> None:
+def test_what_the_decoder_lacks_is_rejected(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ArchitectureError, match=message):
         read_architecture(GEMMA_270M | change)
 
@@ -103,9 +103,9 @@ def test_one_file_is_preferred_to_strays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ({"weight_map": {"x": "../secret.safetensors"}}, "not a file beside it"),
-        ({"weight_map": {"x": "/etc/passwd"}}, "not a file beside it"),
-        ({"weight_map": {"x": 7}}, "not a file beside it"),
+        ({"weight_map": {"x": "../secret.safetensors"}}, "not a file in the same directory"),
+        ({"weight_map": {"x": "/etc/passwd"}}, "not a file in the same directory"),
+        ({"weight_map": {"x": 7}}, "not a file in the same directory"),
         ({"weight_map": {"x": "gone.safetensors"}}, "gone.safetensors, which is not there"),
         ({"weights": {}}, "has no weight_map"),
         ([], "has no weight_map"),
@@ -138,7 +138,7 @@ def test_pickles_are_named_and_never_opened(
         ('{"model_type": "t5"}', "architecture"),
     ],
 )
-def test_a_config_that_cannot_be_built_is_refused(
+def test_a_config_that_cannot_be_built_is_rejected(
     tmp_path: Path, text: str | None, code: str
 ) -> None:
     if text is not None:

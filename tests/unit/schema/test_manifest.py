@@ -73,7 +73,7 @@ def test_the_schema_is_one_and_describes_every_field() -> None:
         lambda value: value["artifacts"][0].update(facts=[]),
     ],
 )
-def test_what_the_schema_refuses_is_not_decoded(text: bytes, change: Callable[[Any], Any]) -> None:
+def test_what_the_schema_rejects_is_not_decoded(text: bytes, change: Callable[[Any], Any]) -> None:
     value = json.loads(text)
     change(value)
     assert not fits(value)

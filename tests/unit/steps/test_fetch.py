@@ -26,6 +26,7 @@ from tests.support.errors import raises
 from tests.support.hub import MAIN, Hub, User
 
 REPO, TOKEN = "org/name", "hf_secret"
+MEMBER = User("user", access=frozenset({REPO}))
 WEIGHTS = bytes(range(256)) * 4000
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "tokenizer.model": b"tokens"}
 EXTRA = {"README.md": b"# Gemma", "sub/other.safetensors": b"not of the checkpoint"}
@@ -34,7 +35,7 @@ EXTRA = {"README.md": b"# Gemma", "sub/other.safetensors": b"not of the checkpoi
 @pytest.fixture
 def commit(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> str:
     """A gated repository that one token opens, which is in the environment."""
-    hub.users[TOKEN] = User("user", access=frozenset({REPO}))
+    hub.users[TOKEN] = MEMBER
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     return hub.add(REPO, {**FILES, **EXTRA}, gated=True)
 
@@ -50,10 +51,10 @@ def fetch(commit: str, folder: Path, repo: str = REPO, **changed: bytes) -> None
     run(StepRequest(step="fetch.hub", parameters=parameters, inputs={}), folder)
 
 
-def refused(
+def rejected(
     commit: str, folder: Path, repo: str = REPO, **changed: bytes
 ) -> tuple[StepErrorCode, str]:
-    """What a fetch that fails says, and its code; whatever was whole may stay, nothing else."""
+    """Return the code and the message of a failing fetch; only whole files may stay."""
     with pytest.raises(StepError) as caught:
         fetch(commit, folder, repo, **changed)
     for path in folder.iterdir():
@@ -73,64 +74,75 @@ def test_the_files_of_the_lock_are_fetched_and_nothing_else(
     assert not any("token" in request for request in stored)
 
 
-def test_no_access_to_a_gated_repository(hub: Hub, commit: str, tmp_path: Path) -> None:
-    hub.users[TOKEN] = User("user")
-    code, said = refused(commit, tmp_path / "out")
-    assert code == StepErrorCode.ACCESS
-    assert f"Accept the terms at {hub.address}/{REPO} with the account of this token" in said
-
-
-def test_no_token(hub: Hub, commit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_TOKEN")
-    code, said = refused(commit, tmp_path / "out")
-    assert code == StepErrorCode.LOGIN
-    assert "is gated and no token was sent" in said
-    assert "hf auth login" in said
-
-
-def test_an_expired_token(hub: Hub, commit: str, tmp_path: Path) -> None:
-    hub.users[TOKEN] = User("user", expired=True)
-    code, said = refused(commit, tmp_path / "out")
-    assert code == StepErrorCode.LOGIN
-    assert "it has expired, was revoked or is mistyped" in said
-    assert f"{hub.address}/settings/tokens" in said
-
-
-def test_an_unknown_repository_revision_or_file(hub: Hub, commit: str, tmp_path: Path) -> None:
-    code, said = refused(commit, tmp_path / "out", repo="org/gone")
-    assert (code, "no repository org/gone, or hides it from this account" in said) == (
-        StepErrorCode.NOT_FOUND,
-        True,
-    )
-    code, said = refused("f" * 40, tmp_path / "out")
-    assert (code, "org/name has no such revision" in said) == (StepErrorCode.NOT_FOUND, True)
-    code, said = refused(commit, tmp_path / "out", gone_json=b"")
-    assert (code, "gone.json of org/name cannot be fetched" in said) == (
-        StepErrorCode.NOT_FOUND,
-        True,
-    )
-
-
-def test_a_renamed_repository_is_not_followed(hub: Hub, commit: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("token", "repo", "code", "messages"),
+    [
+        (
+            User("user"),
+            REPO,
+            "access",
+            ["Accept the terms at {}/org/name with the account of this"],
+        ),
+        (None, REPO, "login", ["is gated and no token was sent", "hf auth login"]),
+        (
+            User("user", expired=True),
+            REPO,
+            "login",
+            ["it has expired, was revoked or is mistyped", "{}/settings/tokens"],
+        ),
+        (
+            MEMBER,
+            "org/gone",
+            "not_found",
+            ["no repository org/gone, or hides it from this account"],
+        ),
+        (MEMBER, "org/old", "moved", ["org/old is called org/name now"]),
+    ],
+    ids=["no access", "no token", "expired token", "unknown repository", "renamed repository"],
+)
+def test_what_the_hub_rejects_has_its_own_message(
+    hub: Hub,
+    commit: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    token: User | None,
+    repo: str,
+    code: str,
+    messages: list[str],
+) -> None:
     hub.renamed["org/old"] = REPO
-    code, said = refused(commit, tmp_path / "out", repo="org/old")
-    assert (code, "org/old is called org/name now" in said) == (StepErrorCode.MOVED, True)
+    if token is None:
+        monkeypatch.delenv("HF_TOKEN")
+    else:
+        hub.users[TOKEN] = token
+    found, text = rejected(commit, tmp_path / "out", repo=repo)
+    assert found == code
+    for message in messages:
+        assert message.format(hub.address) in text
+
+
+def test_an_unknown_revision_or_file(hub: Hub, commit: str, tmp_path: Path) -> None:
+    code, text = rejected("f" * 40, tmp_path / "out")
+    assert (code, "org/name has no such revision" in text) == (StepErrorCode.NOT_FOUND, True)
+    code, text = rejected(commit, tmp_path / "out", gone_json=b"")
+    assert code == StepErrorCode.NOT_FOUND
+    assert "gone.json of org/name cannot be fetched" in text
 
 
 def test_another_digest_of_a_large_file_is_told_before_anything_is_downloaded(
     hub: Hub, commit: str, tmp_path: Path
 ) -> None:
-    code, said = refused(commit, tmp_path / "out", model_safetensors=b"other")
-    assert (code, "model.safetensors of org/name is not the pinned one" in said) == (
+    code, text = rejected(commit, tmp_path / "out", model_safetensors=b"other")
+    assert (code, "model.safetensors of org/name is not the pinned one" in text) == (
         StepErrorCode.DIGEST,
         True,
     )
     assert not any("GET" in request and "resolve" in request for request in hub.requests)
-    code, said = refused(commit, tmp_path / "out", config_json=b"[]")
-    assert (code, sha256_bytes(b"{}") in said) == (StepErrorCode.DIGEST, True)
+    code, text = rejected(commit, tmp_path / "out", config_json=b"[]")
+    assert (code, sha256_bytes(b"{}") in text) == (StepErrorCode.DIGEST, True)
 
 
-def test_what_breaks_off_goes_on_where_it_did(
+def test_an_interrupted_download_resumes(
     hub: Hub, commit: str, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # of 10 MiB
@@ -153,13 +165,13 @@ def test_a_busy_hub_is_asked_again_after_the_time_that_it_names(
     assert waits == [7, 1, 2, 4]
 
 
-def test_a_line_that_stays_away_is_told_and_leaves_nothing(
+def test_a_connection_that_breaks_every_time_is_told_and_leaves_nothing(
     hub: Hub, commit: str, tmp_path: Path, waits: list[float]
 ) -> None:
     hub.fail("GET /lfs", after=1000, times=10_000, reset=True)
-    code, said = refused(commit, tmp_path / "out")
+    code, text = rejected(commit, tmp_path / "out")
     assert code == StepErrorCode.NETWORK
-    assert "the Hub cannot be reached" in said
+    assert "the Hub cannot be reached" in text
     assert set(waits) >= {1, 2, 4, 8, 16}
 
 
@@ -171,7 +183,7 @@ fetch(sys.argv[1], Path(sys.argv[2]))
 """
 
 
-def test_what_a_kill_leaves_of_a_file_is_gone_with_the_next_run_or_a_prune(
+def test_what_a_kill_leaves_of_a_file_is_removed_by_the_next_run_or_a_prune(
     hub: Hub, commit: str, tmp_path: Path
 ) -> None:
     cache, key = Cache(tmp_path / "cache"), "k" * 64
@@ -195,8 +207,8 @@ def test_a_hub_that_is_not_there_is_told(
     hub: Hub, commit: str, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    code, said = refused(commit, tmp_path / "out")
-    assert (code, "the Hub cannot be reached" in said) == (StepErrorCode.NETWORK, True)
+    code, text = rejected(commit, tmp_path / "out")
+    assert (code, "the Hub cannot be reached" in text) == (StepErrorCode.NETWORK, True)
 
 
 def test_a_page_that_wants_a_login_is_not_taken_for_the_hub(
@@ -204,8 +216,8 @@ def test_a_page_that_wants_a_login_is_not_taken_for_the_hub(
 ) -> None:
     page = {"status": 200, "body": b"<html>Welcome to the hotel</html>"}
     hub.fail("GET /api/models", **page, times=2)
-    code, said = refused(commit, tmp_path / "out")
-    assert (code, f"what answers at {hub.address} does not speak as the Hub" in said) == (
+    code, text = rejected(commit, tmp_path / "out")
+    assert (code, f"what answers at {hub.address} does not speak as the Hub" in text) == (
         StepErrorCode.NETWORK,
         True,
     )
@@ -217,8 +229,8 @@ def test_a_hidden_repository_does_not_make_a_token_a_bad_one(
     hub: Hub, commit: str, tmp_path: Path
 ) -> None:
     hub.fail("GET /api/models", status=401, code="RepoNotFound")
-    code, said = refused(commit, tmp_path / "out")
-    assert (code, "or hides it from this account" in said) == (StepErrorCode.NOT_FOUND, True)
+    code, text = rejected(commit, tmp_path / "out")
+    assert (code, "or hides it from this account" in text) == (StepErrorCode.NOT_FOUND, True)
 
 
 LOCKED = LockedModel(
@@ -228,7 +240,7 @@ LOCKED = LockedModel(
 )
 
 
-def test_offline_a_fetch_that_has_to_run_is_refused_at_once(
+def test_offline_a_fetch_that_has_to_run_is_rejected_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     step = plan_fetch(LOCKED)
@@ -290,7 +302,7 @@ def test_a_lock_says_what_changed_since_the_last_one(hub: Hub, commit: str) -> N
         f"m.revision is {new_commit}, the lock says {commit}",
         f"m.files.config.json is {sha256_bytes(b'[]')}, the lock says {sha256_bytes(b'{}')}",
     ]
-    # A branch that moved is no drift until it is locked anew; a commit that is edited is.
+    # A branch that moved is no drift until it is locked again; a commit that is edited is.
     assert model_drift("m", model(), old) == ()
     assert [drift.field for drift in model_drift("m", model(revision="c" * 40), old)] == [
         "m.revision"
@@ -310,7 +322,7 @@ def test_a_lock_says_what_changed_since_the_last_one(hub: Hub, commit: str) -> N
         ),
     ],
 )
-def test_what_cannot_be_locked_has_its_own_sentence(
+def test_what_cannot_be_locked_has_its_own_message(
     hub: Hub, commit: str, found: ModelConfig, code: ErrorCode, said: str
 ) -> None:
     hub.renamed["org/old"] = REPO

@@ -34,7 +34,7 @@ def shard(folder: Path, *names: str, index: object = None) -> Path:
         (("one.safetensors", "two.safetensors"), None),
     ],
 )
-def test_shards_are_loaded_whatever_their_index_lacks(
+def test_shards_are_loaded_though_their_index_lacks_something(
     tmp_path: Path, names: tuple[str, ...], index: object
 ) -> None:
     found = loadable(shard(tmp_path / "checkpoint", *names, index=index), tmp_path / "scratch")
@@ -48,7 +48,7 @@ def test_shards_are_loaded_whatever_their_index_lacks(
             assert (file.get_tensor(name) == TENSORS[name]).all()
 
 
-def test_one_file_is_loaded_where_it_lies(tmp_path: Path) -> None:
+def test_one_file_is_loaded_where_it_is(tmp_path: Path) -> None:
     checkpoint = shard(tmp_path / "checkpoint", "model.safetensors")
     assert loadable(checkpoint, tmp_path / "scratch") == checkpoint
     assert not (tmp_path / "scratch").exists()

@@ -152,7 +152,7 @@ def test_strengths_are_rounded_with_their_distance_from_the_middle() -> None:
 
 
 @pytest.mark.parametrize("value", [2.5, -0.5, 1.5 - 1e-10, 1.5 + 1e-10])
-def test_a_strength_that_processors_could_round_differently_is_refused(value: float) -> None:
+def test_a_strength_that_processors_could_round_differently_is_rejected(value: float) -> None:
     with pytest.raises(StepError, match="cannot be calibrated") as caught:
         round_strengths(np.array([0.1, value]))
     assert caught.value.failure.code == StepErrorCode.ROUNDING

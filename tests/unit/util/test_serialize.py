@@ -63,13 +63,13 @@ def test_canonical_json_ignores_the_order_of_keys(value: dict[str, int]) -> None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"x": [float("-inf")]}])
-def test_canonical_json_refuses_what_is_no_number(value: object) -> None:
+def test_canonical_json_rejects_what_is_no_number(value: object) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical_json(value)
 
 
 @pytest.mark.parametrize("value", [{1: 2}, [{"a": {True: 1}}], ({None: 1},)])
-def test_canonical_json_refuses_keys_that_are_no_strings(value: object) -> None:
+def test_canonical_json_rejects_keys_that_are_no_strings(value: object) -> None:
     with pytest.raises(TypeError, match="must be a string"):
         canonical_json(value)
 
@@ -137,7 +137,7 @@ def test_a_number_has_one_form_however_it_was_written() -> None:
     assert texts[0] == texts[1]
 
 
-def test_what_is_too_deep_is_refused() -> None:
+def test_what_is_too_deep_is_rejected() -> None:
     def nested(levels: int) -> bytes:
         return b"[" * levels + b"]" * levels
 
@@ -147,7 +147,7 @@ def test_what_is_too_deep_is_refused() -> None:
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_decoding_refuses_what_is_no_finite_number(number: str) -> None:
+def test_decoding_rejects_what_is_no_finite_number(number: str) -> None:
     for text in (
         f'{{"name": "x", "ratio": {number}}}',
         f'{{"name": "x", "extra": {{"a": {number}}}}}',
@@ -157,7 +157,7 @@ def test_decoding_refuses_what_is_no_finite_number(number: str) -> None:
 
 
 @pytest.mark.parametrize("half", [r"\ud800", r"\udfff", r"\ud83d\ud83d"])
-def test_decoding_refuses_half_a_character(half: str) -> None:
+def test_decoding_rejects_half_a_character(half: str) -> None:
     for text in (f'{{"name": "{half} and more"}}', f'{{"{half} and more": "x"}}'):
         with pytest.raises(DecodeError, match="file: not JSON: .* surrogate pair"):
             decode_json(Tree, text, "file")
@@ -175,7 +175,7 @@ def test_a_tree_is_digested_by_posix_path_and_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["symlink", "dangling", "directory", "fifo"])
-def test_a_tree_with_a_link_or_a_device_is_refused(tmp_path: Path, kind: str) -> None:
+def test_a_tree_with_a_link_or_a_device_is_rejected(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "tree" / "odd"
     path.parent.mkdir()
     if kind == "fifo":
