@@ -11,7 +11,7 @@ from gemma3build.schema.evaluation import Check
 from gemma3build.schema.step import StepErrorCode, StepFailure
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})  # what the system says of a disk with no room
-GET_AGAIN = "Get the release again, or build it: nox -s build"
+GET_AGAIN = "Get the release again, or build it: gemma3build build"
 
 
 class ErrorCode(enum.StrEnum):
@@ -104,11 +104,6 @@ class ErrorCode(enum.StrEnum):
     READ_BACK = "read_back", 84
 
     INTERRUPTED = "interrupted", 130
-
-    @property
-    def is_flaw(self) -> bool:
-        """Whether it is something that ``verify`` finds wrong with a release."""
-        return self.exit_code in (ErrorCode.CHANGED.exit_code, ErrorCode.KEY.exit_code)
 
 
 class BuildError(Exception):

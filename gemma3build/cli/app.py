@@ -12,6 +12,7 @@ from gemma3build import __version__
 from gemma3build.cli import build, environment, evaluate, lock, publish, rebuild, release, verify
 from gemma3build.cli.console import out, print_error, show_error
 from gemma3build.errors import BuildError, ErrorCode, stopped_error
+from gemma3build.schema.hub_errors import first_line
 
 CACHED = frozenset({"build", "evaluate", "release"})  # commands that keep finished steps
 
@@ -112,6 +113,7 @@ def main() -> None:
         raise
     except Exception as defect:
         if as_json:
-            why, hint = f"{type(defect).__name__}: {defect}", "Please report it."
+            # Its text may have an address that is signed; the traceback is for you alone.
+            why, hint = f"{type(defect).__name__}: {first_line(str(defect))}", "Please report it."
             print_error(BuildError(ErrorCode.INTERNAL, "gemma3build has a defect", why, hint))
         raise

@@ -48,8 +48,8 @@ def make_table(*columns: str) -> Table:
 
 
 def print_json(value: object) -> None:
-    """Print JSON as it is, whatever the width of the terminal."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Print JSON in ASCII: the name of a file need not be text, and a terminal need not know Unicode."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def print_error(error: BuildError) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from gemma3build.cli.console import err, make_table, out, print_json
 from gemma3build.cli.options import AsJson
-from gemma3build.errors import BuildError
+from gemma3build.errors import BuildError, os_errors
 from gemma3build.pins.config import load_images
 from gemma3build.util.serialize import encode
 from gemma3build.util.text import megabytes
@@ -62,8 +62,9 @@ def cache_size(*, as_json: AsJson = False) -> None:
     from gemma3build.engine.runner import cache_dir
 
     root = cache_dir()
-    parts = {name: tree_size(root / name) for name in ("steps", "staging", *DOWNLOADS)}
-    entries = Cache(root).entries()
+    with os_errors("The cache cannot be read"):
+        parts = {name: tree_size(root / name) for name in ("steps", "staging", *DOWNLOADS)}
+        entries = Cache(root).entries()
     if as_json:
         print_json({"path": str(root), "bytes": parts, "entries": len(entries)})
         return

@@ -45,7 +45,7 @@ def models(*, as_json: AsJson = False) -> None:
 
 
 def schemes(*, as_json: AsJson = False) -> None:
-    """List the quantization schemes. To add one, write a file like those in pins/schemes/."""
+    """List the quantization schemes. To build with your own, give `--scheme FILE.toml`."""
     found = load_schemes()
     if as_json:
         print_json({name: encode(scheme) for name, scheme in found.items()})
@@ -58,13 +58,14 @@ def schemes(*, as_json: AsJson = False) -> None:
 
 def lock(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Names of models. [all models, and the images]")
+        list[str] | None,
+        typer.Argument(help="Names of models. [all models and, in a clone, the images]"),
     ] = None,
 ) -> None:
-    """Update the lockfiles: digests of everything that models.toml and containers/ name.
+    """Update the lockfiles: digests of everything that models.toml and, in a clone, containers/ name.
 
     Examples:
-    * `gemma3build lock` locks the images, and every model that your account can access
+    * `gemma3build lock` locks every model that your account can access and, in a clone, the images
     * `gemma3build lock gemma3-1b-it` locks one model; HF_TOKEN must have access to it
     """
     from gemma3build.engine.downloads import pip_download

@@ -1,1 +1,1 @@
-"""Running a plan: Docker, images, a store keyed by content. Nothing here knows about models."""
+"""Running a plan: Docker, images, a cache keyed by content. Nothing here knows about models."""

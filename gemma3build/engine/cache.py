@@ -1,4 +1,4 @@
-"""A store of step results, keyed by content, on disk.
+"""The cache of step results, keyed by content, on disk.
 
     steps/<key>/entry.json, log.txt, output/...    finished, read-only
     staging/<key>/...                              being written by the holder of the lock
@@ -38,7 +38,7 @@ from gemma3build.util.serialize import DecodeError, Record, decode_json, pretty_
 ENTRY_FILE = "entry.json"
 FAILED, STAGING = "failed", "staging"
 DATASETS, WHEELS, IMAGES = "datasets", "wheels", "images"
-DOWNLOADS = (DATASETS, WHEELS, IMAGES)  # what others keep below the root of a store
+DOWNLOADS = (DATASETS, WHEELS, IMAGES)  # what others keep below the root of a cache
 UNUSABLE = "The cache cannot be used"
 SCRATCH = "-"  # in the names of scratch directories, and in no key
 LOCK_PATIENCE = 0.5  # seconds between two looks at whether to give up
@@ -75,7 +75,7 @@ class CacheEntry(Record):
 
 
 class Cache:
-    """The store below one directory."""
+    """The cache below one directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -304,7 +304,7 @@ class Cache:
         """Return the lock of who writes to a path of ``staging``; entering it raises Timeout if it is held.
 
         Raises:
-            ValueError: the path is not below ``staging`` of this store.
+            ValueError: the path is not below ``staging`` of this cache.
         """
         key = path.relative_to(self._staging).parts[0].partition(".")[0]
         lock = self._lock_path(key)

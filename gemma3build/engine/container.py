@@ -179,9 +179,9 @@ class Containers:
                 on_memory(resident(stats.get("memory_stats") or {}))
 
     def remove_orphans(self, staged: Path) -> None:
-        """Remove the containers of killed builds that write to a directory of the store.
+        """Remove the containers of killed builds that write to a directory of the cache.
 
-        Not those of its key: another store on the same engine may be making the same result. The caller
+        Not those of its key: another cache on the same engine may be making the same result. The caller
         holds the lock of the key.
 
         Raises:
@@ -238,9 +238,9 @@ def is_on_loopback(address: str) -> bool:
 
 
 def remove_orphans(client: docker.DockerClient, cache: Cache) -> None:
-    """Remove the containers of killed processes that write anywhere below a store.
+    """Remove the containers of killed processes that write anywhere below a cache.
 
-    Also those of a rebuild, which has a store of its own there, of a name that none has again.
+    Also those of a rebuild, which has its own cache there, of a name that no other has.
 
     Raises:
         BuildError: the engine failed (ENGINE).

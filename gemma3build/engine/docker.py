@@ -140,7 +140,7 @@ def _install() -> None:
                 ErrorCode.ENGINE,
                 "Docker cannot be installed",
                 f"`{' '.join(command)}` failed: {done.stderr.strip()[-SHOWN:]}",
-                "Mend apt, or install Docker by hand.",
+                "Fix apt, or install Docker by hand.",
             )
 
 

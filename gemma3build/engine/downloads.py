@@ -65,7 +65,7 @@ def locked_wheels(
                     ErrorCode.DOWNLOAD,
                     "A download is not the locked one",
                     f"the SHA-256 of {bad[0]} is not in the lock",
-                    "Run the same command again; if it stays, run `nox -s lock`.",
+                    "Run the same command again; if the error stays, the index has other files than the lock.",
                 )
             target.rename(folder)
     return folder

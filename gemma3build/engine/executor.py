@@ -44,7 +44,7 @@ class InputProvider(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedStep:
-    """A finished step: its key in the store, its entry, and whether it was there before."""
+    """A finished step: its key in the cache, its entry, and whether it was there before."""
 
     key: str
     entry: CacheEntry
@@ -52,7 +52,7 @@ class FinishedStep:
 
 
 class Executor:
-    """Runs plans against one engine and one store."""
+    """Runs plans against one engine and one cache."""
 
     def __init__(
         self,
@@ -244,7 +244,7 @@ def step_key(
 def find_results(
     steps: tuple[Step, ...], cache: Cache, images: Mapping[str, Image], sources: Mapping[str, str]
 ) -> dict[str, FinishedStep]:
-    """Return those results that the store has; a step whose image is not there has none."""
+    """Return those results that the cache has; a step whose image is not there has none."""
     done: dict[str, FinishedStep] = {}
     for step in steps:
         if step.image in images and step.needs <= done.keys():

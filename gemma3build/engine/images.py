@@ -43,7 +43,7 @@ REVISION = 3  # of the way images are made; a change here makes all of them agai
 KEY_LABEL = "gemma3build.key"
 PARENT_LABEL = "gemma3build.parent"
 WHEELS_LABEL = "gemma3build.wheels"
-RELOCK = "nox -s lock"
+RELOCK = "gemma3build lock"
 MACHINES = ("x86_64", "amd64")  # what engines call the architecture of the wheels
 SPACE = (
     8 * GIBIBYTE

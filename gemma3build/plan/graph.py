@@ -51,7 +51,7 @@ class Step(Record):
         inputs: what the module's docstring lists, to where it comes from.
         after: names of steps that must have succeeded, beside those whose output it reads.
         network: whether the container has one.
-        fresh: whether it runs although the store has a result, because it measures this machine now.
+        fresh: whether it runs although the cache has a result, because it measures this machine now.
         memory: estimated peak, in bytes.
         disk: estimated size of what it writes, in bytes.
     """

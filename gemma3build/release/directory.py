@@ -92,12 +92,12 @@ def write(release: Release, measured: Mapping[str, bytes], folder: Path) -> None
     Raises:
         BuildError: the disk is full (DISK); the directory cannot be written (OUTPUT).
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Leftovers of killed builds; the caller holds the lock.
-    for partial in find_partial(folder):
-        shutil.rmtree(partial, ignore_errors=True)
     staged = partial_path(folder)
     with os_errors(f"The release cannot be written to {folder}"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Leftovers of killed builds; the caller holds the lock.
+        for partial in find_partial(folder):
+            shutil.rmtree(partial, ignore_errors=True)
         try:
             staged.mkdir()
             staged.chmod(0o755)

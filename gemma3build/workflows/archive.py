@@ -57,7 +57,7 @@ def make_archive(
     images = {name: runner.image(name) for name in names if name in image_names()}
     if apart := environment_differences(manifest, images, runner.sources):
         why = "; ".join(apart)
-        hint = "Archive it by the version that built it, or build it again: nox -s build"
+        hint = "Archive it by the version that built it, or build it again: gemma3build build"
         raise BuildError(ErrorCode.REQUEST, REFUSAL, why, hint)
     with os_errors(REFUSAL), runner.cache.scratch("archive") as scratch:
         runner.export_base(scratch)
@@ -79,7 +79,7 @@ def make_archive(
 
 
 def wheel_files(folder: Path) -> dict[str, Path]:
-    """Return the files of a directory of wheels by their paths in an archive, as a store has them."""
+    """Return the files of a directory of wheels by their paths in an archive, as the cache has them."""
     return {f"{WHEELS}/{folder.name}/{path.name}": path for path in folder.iterdir()}
 
 
@@ -122,7 +122,7 @@ def find_checkpoint(manifest: Manifest, runner: Runner) -> dict[str, Path]:
     found = runner.found(tuple(step for step in prepared.plan.steps if step.name == FETCH))
     if FETCH not in found:
         why = "its checkpoint is not in the cache"
-        raise BuildError(ErrorCode.REQUEST, REFUSAL, why, "Build it again: nox -s build")
+        raise BuildError(ErrorCode.REQUEST, REFUSAL, why, "Build it again: gemma3build build")
     folder = runner.cache.output(found[FETCH].key)
     return {f"{CHECKPOINT}/{file.path}": folder / file.path for file in found[FETCH].entry.digests}
 

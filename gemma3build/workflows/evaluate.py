@@ -40,7 +40,7 @@ from gemma3build.workflows.request import OwnCheckpoint, find_scheme, prepare_ag
 PIQA = "piqa"
 Data: TypeAlias = tuple[list[str], list[str]]  # lines of questions, and of labels
 REFUSAL = "The release cannot be evaluated"
-REBUILD = "Build it again: nox -s build"
+REBUILD = "Build it again: gemma3build build"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Build a release again from its own manifest, in a store of its own, and compare the two part by part."""
+"""Build a release again from its own manifest, in its own cache, and compare the two part by part."""
 
 import platform
 import shutil
@@ -176,7 +176,7 @@ def rebuild(
     base = rebuilding.archived and rebuilding.archived / BASE
     with ExitStack() as stack:
         scratch = stack.enter_context(home.scratch("rebuild"))
-        cache = Cache(scratch / "store")
+        cache = Cache(scratch / "cache")
         runner = Runner(client, cache, say, memory, downloads=home, archived=base)
         if base is not None:
             stack.callback(runner.forget_images)

@@ -25,7 +25,7 @@ DEFAULT_PREFILL_SEQ_LENS = (128,)
 DEFAULT_KV_CACHE_MAX_LEN = 1024
 DEFAULT_SCHEMES = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block128")
 HUB_REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-REBUILD = "Build it again: nox -s build"
+REBUILD = "Build it again: gemma3build build"
 OTHER_VERSION = "Use the version of gemma3build that built the release."
 T = TypeVar("T")
 

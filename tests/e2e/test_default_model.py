@@ -146,7 +146,7 @@ def normal(
         parameters=Parameters(prefill_seq_lens=(128,), kv_cache_max_len=1024, lean=False),
         schemes=tuple(load_schemes()[name] for name in (*UPSTREAM, "dynamic_int8")),
     )
-    modules = ("check", "calibrate", "export", "quantize")
+    modules = ("fetch.check", "convert.calibrate", "convert.export", "convert.quantize")
     steps = tuple(step for step in plan.steps if step.module in modules)
     return cache, run_steps(client, steps, cache.root, local)
 

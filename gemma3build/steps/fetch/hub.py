@@ -32,6 +32,7 @@ from gemma3build.util.serialize import decode
 
 AT_A_TIME = 4  # files
 WAITS = (1, 2, 4, 8, 16)  # seconds before each further attempt, where the Hub names no time
+LONGEST_WAIT = 300.0  # seconds, whatever the Hub names
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})  # statuses of a Hub that is busy, or in trouble
 T = TypeVar("T")
 
@@ -103,7 +104,9 @@ def retry_after(error: Exception, wait: float) -> float | None:
         if (response := getattr(each, "response", None)) is not None:
             named = response.headers.get("Retry-After", "")
             again = response.status_code in RETRIED
-            return (float(named) if named.isdecimal() else wait) if again else None
+            return (
+                (min(float(named), LONGEST_WAIT) if named.isdecimal() else wait) if again else None
+            )
     # If fewer bytes come than the Hub stated, the client raises an OSError without a number.
     broke_off = isinstance(error, OSError) and error.errno is None
     return wait if broke_off or isinstance(error, TransportError) else None

@@ -1,15 +1,17 @@
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from typer.main import get_command
 
 from gemma3build import __version__
-from gemma3build.cli.app import app
+from gemma3build.cli.app import app, main
 from gemma3build.cli.console import checks_table, make_console
 from gemma3build.cli.environment import cache_size
 from gemma3build.cli.options import parse_size
@@ -270,3 +272,31 @@ def test_what_a_broken_model_said_is_no_markup() -> None:
     with console.capture() as shown:
         console.print(checks_table({"dynamic_int8": (check,)}))
     assert "[/b] [red]" in shown.get()
+
+
+def test_json_names_a_file_whose_name_is_no_text(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        [sys.executable, "-m", "gemma3build", "verify", b"no\xff", "--json"],
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert "no\udcff" in json.loads(done.stdout)["error"]["why"]
+    assert done.returncode == 6
+
+
+def test_a_defect_shows_no_address_to_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> NoReturn:
+        raise RuntimeError("GET https://cdn.example/file?X-Amz-Signature=SECRET")
+
+    monkeypatch.setattr("gemma3build.cli.lock.load_models", fail)
+    monkeypatch.setattr(sys, "argv", ["gemma3build", "models", "--json"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(RuntimeError):
+        main()
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["code"], error["why"]) == ("internal", "RuntimeError: GET (an address)")

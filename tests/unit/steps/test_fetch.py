@@ -156,13 +156,15 @@ def test_an_interrupted_download_resumes(
     assert 100_000 in hub.starts
 
 
-def test_a_busy_hub_is_asked_again_after_the_time_that_it_names(
-    hub: Hub, commit: str, tmp_path: Path, waits: list[float]
+@pytest.mark.parametrize(("named", "waited"), [("7", 7), ("9" * 400, 300)])
+def test_a_busy_hub_is_asked_again_after_the_time_that_it_names_up_to_a_limit(
+    hub: Hub, commit: str, tmp_path: Path, waits: list[float], named: str, waited: float
 ) -> None:
-    hub.fail("GET /api/models", status=429, headers={"Retry-After": "7"})
+    hub.fail("GET /api/models", status=429, headers={"Retry-After": named})
     hub.fail("HEAD /org/name", status=502, times=3)
     fetch(commit, tmp_path / "out")
-    assert waits == [7, 1, 2, 4]
+    # Several files come at once, and the locks of the client's cache look again every 0.05 s.
+    assert [wait for wait in waits if wait >= 1] == [waited, 1, 2, 4]
 
 
 def test_a_connection_that_breaks_every_time_is_told_and_leaves_nothing(
