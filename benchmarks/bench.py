@@ -32,7 +32,7 @@ from gemma3build.util.git import PACKAGE_DIR
 from gemma3build.util.serialize import encode
 from gemma3build.util.text import GIBIBYTE
 from gemma3build.workflows.build import Builder
-from gemma3build.workflows.request import BuildRequest, prepare
+from gemma3build.workflows.request import BuildRequest, prepare_build
 
 BENCH_DIR = Path(__file__).parent
 PAGE = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block128")
@@ -177,7 +177,7 @@ class Quiet:
 def default_checkpoint(client: docker.DockerClient) -> Path:
     """Return the default model's checkpoint, importing it into the user's cache if needed."""
     cache = Cache(cache_dir())
-    prepared = prepare(BuildRequest(model="gemma3-270m", schemes=("none",)))
+    prepared = prepare_build(BuildRequest(model="gemma3-270m", schemes=("none",)))
     with tempfile.TemporaryDirectory() as folder:
         outcome = Builder(Runner(client, cache, print)).build(
             prepared, Path(folder, "r"), 1, Quiet()

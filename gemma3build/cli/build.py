@@ -64,12 +64,12 @@ def build(
     * `gemma3build build --dry-run` shows what would run
     """
     from gemma3build.workflows.build import clean_revision
-    from gemma3build.workflows.request import BuildRequest, prepare
+    from gemma3build.workflows.request import BuildRequest, prepare_build
 
     source = clean_revision() if release else None
     if model is None:
         model = DEFAULT_MODEL if checkpoint is None else ""
-    prepared = prepare(
+    prepared = prepare_build(
         BuildRequest(
             model=model,
             schemes=tuple(scheme or ()),

@@ -60,7 +60,7 @@ def publish(
     prose = read_prose(card) if card is not None else ""
     target = publication.Target(repo=repo, private=private, tag=tag, create_pr=create_pr)
     verified = run_checks(release.absolute())
-    found = publication.prepare(verified, target, tuple(skip or ()), prose)
+    found = publication.prepare_publication(verified, target, tuple(skip or ()), prose)
     remote, difference = publication.find_changes(found)
     if dry_run or not as_json:
         show_publication(found, remote, difference, as_json=as_json, card=dry_run)

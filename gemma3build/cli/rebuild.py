@@ -22,7 +22,7 @@ from gemma3build.cli.verify import (
     PUBLISHED,
     Full,
     Release,
-    download_release,
+    fetch_published,
     require_verified,
     run_checks,
 )
@@ -126,7 +126,7 @@ def downloaded(
 
     # In the cache, where `cache prune` removes what a killed process left.
     with Cache(cache_dir()).scratch("published") as scratch:
-        published = download_release(release, scratch, full=full)
+        published = fetch_published(release, scratch, full=full)
         verified = run_checks(published.folder, None, published.remote_digests)
         if verified.error is not None:
             show_findings(release, verified, as_json=as_json)

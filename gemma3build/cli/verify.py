@@ -138,13 +138,13 @@ def check_published(address: str, trust: "Trust | None", *, full: bool) -> "Veri
         why = "it signs the bytes of all files, and the large ones are not downloaded"
         raise BuildError(ErrorCode.REQUEST, "The signature cannot be verified", why, "Add --full.")
     with tempfile.TemporaryDirectory(prefix="gemma3build-") as scratch:
-        published = download_release(address, Path(scratch), full=full)
+        published = fetch_published(address, Path(scratch), full=full)
         verified = run_checks(published.folder, trust, published.remote_digests)
     note = Finding(name="hub", state=State.NOTED, detail=str(published))
     return dataclasses.replace(verified, findings=(note, *verified.findings))
 
 
-def download_release(address: str, scratch: Path, *, full: bool) -> "PartialDownload":
+def fetch_published(address: str, scratch: Path, *, full: bool) -> "PartialDownload":
     """Download a release on the Hub; shows progress on a terminal."""
     from gemma3build.pins.resolver import refuse_offline
     from gemma3build.publish import download

@@ -91,7 +91,7 @@ class Executor:
             KeyboardInterrupt: the containers are stopped and removed first.
         """
         # Here and not in a worker: making an image takes minutes, and Ctrl-C reaches this thread only.
-        images = {name: self._images.ensure(name) for name in image_names(steps)}
+        images = {name: self._images.ensure(name) for name in needed_images(steps)}
         done: dict[str, FinishedStep] = {}
         pending = list(steps)
         running: dict[Future[FinishedStep], Step] = {}
@@ -255,6 +255,6 @@ def find_results(
     return done
 
 
-def image_names(steps: tuple[Step, ...]) -> tuple[str, ...]:
+def needed_images(steps: tuple[Step, ...]) -> tuple[str, ...]:
     """Return the names of the images that steps run in, ordered."""
     return tuple(sorted({step.image for step in steps}))

@@ -19,7 +19,7 @@ from gemma3build.engine.executor import (
     InputProvider,
     Reporter,
     find_results,
-    image_names,
+    needed_images,
     step_key,
 )
 from gemma3build.engine.images import Image, Images
@@ -84,7 +84,7 @@ class Runner:
 
     def images(self, steps: tuple[Step, ...]) -> dict[str, Image]:
         """Return the images of some steps by name, making those that are missing."""
-        return {name: self._images.ensure(name) for name in image_names(steps)}
+        return {name: self._images.ensure(name) for name in needed_images(steps)}
 
     def packages(self, images: Mapping[str, Image]) -> dict[str, Packages]:
         """Return what images are made of, by name."""
@@ -112,7 +112,7 @@ class Runner:
             BuildError: the cache cannot be read, or a damaged result in it cannot be removed
                 (OUTPUT).
         """
-        images = {name: self._images.find(name) for name in image_names(steps)}
+        images = {name: self._images.find(name) for name in needed_images(steps)}
         there = {name: image for name, image in images.items() if image is not None}
         with os_errors(UNUSABLE):
             return find_results(steps, self.cache, there, self.sources)

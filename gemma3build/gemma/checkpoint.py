@@ -44,7 +44,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     for name in names:
         if not (folder / name).is_file():
             why = f"{INDEX} names {name}, which is not there"
-            reject(StepErrorCode.TENSORS, why, "Copy every shard.")
+            reject_checkpoint(StepErrorCode.TENSORS, why, "Copy every shard.")
     return tuple(folder / name for name in names)
 
 
@@ -59,15 +59,17 @@ def checkpoint_architecture(folder: Path) -> Architecture:
     try:
         return read_architecture(load_json(read_bounded(folder / CONFIG)))
     except FileNotFoundError:
-        reject(
+        reject_checkpoint(
             StepErrorCode.CHECKPOINT_CONFIG,
             "it has no config.json",
             "Give the directory of a checkpoint.",
         )
     except ArchitectureError as error:
-        reject(StepErrorCode.ARCHITECTURE, str(error), "Only Gemma 3 text models can be built.")
+        reject_checkpoint(
+            StepErrorCode.ARCHITECTURE, str(error), "Only Gemma 3 text models can be built."
+        )
     except (ValueError, AttributeError, TypeError) as error:
-        reject(
+        reject_checkpoint(
             StepErrorCode.CHECKPOINT_CONFIG,
             f"config.json cannot be read: {error}",
             "Save the model again.",
@@ -79,7 +81,7 @@ def shards(index: Path) -> list[str]:
     try:
         names = sorted(set(load_json(read_bounded(index))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        reject(
+        reject_checkpoint(
             StepErrorCode.CHECKPOINT_CONFIG,
             f"{INDEX} has no weight_map: {error}",
             "Save the model again.",
@@ -87,7 +89,7 @@ def shards(index: Path) -> list[str]:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             why = f"{INDEX} names {name!r}, which is not a file in the same directory"
-            reject(StepErrorCode.TENSORS, why, "Save the model again.")
+            reject_checkpoint(StepErrorCode.TENSORS, why, "Save the model again.")
     return names
 
 
@@ -95,16 +97,16 @@ def reject_missing(folder: Path) -> NoReturn:
     """Raise for a directory without safetensors; pickles have their own message."""
     for path in sorted(folder.iterdir()):
         if path.suffix in PICKLES:
-            reject(
+            reject_checkpoint(
                 StepErrorCode.PICKLE,
                 f"{path.name} is a pickle, which can run any code when it is opened",
                 "Save the model with save_pretrained(..., safe_serialization=True).",
             )
     why = "it holds no safetensors file"
-    reject(StepErrorCode.TENSORS, why, "Give the directory that save_pretrained wrote.")
+    reject_checkpoint(StepErrorCode.TENSORS, why, "Give the directory that save_pretrained wrote.")
 
 
-def reject(code: StepErrorCode, why: str, hint: str) -> NoReturn:
+def reject_checkpoint(code: StepErrorCode, why: str, hint: str) -> NoReturn:
     """Raise the error of a checkpoint that cannot be built."""
     raise StepError(code, "The checkpoint cannot be built", why, hint)
 

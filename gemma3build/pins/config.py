@@ -154,7 +154,7 @@ def load_models() -> dict[str, ModelConfig]:
     """
     paths = [folder / MODELS for folder in model_dirs()]
     return {
-        name: parse(ModelConfig, value, f"{path.name}: {name}")
+        name: decode_config(ModelConfig, value, f"{path.name}: {name}")
         for path in paths
         if path.is_file()
         for name, value in toml(path).items()
@@ -163,13 +163,16 @@ def load_models() -> dict[str, ModelConfig]:
 
 def load_images() -> ImagesConfig:
     """Return what images.toml says; raises BuildError (CONFIG)."""
-    return parse(ImagesConfig, toml(PINS_DIR / "images.toml"), "images.toml")
+    return decode_config(ImagesConfig, toml(PINS_DIR / "images.toml"), "images.toml")
 
 
 def load_datasets() -> dict[str, Dataset]:
     """Return all datasets by name; raises BuildError (CONFIG)."""
     tables = toml(PINS_DIR / "datasets.toml")
-    return {name: parse(Dataset, value, f"datasets.toml: {name}") for name, value in tables.items()}
+    return {
+        name: decode_config(Dataset, value, f"datasets.toml: {name}")
+        for name, value in tables.items()
+    }
 
 
 def load_schemes() -> dict[str, Scheme]:
@@ -181,7 +184,7 @@ def load_schemes() -> dict[str, Scheme]:
 
 def load_scheme(path: Path) -> Scheme:
     """Return the scheme in a file; raises BuildError (CONFIG)."""
-    return parse(Scheme, toml(path), path.name)
+    return decode_config(Scheme, toml(path), path.name)
 
 
 def find_model(name: str) -> ModelConfig:
@@ -263,7 +266,7 @@ def toml(path: Path) -> dict[str, object]:
         ) from error
 
 
-def parse(kind: type[T], value: object, where: str) -> T:
+def decode_config(kind: type[T], value: object, where: str) -> T:
     """Decode a table strictly; raises BuildError (CONFIG)."""
     try:
         return decode(kind, value, where)

@@ -86,7 +86,7 @@ class Subject:
         return next((item for item in self.manifest.artifacts if item.path.endswith(suffix)), None)
 
 
-def render(subject: Subject) -> str:
+def render_card(subject: Subject) -> str:
     """Return the text of a card: the same bytes for the same argument."""
     template = environment(
         TEMPLATE.parent,

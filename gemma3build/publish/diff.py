@@ -136,7 +136,7 @@ def same(payload: Payload, there: RemoteFile | None) -> bool:
     return there.blob_id == payload.blob_id
 
 
-def compare(files: Iterable[Payload], remote: Remote | None) -> RepoDiff:
+def diff_release(files: Iterable[Payload], remote: Remote | None) -> RepoDiff:
     """Return what a commit has to do.
 
     What an earlier release left goes: what its SHA256SUMS lists, and what none can list. Without a

@@ -56,7 +56,7 @@ class PartialDownload:
             raise release_error(ErrorCode.CHANGED, "The bytes of a file have changed", why)
 
 
-def parse(address: str) -> tuple[str, str]:
+def parse_address(address: str) -> tuple[str, str]:
     """Return repository and revision of ``hf://owner/name@revision``; raises BuildError."""
     found = ADDRESS.fullmatch(address)
     if found is None:
@@ -78,7 +78,7 @@ def download_release(address: str, scratch: Path, *, full: bool) -> PartialDownl
         BuildError: the Hub rejects a request; the files do not fit on the disk (DISK); a record is
             larger than ``LARGEST``, or a file name contains control characters.
     """
-    repo, revision = parse(address)
+    repo, revision = parse_address(address)
     remote = hub.fetch_repo_state(repo, revision, WHAT)
     ours = {name for name in remote.files if is_ours(name, remote)}
     # The Hub's client prints names unescaped while it downloads.

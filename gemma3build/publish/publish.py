@@ -6,8 +6,15 @@ from dataclasses import dataclass
 
 from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.publish import Rule, card, hub
-from gemma3build.publish.diff import Payload, Remote, RepoDiff, compare, payloads
-from gemma3build.publish.rules import AGREEMENT, NOTICE, Facts, Violation, reject, violations
+from gemma3build.publish.diff import Payload, Remote, RepoDiff, diff_release, payloads
+from gemma3build.publish.rules import (
+    AGREEMENT,
+    NOTICE,
+    Facts,
+    Violation,
+    reject_publication,
+    violations,
+)
 from gemma3build.release.checksums import PROVENANCE
 from gemma3build.release.provenance import read_revision
 from gemma3build.schema.evaluation import EVALUATION
@@ -63,7 +70,7 @@ class PublishResult:
     idle: bool
 
 
-def prepare(
+def prepare_publication(
     verified: Verified, target: Target, skip: tuple[Rule, ...] = (), prose: str = ""
 ) -> Publication:
     """Return what to publish of a verified release.
@@ -84,7 +91,7 @@ def prepare(
     folder = verified.folder
     manifest = read_record(folder)
     facts = find_facts(folder, manifest, verified)
-    skipped = reject(violations(facts), skip)
+    skipped = reject_publication(violations(facts), skip)
     subject = card.Subject(
         repo=target.repo,
         tag=target.tag,
@@ -94,7 +101,7 @@ def prepare(
         skipped=skipped,
         prose=prose,
     )
-    text = card.render(subject)
+    text = card.render_card(subject)
     return Publication(
         target=target,
         title=f"Publish {manifest.checkpoint.model}",
@@ -132,15 +139,15 @@ def find_changes(publication: Publication) -> tuple[Remote | None, RepoDiff]:
     remote = hub.find_repo_state(target.repo, hub.NOT_PUBLISHED)
     tagged = find_tagged(target, remote)
     if tagged is not None:
-        difference = compare(publication.files, tagged)
+        difference = diff_release(publication.files, tagged)
         if not difference.nothing:
             raise tag_taken(target, tagged)
         return tagged, difference
-    difference = compare(publication.files, remote)
+    difference = diff_release(publication.files, remote)
     if remote is not None and target.create_pr and not difference.nothing:
         opened = find_pull_request(publication, remote)
         if opened is not None:
-            return opened, compare(publication.files, opened)
+            return opened, diff_release(publication.files, opened)
     return remote, difference
 
 
@@ -182,7 +189,7 @@ def find_pull_request(publication: Publication, remote: Remote) -> Remote | None
     """
     opened = []
     for state in hub.pull_requests(remote.repo, publication.title):
-        if compare(publication.files, state).nothing:
+        if diff_release(publication.files, state).nothing:
             return state
         opened.append(state)
     name = hub.user(remote.repo) if opened else ""
@@ -236,7 +243,7 @@ def publish(
         hub.require_login(target.repo)
         if remote is None:
             remote = hub.create(target.repo, private=target.private)
-            difference = compare(files, remote)
+            difference = diff_release(files, remote)
         done = hub.commit(
             remote,
             difference,

@@ -63,7 +63,9 @@ def violations(facts: Facts) -> tuple[Violation, ...]:
     )
 
 
-def reject(found: tuple[Violation, ...], skipped: Iterable[Rule]) -> tuple[Violation, ...]:
+def reject_publication(
+    found: tuple[Violation, ...], skipped: Iterable[Rule]
+) -> tuple[Violation, ...]:
     """Return the violations if all are skipped; raises BuildError (PUBLICATION)."""
     names = frozenset(skipped)
     left = [item for item in found if item.rule not in names]

@@ -76,7 +76,7 @@ def cannot_fetch(name: str) -> NoReturn:
     raise missing([name])
 
 
-def compare(
+def compare_releases(
     released: UntrustedFolder,
     rebuilt: UntrustedFolder,
     epoch: int,

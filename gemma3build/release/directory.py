@@ -102,7 +102,7 @@ def write(release: Release, measured: Mapping[str, bytes], folder: Path) -> None
             staged.mkdir()
             staged.chmod(0o755)
             for name, path in release.artifacts.items():
-                place(path, staged / name)
+                link_or_copy(path, staged / name)
             extra = {PROVENANCE: release.provenance, **measured}
             for name, text in {**release.texts, **extra}.items():
                 (staged / name).write_bytes(text)
@@ -134,7 +134,7 @@ def write_measured(measured: Mapping[str, bytes], folder: Path) -> None:
             atomic_write(folder / name, text, outside=True)
 
 
-def place(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """Place a file of the cache elsewhere, as a hard link if the file system allows it."""
     try:
         target.hardlink_to(source)

@@ -11,7 +11,7 @@ LEGAL_DIR = Path(__file__).parent / "legal"
 LOCAL = "local"
 
 
-def terms() -> tuple[str, ...]:
+def term_files() -> tuple[str, ...]:
     """Return the names of the files with Gemma's terms, which every release contains."""
     return tuple(sorted(path.name for path in LEGAL_DIR.iterdir()))
 

@@ -227,14 +227,14 @@ def write_index(
             return False
         folder.mkdir(parents=True, exist_ok=True)
         # Last what a later run compares.
-        for target, content in ((page, render(index, releases)), (path, text)):
+        for target, content in ((page, render_index(index, releases)), (path, text)):
             atomic_write(target, content)
     except OSError as error:
         raise from_os_error(f"The index cannot be written to {folder}", error) from error
     return True
 
 
-def render(index: Index, releases: Sequence[IndexedRelease]) -> bytes:
+def render_index(index: Index, releases: Sequence[IndexedRelease]) -> bytes:
     """Return ``index.html`` in UTF-8: the same bytes for the same arguments."""
     template = environment().get_template(TEMPLATE)
     text = template.render(

@@ -131,7 +131,7 @@ class Page:
         return parity_plot(self.schemes)
 
 
-def render(manifest: Manifest, evaluation: Evaluation) -> bytes:
+def render_report(manifest: Manifest, evaluation: Evaluation) -> bytes:
     """Return ``report.html`` in UTF-8: the same bytes for the same arguments.
 
     Everything in the arguments is untrusted text, and escaped.
@@ -172,4 +172,4 @@ def measured_files(manifest: Manifest, evaluation: Evaluation) -> dict[str, byte
 
     The evaluation comes last: if only the report was written, the old figures are still there.
     """
-    return {REPORT: render(manifest, evaluation), EVALUATION: evaluation_text(evaluation)}
+    return {REPORT: render_report(manifest, evaluation), EVALUATION: evaluation_text(evaluation)}

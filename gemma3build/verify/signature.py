@@ -223,13 +223,13 @@ def check_signed(
         failure = error
     # The library hashes once the signature holds: what fails before that is the signature.
     if hashed.asked:
-        compare(signed_digests(folder.read(SIGNATURE)), covered(digests))
+        compare_digests(signed_digests(folder.read(SIGNATURE)), covered(digests))
     if failure is not None:
         what = f"{SIGNATURE} does not hold"
         raise release_error(ErrorCode.SIGNATURE, what, _describe(failure)) from failure
 
 
-def compare(signed: Mapping[str, str], found: Mapping[str, str]) -> None:
+def compare_digests(signed: Mapping[str, str], found: Mapping[str, str]) -> None:
     """Require that the files are those that were signed; both are SHA-256 by name."""
     removed, added = signed.keys() - found.keys(), found.keys() - signed.keys()
     changed = {name for name in signed.keys() & found.keys() if signed[name] != found[name]}

@@ -16,7 +16,7 @@ from gemma3build.plan.graph import Plan
 from gemma3build.release.checksums import PROVENANCE, SIGNATURE
 from gemma3build.release.directory import Release, evaluation_text
 from gemma3build.release.evaluation import manifest_digest
-from gemma3build.release.manifest import LOCAL, terms
+from gemma3build.release.manifest import LOCAL, term_files
 from gemma3build.release.sbom import SBOM
 from gemma3build.schema.evaluation import (
     EVALUATION,
@@ -103,7 +103,7 @@ def make_manifest(
         images=tuple(image_record(image) for _, image in sorted(images.items())),
         sources={module: sources[module] for module in sorted({s.module for s in plan.steps})},
         artifacts=artifact_records(plan, done),
-        terms=terms(),
+        terms=term_files(),
     )
 
 

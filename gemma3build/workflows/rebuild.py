@@ -23,8 +23,14 @@ from gemma3build.plan.checkpoint import FETCH, IMPORT
 from gemma3build.plan.graph import Plan, Step
 from gemma3build.rebuild.archive import BASE, CHECKPOINT, RELEASE
 from gemma3build.rebuild.attestation import RebuilderRecord, attestation, attestation_path
-from gemma3build.rebuild.compare import Comparison, FetchFile, Verdict, cannot_fetch, compare
-from gemma3build.release.directory import place, release_texts
+from gemma3build.rebuild.compare import (
+    Comparison,
+    FetchFile,
+    Verdict,
+    cannot_fetch,
+    compare_releases,
+)
+from gemma3build.release.directory import link_or_copy, release_texts
 from gemma3build.release.manifest import LOCAL
 from gemma3build.release.sbom import make_sbom
 from gemma3build.schema.manifest import Manifest
@@ -190,10 +196,12 @@ def rebuild(
         manifest = make_manifest(plan, done, images, runner.sources)
         with os_errors(REFUSAL):
             texts = release_texts(manifest, make_sbom(manifest, runner.packages(images)))
-            rebuilt = lay_out(scratch / "rebuilt", plan, texts, runner, done)
+            rebuilt = write_rebuilt(scratch / "rebuilt", plan, texts, runner, done)
             say("Comparing")
             epoch = runner.config.source_date_epoch
-            comparisons = compare(released, rebuilt, epoch, scratch, rebuilding.said, fetch_file)
+            comparisons = compare_releases(
+                released, rebuilt, epoch, scratch, rebuilding.said, fetch_file
+            )
             path = rebuilding.attestation
             reports = run_diffoscope(released, rebuilt, comparisons, path) if diffoscope else ()
             text = attestation(
@@ -238,7 +246,7 @@ def keep_checkpoint(runner: Runner, plan: Plan, given: LocalCheckpoint) -> None:
         )
 
 
-def lay_out(
+def write_rebuilt(
     path: Path,
     plan: Plan,
     texts: Mapping[str, bytes],
@@ -249,7 +257,7 @@ def lay_out(
     path.mkdir()
     for artifact in plan.artifacts:
         folder = intact_output(runner.cache, artifact.source.step, done, REFUSAL)
-        place(folder / artifact.source.path, path / artifact.file_name)
+        link_or_copy(folder / artifact.source.path, path / artifact.file_name)
     for name, text in texts.items():
         (path / name).write_bytes(text)
     return list_folder(path)

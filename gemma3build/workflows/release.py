@@ -203,7 +203,7 @@ class Pipeline:
         ready = []
         for number, (item, target) in enumerate(zip(results, targets, strict=True), 1):
             with self._stage(Stage.PUBLISH, item.name, number, len(results), shown=False):
-                found = publication.prepare(item.verified, target, skip)
+                found = publication.prepare_publication(item.verified, target, skip)
                 publication.find_changes(found)
                 ready.append(found)
         done = list(results)

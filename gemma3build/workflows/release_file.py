@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma3build.errors import BuildError, ErrorCode
-from gemma3build.pins.config import parse, toml
+from gemma3build.pins.config import decode_config, toml
 from gemma3build.report.index import INDEX, INDEX_PAGE
 from gemma3build.util.serialize import Record
-from gemma3build.workflows.request import BuildRequest, Prepared, prepare
+from gemma3build.workflows.request import BuildRequest, Prepared, prepare_build
 
 SUFFIX = ".toml"  # of a release file, and of a scheme file
 WHAT = "The releases make no sense together"
@@ -100,7 +100,7 @@ class PlannedRelease:
 
 def load_releases(path: Path) -> ReleaseFile:
     """Return what a release file says; raises BuildError (CONFIG)."""
-    return parse(ReleaseFile, toml(path), path.name)
+    return decode_config(ReleaseFile, toml(path), path.name)
 
 
 def plan_releases(words: Iterable[str]) -> tuple[PlannedRelease, ...]:
@@ -130,7 +130,7 @@ def plan_releases(words: Iterable[str]) -> tuple[PlannedRelease, ...]:
 
 def plan_release(request: BuildRequest, repo: str = "") -> PlannedRelease:
     """Return the plan of one release; raises BuildError."""
-    return PlannedRelease(request=request, prepared=prepare(request), repo=repo)
+    return PlannedRelease(request=request, prepared=prepare_build(request), repo=repo)
 
 
 def check_release_names(names: Iterable[str]) -> None:

@@ -76,7 +76,7 @@ class Prepared:
     origin: LocalCheckpoint | LockedModel
 
 
-def prepare(request: BuildRequest) -> Prepared:
+def prepare_build(request: BuildRequest) -> Prepared:
     """Return the plan of a request; reads pins and the user's checkpoint, writes nothing.
 
     Raises:
@@ -192,7 +192,7 @@ def prepare_again(
             why = "it was built from a checkpoint that is not pinned"
             hint = "Add --checkpoint DIR with the same checkpoint."
             raise BuildError(ErrorCode.REQUEST, what, why, hint)
-        prepared = prepare(
+        prepared = prepare_build(
             dataclasses.replace(wanted, checkpoint=own.folder, tokenizer=own.tokenizer)
         )
         assert isinstance(prepared.origin, LocalCheckpoint)  # noqa: S101 - of a directory
@@ -204,7 +204,7 @@ def prepare_again(
             if set(locked.files) - set(record.files) != set(record.fetched):
                 why = f"its manifest names other files of {record.source} than the lockfile"
                 raise BuildError(ErrorCode.REQUEST, what, why, OTHER_VERSION)
-            return prepare(dataclasses.replace(wanted, model=name))
+            return prepare_build(dataclasses.replace(wanted, model=name))
     for name, model in load_models().items():  # such as a gated one, not locked here
         if model.hub and (model.hub.repo, model.hub.revision) == (record.source, record.revision):
             refuse_drift(model_drift(name, model, lock.get(name)), f"gemma3build lock {name}")

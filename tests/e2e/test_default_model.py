@@ -23,7 +23,7 @@ from gemma3build.schema.manifest import Parameters
 from gemma3build.util.files import sha256_file
 from gemma3build.util.git import PACKAGE_DIR
 from gemma3build.workflows.build import Builder
-from gemma3build.workflows.request import BuildRequest, prepare
+from gemma3build.workflows.request import BuildRequest, prepare_build
 from tests.conftest import Command, run_steps
 
 pytestmark = pytest.mark.e2e
@@ -50,7 +50,7 @@ def release(command: Command) -> Path:
 def checkpoint(release: Path, client: docker.DockerClient) -> Path:
     """Where the cache has the imported checkpoint; the release shows that it is there."""
     cache = Cache(cache_dir())
-    prepared = prepare(BuildRequest(model=NAME))
+    prepared = prepare_build(BuildRequest(model=NAME))
     outcome = Builder(Runner(client, cache, print)).find(prepared, release)
     assert outcome is not None
     return cache.output(outcome.done["import"].key)

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from gemma3build.formats.litertlm import read_sections
-from gemma3build.release.manifest import terms
+from gemma3build.release.manifest import term_files
 from gemma3build.schema.manifest import schema
 from gemma3build.util.files import sha256_bytes
 from tests.conftest import SHAPES, Command
@@ -41,7 +41,7 @@ def test_all_schemes_make_a_release_that_sha256sum_accepts(warm: Command, tiny: 
     assert release == warm.folder / "artifacts" / "tiny"
     names = {path.name for path in release.iterdir()}
     unlisted = {"SHA256SUMS", "evaluation.json", "report.html", "provenance.intoto.jsonl"}
-    assert names == FILES | {"manifest.json", "sbom.cdx.json", *unlisted, *terms()}
+    assert names == FILES | {"manifest.json", "sbom.cdx.json", *unlisted, *term_files()}
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=release, check=True)
     listed = {line.split("  ")[1] for line in (release / "SHA256SUMS").read_text().splitlines()}
     assert listed == names - unlisted

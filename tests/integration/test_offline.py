@@ -12,7 +12,7 @@ from gemma3build.engine.runner import Runner, cache_dir
 from gemma3build.errors import ErrorCode
 from gemma3build.release.checksums import CHECKSUMS
 from gemma3build.workflows.build import Builder, BuildResult
-from gemma3build.workflows.request import BuildRequest, prepare
+from gemma3build.workflows.request import BuildRequest, prepare_build
 from tests.support.errors import raises
 from tests.support.hub import Hub
 from tests.support.pinned import TINY, TOKEN, pin_tiny
@@ -26,7 +26,7 @@ def builder(client: docker.DockerClient, cache: Path) -> Builder:
 
 
 def build(client: docker.DockerClient, cache: Path, folder: Path, *schemes: str) -> BuildResult:
-    prepared = prepare(BuildRequest(model=TINY, schemes=schemes))
+    prepared = prepare_build(BuildRequest(model=TINY, schemes=schemes))
     return builder(client, cache).build(prepared, folder, 1, Quiet())
 
 
@@ -42,7 +42,7 @@ def test_a_model_that_was_fetched_once_is_built_when_the_hub_is_gone(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.delenv("HF_TOKEN")
 
-    idle = builder(client, cache).find(prepare(BuildRequest(model=TINY)), tmp_path / "one")
+    idle = builder(client, cache).find(prepare_build(BuildRequest(model=TINY)), tmp_path / "one")
     assert idle is not None
     assert idle.idle
     second = build(client, cache, tmp_path / "two")

@@ -11,7 +11,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-from gemma3build.report.report import render
+from gemma3build.report.report import render_report
 from tests.unit.report.test_index import hostile, two
 from tests.unit.report.test_index import page as index_page
 from tests.unit.report.test_report import HOSTILE, many, measured, unmeasured
@@ -29,9 +29,9 @@ SWITCHES = (
     "--disable-sync",
 )
 PAGES = {
-    "measured": render(*measured()),
-    "hostile": render(*unmeasured(HOSTILE)),
-    "many": render(*many()),
+    "measured": render_report(*measured()),
+    "hostile": render_report(*unmeasured(HOSTILE)),
+    "many": render_report(*many()),
     "index": index_page(two()).encode(),
     "hostile index": index_page(hostile(), HOSTILE).encode(),
 }

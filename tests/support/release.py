@@ -13,7 +13,7 @@ from gemma3build.pins.config import load_schemes
 from gemma3build.pins.lockfile import read_images_lock
 from gemma3build.release.checksums import CHECKSUMS, PROVENANCE, UNLISTED, checksums
 from gemma3build.release.directory import evaluation_text
-from gemma3build.release.manifest import LEGAL_DIR, terms
+from gemma3build.release.manifest import LEGAL_DIR, term_files
 from gemma3build.release.sbom import SBOM, make_sbom
 from gemma3build.schema.evaluation import (
     EVALUATION,
@@ -115,7 +115,7 @@ def make_manifest(artifacts: Mapping[str, bytes], facts: Mapping[str, Any]) -> M
             )
             for name, content in sorted(artifacts.items())
         ),
-        terms=terms(),
+        terms=term_files(),
     )
 
 

@@ -80,7 +80,7 @@ def summarize(parts: list[Distances]) -> Agreement:
     )
 
 
-def compare(agreement: Agreement, limits: Limits) -> Iterator[Check]:
+def check_limits(agreement: Agreement, limits: Limits) -> Iterator[Check]:
     """Yield a check for each limit."""
 
     def check(name: str, value: float, limit: float, *, least: bool = False) -> Check:

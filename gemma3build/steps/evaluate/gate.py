@@ -37,7 +37,7 @@ from gemma3build.gemma.prompts import (
 from gemma3build.schema.evaluation import GATE_FILE, Check, Gate, PromptAgreement
 from gemma3build.schema.scheme import Limits, decode_groups
 from gemma3build.schema.step import StepError, StepRequest
-from gemma3build.steps.evaluate.agreement import Distances, compare, measure, summarize
+from gemma3build.steps.evaluate.agreement import Distances, check_limits, measure, summarize
 from gemma3build.steps.evaluate.continuations import Greedy, greedy, run_bundle, run_package
 from gemma3build.steps.evaluate.interpreter import TfliteModel
 from gemma3build.steps.shared.weights import check_weights
@@ -76,7 +76,7 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         asked = [sample for sample in samples if sample.name == QUESTION]
         package_checks = [run_package(package, sample, new, stop_ids) for sample in asked]
         gate = Gate(
-            checks=(check, *compare(total, limits), *sample_checks, *package_checks),
+            checks=(check, *check_limits(total, limits), *sample_checks, *package_checks),
             agreement=total,
             prompts=tuple(
                 PromptAgreement(

@@ -25,7 +25,7 @@ from gemma3build.gemma.checkpoint import (
     LM_HEAD,
     TOKENIZER,
     checkpoint_architecture,
-    reject,
+    reject_checkpoint,
     weight_files,
 )
 from gemma3build.schema.step import StepErrorCode, StepRequest
@@ -60,7 +60,7 @@ def check_shape(shape: Shape, pinned: Mapping[str, int] | None) -> None:
     """Compare the shape in config.json with that of the pins."""
     for name, value in encode(shape).items():
         if pinned is not None and value != pinned[name]:
-            reject(
+            reject_checkpoint(
                 StepErrorCode.TENSORS,
                 f"{name} is {value}, the pins say {pinned[name]}",
                 "The source has changed, or models.toml is wrong about it.",
@@ -78,9 +78,11 @@ def check_tensors(files: tuple[Path, ...], shape: Shape) -> None:
             wanted = expected[EMBEDDING] if name == LM_HEAD else expected.get(name)
             if wanted is None or name in seen:
                 why = "is there twice" if name in seen else "is not part of Gemma 3"
-                reject(StepErrorCode.TENSORS, f"the tensor {name} {why}", "Merge adapters first.")
+                reject_checkpoint(
+                    StepErrorCode.TENSORS, f"the tensor {name} {why}", "Merge adapters first."
+                )
             if extent != wanted:
-                reject(
+                reject_checkpoint(
                     StepErrorCode.TENSORS,
                     f"{name} has the shape {list(extent)}, config.json gives {list(wanted)}",
                     "Use weights and config.json of one model.",
@@ -90,13 +92,13 @@ def check_tensors(files: tuple[Path, ...], shape: Shape) -> None:
             embedding = bits if name == EMBEDDING else embedding
             lm_head = bits if name == LM_HEAD else lm_head
     if missing := sorted(set(expected) - seen):
-        reject(
+        reject_checkpoint(
             StepErrorCode.TENSORS,
             f"{len(missing)} tensors are missing, the first is {missing[0]}",
             "A shard or a part of the model was not saved.",
         )
     if lm_head is not None and (embedding is None or not np.array_equal(lm_head, embedding)):
-        reject(
+        reject_checkpoint(
             StepErrorCode.TENSORS,
             "lm_head.weight differs from the embedding; Gemma 3 shares them",
             "Tie the weights before saving the model.",
@@ -111,7 +113,7 @@ def read(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], np.ndarray]]:
                 part = file.get_slice(name)
                 kind = part.get_dtype()
                 if kind not in WEIGHT_TYPES:
-                    reject(
+                    reject_checkpoint(
                         StepErrorCode.TENSORS,
                         f"{name} is {kind}, weights must be one of {', '.join(WEIGHT_TYPES)}",
                         "Dequantize the model, then save it in bfloat16.",
@@ -119,7 +121,7 @@ def read(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], np.ndarray]]:
                 bits = file.get_tensor(name).view(np.uint32 if kind == "F32" else np.uint16)
                 yield name, kind, tuple(part.get_shape()), bits
     except (SafetensorError, OSError) as error:
-        reject(
+        reject_checkpoint(
             StepErrorCode.TRUNCATED,
             f"{path.name} is not a whole safetensors file: {error}",
             "Download or save it again.",
@@ -135,7 +137,7 @@ def check_values(name: str, kind: str, bits: np.ndarray) -> None:
     exponent = bits.dtype.type(EXPONENTS[kind])
     bad = int(np.count_nonzero((bits & exponent) == exponent))
     if bad:
-        reject(
+        reject_checkpoint(
             StepErrorCode.VALUES,
             f"{name} holds {bad} values that are NaN or infinite",
             "The training diverged or the file is damaged; use an earlier checkpoint.",
@@ -146,7 +148,7 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
     """Reject a tokenizer that is not a Gemma 3 SentencePiece model of at most this size."""
     hint = "Give the tokenizer.model of the base model with --tokenizer."
     if not path.is_file():
-        reject(StepErrorCode.TOKENIZER, "it has no tokenizer.model", hint)
+        reject_checkpoint(StepErrorCode.TOKENIZER, "it has no tokenizer.model", hint)
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(read_bounded(path))
@@ -156,14 +158,20 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
             index: processor.IdToPiece(index) for index in SPECIAL_TOKENS.values() if index < size
         }
     except (RuntimeError, ValueError) as error:
-        reject(StepErrorCode.TOKENIZER, f"tokenizer.model is no SentencePiece model: {error}", hint)
+        reject_checkpoint(
+            StepErrorCode.TOKENIZER, f"tokenizer.model is no SentencePiece model: {error}", hint
+        )
     # A checkpoint may pad its embedding beyond the tokenizer; the reverse is an error.
     if size > vocab_size:
         why = f"tokenizer.model has {size} pieces, the embedding {vocab_size} rows"
-        reject(StepErrorCode.TOKENIZER, why, hint)
+        reject_checkpoint(StepErrorCode.TOKENIZER, why, hint)
     for piece, index in SPECIAL_TOKENS.items():
         if pieces.get(index) != piece:
-            reject(StepErrorCode.TOKENIZER, f"tokenizer.model has no {piece} at {index}", hint)
+            reject_checkpoint(
+                StepErrorCode.TOKENIZER, f"tokenizer.model has no {piece} at {index}", hint
+            )
     for piece in TURN:
         if processor.EncodeAsIds(piece) != [SPECIAL_TOKENS[piece]]:
-            reject(StepErrorCode.TOKENIZER, f"tokenizer.model splits {piece} in text", hint)
+            reject_checkpoint(
+                StepErrorCode.TOKENIZER, f"tokenizer.model splits {piece} in text", hint
+            )

@@ -43,10 +43,14 @@ def run(request: StepRequest, output: Path) -> dict[str, Any]:
         if template:
             metadata.jinja_prompt_template = template
     epoch = int(os.environ["SOURCE_DATE_EPOCH"])
-    header = build(target, metadata, request.only_file("tokenizer"), request.only_file("model"))
+    header = build_package(
+        target, metadata, request.only_file("tokenizer"), request.only_file("model")
+    )
     while len(header.text(TIME)) != len(stable_time(epoch)):
         # Once in a million runs the clock is at a whole second, and is written without a fraction.
-        header = build(target, metadata, request.only_file("tokenizer"), request.only_file("model"))
+        header = build_package(
+            target, metadata, request.only_file("tokenizer"), request.only_file("model")
+        )
     return {"sections": stabilize(target, epoch)}
 
 
@@ -65,7 +69,7 @@ def model_metadata(cache: int) -> LlmMetadata:
     return metadata
 
 
-def build(target: Path, metadata: LlmMetadata, tokenizer: Path, model: Path) -> Header:
+def build_package(target: Path, metadata: LlmMetadata, tokenizer: Path, model: Path) -> Header:
     """Write a file by LiteRT-LM's builder; return its header."""
     with tempfile.NamedTemporaryFile() as proto:  # the builder takes paths only
         proto.write(metadata.SerializeToString(deterministic=True))

@@ -63,9 +63,9 @@ def check_weights(path: Path, groups: Mapping[GroupName, Group]) -> dict[str, An
     for weight in present:
         check_weight(weight, groups.get(weight.group))
     if missing := sorted(set(SCOPES) - {weight.group for weight in present}):
-        reject(f"no op of the groups {', '.join(missing)} was found in it")
+        reject_weights(f"no op of the groups {', '.join(missing)} was found in it")
     if len({weight.buffer for weight in present if weight.group == "embedding"}) != 1:
-        reject("the embedding table and the LM head do not share one buffer")
+        reject_weights("the embedding table and the LM head do not share one buffer")
     return {
         weight.group: {
             "type": tensor_type_name(weight.kind),
@@ -89,14 +89,16 @@ def check_weight(weight: Weight, group: Group | None) -> None:
     expected = TENSOR_TYPES[group.bits] if group else schema.TensorType.FLOAT32
     block_size = group.block_size if group else 0
     if (weight.kind, weight.block_size) != (expected, block_size):
-        reject(
+        reject_weights(
             f"{weight.name} is {tensor_type_name(weight.kind)} in blocks of {weight.block_size},"
             f" not {tensor_type_name(expected)} in blocks of {block_size}"
         )
     if group and group.bits != 16 and not weight.scales.size:
-        reject(f"{weight.name} has no scales")
+        reject_weights(f"{weight.name} has no scales")
     if not (np.isfinite(weight.scales) & (weight.scales > 0)).all():
-        reject(f"{weight.name} has a scale that is zero, negative, infinite or not a number")
+        reject_weights(
+            f"{weight.name} has a scale that is zero, negative, infinite or not a number"
+        )
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
@@ -136,7 +138,7 @@ def group_of(scope: str, groups: Mapping[GroupName, Group]) -> GroupName:
     for name, patterns in SCOPES.items():
         if matches(patterns, scope):
             return name
-    return reject(f"{scope} belongs to no group of weights")
+    return reject_weights(f"{scope} belongs to no group of weights")
 
 
 def matches(patterns: tuple[str, ...], scope: str) -> bool:
@@ -167,7 +169,7 @@ def tensor_type_name(kind: int) -> str:
     return next(str(name) for name, value in vars(schema.TensorType).items() if value == kind)
 
 
-def reject(why: str) -> NoReturn:
+def reject_weights(why: str) -> NoReturn:
     """Raise the error of a file that is not stored as its scheme says."""
     raise StepError(
         StepErrorCode.QUANTIZATION,

@@ -86,7 +86,7 @@ def test_ctrl_c_is_an_object(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     def stop(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gemma3build.workflows.request.prepare", stop)
+    monkeypatch.setattr("gemma3build.workflows.request.prepare_build", stop)
     status, found, said = fail("build", cwd=tmp_path)
     assert (status, found["error"]["code"]) == (130, "interrupted")
     assert found["error"]["what"] == "`gemma3build build` was stopped"
@@ -100,7 +100,7 @@ def test_a_defect_is_an_object_and_a_traceback(
         message = "broken"
         raise ValueError(message)
 
-    monkeypatch.setattr("gemma3build.workflows.request.prepare", break_down)
+    monkeypatch.setattr("gemma3build.workflows.request.prepare_build", break_down)
     printed: list[BuildError] = []
     monkeypatch.setattr("gemma3build.cli.app.print_error", printed.append)
     with pytest.raises(ValueError, match="broken"):

@@ -52,7 +52,7 @@ def raw(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> byt
     """A file as the builder writes it."""
     path = tmp_path_factory.mktemp("raw") / "raw.litertlm"
     model, tokenizer = (Path(inputs[name]) for name in ("model", "tokenizer"))
-    package.build(
+    package.build_package(
         path, package.model_metadata(64), tokenizer / "tokenizer.model", model / "m.tflite"
     )
     return path.read_bytes()

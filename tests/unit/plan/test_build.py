@@ -14,7 +14,7 @@ from gemma3build.plan.graph import CheckpointSource, ExternalInput, Plan, StepOu
 from gemma3build.plan.sources import imports, step_sources
 from gemma3build.schema.manifest import Parameters
 from gemma3build.util.files import FileDigest
-from gemma3build.workflows.request import BuildRequest, prepare
+from gemma3build.workflows.request import BuildRequest, prepare_build
 from tests.support.errors import raises
 
 SCHEMES = load_schemes()
@@ -40,7 +40,7 @@ PACKAGES = CheckpointSource(locked=read_models_lock().models["gemma3-270m"])
 
 
 def test_the_default_plan_exports_once_and_quantizes_three_times() -> None:
-    found = prepare(BuildRequest(model="gemma3-270m")).plan
+    found = prepare_build(BuildRequest(model="gemma3-270m")).plan
     assert [(step.name, step.image, step.network) for step in found.steps] == [
         ("import", "fetch", False),
         ("check", "fetch", False),
@@ -162,7 +162,7 @@ def test_a_request_needs_a_scheme_and_a_tokenizer_needs_a_checkpoint() -> None:
     with raises(ErrorCode.REQUEST, match="no scheme was given"):
         plan(PACKAGES)
     with raises(ErrorCode.REQUEST, match="cannot be used without `--checkpoint`"):
-        prepare(BuildRequest(model="gemma3-270m", tokenizer=Path("x")))
+        prepare_build(BuildRequest(model="gemma3-270m", tokenizer=Path("x")))
 
 
 def test_a_larger_model_needs_more_of_everything() -> None:

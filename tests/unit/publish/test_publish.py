@@ -11,7 +11,7 @@ import huggingface_hub.constants
 import pytest
 
 from gemma3build.errors import ErrorCode
-from gemma3build.publish.diff import Payload, Remote, RemoteFile, compare
+from gemma3build.publish.diff import Payload, Remote, RemoteFile, diff_release
 from gemma3build.release.checksums import CHECKSUMS, SIGNATURE
 from gemma3build.schema.evaluation import EVALUATION
 from gemma3build.schema.manifest import MANIFEST
@@ -341,6 +341,6 @@ def test_a_difference_trusts_what_git_and_lfs_say_of_content() -> None:
         "left.tflite": RemoteFile(size=1, blob_id=""),
         "mine.txt": RemoteFile(size=1, blob_id=""),
     }
-    found = compare(files, remote(there, "left.tflite", "never-there"))
+    found = diff_release(files, remote(there, "left.tflite", "never-there"))
     assert (found.added, found.changed, found.unchanged) == (("new",), ("large",), ("small",))
     assert (found.removed, found.kept, found.nothing) == (("left.tflite",), ("mine.txt",), False)

@@ -14,7 +14,7 @@ from gemma3build.formats.flatbuffer import FlatBufferError
 from gemma3build.formats.litertlm import stabilize
 from gemma3build.formats.tflite import read_buffers
 from gemma3build.rebuild.attestation import RebuilderRecord, attestation, attestation_path
-from gemma3build.rebuild.compare import Comparison, Verdict, compare, worst
+from gemma3build.rebuild.compare import Comparison, Verdict, compare_releases, worst
 from gemma3build.release.checksums import CHECKSUMS
 from gemma3build.release.sbom import SBOM
 from gemma3build.schema.manifest import MANIFEST, ImageRecord
@@ -40,7 +40,9 @@ def rebuilt(tmp_path: Path) -> Path:
 def compared(
     released: Path, rebuilt: Path, said: Mapping[str, str] | None = None
 ) -> dict[str, Comparison]:
-    found = compare(list_folder(released), list_folder(rebuilt), EPOCH, rebuilt.parent, said)
+    found = compare_releases(
+        list_folder(released), list_folder(rebuilt), EPOCH, rebuilt.parent, said
+    )
     return {item.path: item for item in found}
 
 
@@ -184,7 +186,9 @@ def litertlm(folder: Path) -> bytes:
     (folder / "m.tflite").write_bytes(b"TFL3" * 5000)
     (folder / "tokenizer.model").write_bytes(b"a tokenizer")
     path = folder / "raw"
-    package.build(path, package.model_metadata(64), folder / "tokenizer.model", folder / "m.tflite")
+    package.build_package(
+        path, package.model_metadata(64), folder / "tokenizer.model", folder / "m.tflite"
+    )
     return path.read_bytes()
 
 

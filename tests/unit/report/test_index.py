@@ -19,7 +19,7 @@ from gemma3build.report.index import (
     index_release,
     known_publication,
     read_index,
-    render,
+    render_index,
     write_index,
 )
 from gemma3build.schema.evaluation import Evaluation
@@ -78,7 +78,7 @@ def index(releases: tuple[IndexedRelease, ...], version: str = "v1.2.0") -> Inde
 
 
 def page(releases: tuple[IndexedRelease, ...], version: str = "v1.2.0") -> str:
-    return render(index(releases, version), releases).decode()
+    return render_index(index(releases, version), releases).decode()
 
 
 def test_the_page_shows_every_release_and_what_was_measured() -> None:

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from gemma3build.cli.results import figures
 from gemma3build.report.charts import decades, round_numbers
-from gemma3build.report.report import render
+from gemma3build.report.report import render_report
 from gemma3build.schema.evaluation import (
     EVALUATION_FORMAT,
     Agreement,
@@ -251,11 +251,11 @@ def many() -> tuple[Manifest, Evaluation]:
 
 
 def page(found: tuple[Manifest, Evaluation]) -> str:
-    return render(*found).decode()
+    return render_report(*found).decode()
 
 
 def test_the_same_page_for_the_same_measurements() -> None:
-    assert render(*measured()).decode() == page(measured())
+    assert render_report(*measured()).decode() == page(measured())
 
 
 def test_a_page_shows_what_was_measured() -> None:

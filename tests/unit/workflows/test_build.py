@@ -17,7 +17,7 @@ from gemma3build.release.provenance import read_revision
 from gemma3build.schema.packages import Packages
 from gemma3build.util.git import GitRevision
 from gemma3build.workflows.build import Builder, clean_revision
-from gemma3build.workflows.request import BuildRequest, prepare
+from gemma3build.workflows.request import BuildRequest, prepare_build
 from tests.support.command import run_command
 from tests.support.errors import raises
 from tests.unit.report.test_report import gate, sample, scheme
@@ -122,7 +122,7 @@ def test_a_path_is_printed_as_it_is(
     def ensure(builder: Builder, _: object, folder: Path, *__: object) -> SimpleNamespace:
         builder._runner.say(f"Writing {folder}")
         manifest = SimpleNamespace(artifacts=())
-        artifacts = {artifact.source.step: "" for artifact in prepare(request).plan.artifacts}
+        artifacts = {artifact.source.step: "" for artifact in prepare_build(request).plan.artifacts}
         done = dict.fromkeys(artifacts, SimpleNamespace(cached=True))
         return SimpleNamespace(manifest=manifest, folder=folder, done=done, idle=idle)
 

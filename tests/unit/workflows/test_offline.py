@@ -18,7 +18,7 @@ from gemma3build.pins.lockfile import LockedModel
 from gemma3build.plan.graph import Step, StepOutput
 from gemma3build.schema.step import OUTPUT_DIR, StepRequest, StepResult
 from gemma3build.steps.fetch import hub as fetch
-from gemma3build.workflows.request import BuildRequest, prepare
+from gemma3build.workflows.request import BuildRequest, prepare_build
 from tests.support.errors import raises
 from tests.support.hub import Hub
 from tests.support.pinned import TINY, pin_tiny
@@ -65,7 +65,7 @@ def model(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(folder: Path, *schemes: str) -> tuple[list[str], dict[str, bool]]:
     """Plan and run a build; return the names of the steps that ran, and what was kept from before."""
-    prepared = prepare(BuildRequest(model=TINY, schemes=schemes))
+    prepared = prepare_build(BuildRequest(model=TINY, schemes=schemes))
     plan = prepared.plan
     read = [item for step in plan.steps for item in step.inputs.values()]
     read += [artifact.source for artifact in plan.artifacts]
@@ -116,7 +116,7 @@ def test_what_was_fetched_counts_though_an_image_is_not_there(
         ensure=lambda _: image, find=lambda name: None if name == "litertlm" else image
     )
     monkeypatch.setattr(runner_module, "Images", lambda *_, **__: images)
-    plan = prepare(BuildRequest(model=TINY)).plan
+    plan = prepare_build(BuildRequest(model=TINY)).plan
     runner = Runner(cast("Any", None), Cache(tmp_path / "cache"), print)
     found = runner.found(plan.steps)
     lacking = {step.name for step in plan.steps if step.image == "litertlm"}

@@ -14,7 +14,7 @@ from gemma3build.engine.runner import Runner
 from gemma3build.errors import ErrorCode
 from gemma3build.pins.lockfile import LockedModel, read_models_lock
 from gemma3build.plan.checkpoint import plan_fetch
-from gemma3build.rebuild.compare import compare
+from gemma3build.rebuild.compare import compare_releases
 from gemma3build.schema.manifest import MANIFEST
 from gemma3build.util.files import sha256_bytes
 from gemma3build.util.serialize import encode
@@ -188,7 +188,9 @@ def test_diffoscope_is_asked_about_files_that_differ(
     require_diffoscope()
     other = write_release(tmp_path / "rebuilt", {TASK: b"other"})
     folders = list_folder(release), list_folder(other)
-    found = [item for item in compare(*folders, 0, tmp_path) if item.path in (TASK, "Notice")]
+    found = [
+        item for item in compare_releases(*folders, 0, tmp_path) if item.path in (TASK, "Notice")
+    ]
     (report,) = run_diffoscope(*folders, found, tmp_path / "attestation")
     assert report == tmp_path / f"mine.{TASK}.diffoscope.txt"
     assert report.read_text() == f"{release / TASK} {other / TASK}\n"

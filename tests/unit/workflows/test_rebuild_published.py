@@ -118,7 +118,7 @@ def rebuild(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
                 (path / {"task": TASK, "tflite": TFLITE}[name]).write_bytes(content)
             return list_folder(path)
 
-        monkeypatch.setattr(gemma3build.workflows.rebuild, "lay_out", lay_out)
+        monkeypatch.setattr(gemma3build.workflows.rebuild, "write_rebuilt", lay_out)
         return CliRunner().invoke(app, ["rebuild", *arguments])
 
     return run
