@@ -44,7 +44,7 @@ repo = "org/long"
 
 
 class Works:
-    """Stands for the steps: what ran, and what goes wrong at a part of a release."""
+    """Stands for the steps: records what ran, and fails at a stage of a release."""
 
     def __init__(self, cache: Cache) -> None:
         self.cache, self.ran, self.failures = cache, list[str](), dict[str, BaseException]()
@@ -55,8 +55,8 @@ class Works:
         self.unavailable = False
         self.own = False
 
-    def run(self, part: str, folder: Path) -> None:
-        self.ran.append(f"{part} {folder.name}")
+    def run(self, stage: str, folder: Path) -> None:
+        self.ran.append(f"{stage} {folder.name}")
         self.meanwhile.pop(self.ran[-1], lambda: None)()
         if failure := self.failures.pop(self.ran[-1], None):
             raise failure

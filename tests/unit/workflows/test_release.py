@@ -16,7 +16,7 @@ from gemma3build.errors import BuildError, ErrorCode, from_step
 from gemma3build.release.checksums import SIGNATURE
 from gemma3build.schema.evaluation import EVALUATION
 from gemma3build.schema.step import StepFailure
-from gemma3build.workflows import release as line
+from gemma3build.workflows import release as pipeline
 from gemma3build.workflows.evaluate import EvaluationRequest
 from gemma3build.workflows.preflight import error_context
 from tests.support.pipeline import CLEAN, LATER, NAMES, Works, content, done, failed, run
@@ -26,10 +26,10 @@ from tests.unit.verify.test_signature import write_key
 STEP = from_step(StepFailure(code="internal", what="W", why="because", hint="H."))
 
 
-def test_each_release_goes_through_all_parts_in_their_order(works: Works, tmp_path: Path) -> None:
+def test_each_release_goes_through_all_stages_in_their_order(works: Works, tmp_path: Path) -> None:
     found = done()
     assert works.ran == [
-        f"{part} {name}" for name in NAMES for part in ("build", "evaluate", "sign")
+        f"{stage} {name}" for name in NAMES for stage in ("build", "evaluate", "sign")
     ]
     folder = tmp_path / "artifacts" / "v1"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -109,26 +109,26 @@ def test_unsigned_is_said_and_leaves_a_signature_as_it_is(works: Works, tmp_path
     assert (tmp_path / "artifacts" / "v1" / "short" / SIGNATURE).read_bytes() == before
 
 
-def test_questions_and_checkpoints_reach_the_evaluation(works: Works, tmp_path: Path) -> None:
+def test_questions_and_checkpoints_reach_the_evaluation(works: Works) -> None:
     done("--limit", "10")
     assert works.asked == [EvaluationRequest(limit=10)] * 2
 
 
-@pytest.mark.parametrize("part", ["build", "evaluate", "sign"])
+@pytest.mark.parametrize("stage", ["build", "evaluate", "sign"])
 @pytest.mark.parametrize("name", NAMES)
 def test_what_fails_is_named_keeps_its_exit_code_and_goes_on_later(
-    works: Works, tmp_path: Path, part: str, name: str
+    works: Works, tmp_path: Path, stage: str, name: str
 ) -> None:
-    works.failures[f"{part} {name}"] = STEP
+    works.failures[f"{stage} {name}"] = STEP
     STEP.__notes__ = []
     error = failed()
     assert error is STEP
     assert error.code is ErrorCode.INTERNAL
     (note,) = error.__notes__
-    assert note.startswith(f"Where: {name}, {part}. The same command continues")
+    assert note.startswith(f"Where: {name}, {stage}. The same command continues")
     folder = tmp_path / "artifacts" / "v1"
     assert not (folder / "index.json").exists()
-    assert (folder / "short").exists() == (name == "long" or part != "build")
+    assert (folder / "short").exists() == (name == "long" or stage != "build")
     works.ran.clear()
     found = done()
     if name == "long":
@@ -136,7 +136,7 @@ def test_what_fails_is_named_keeps_its_exit_code_and_goes_on_later(
     assert (folder / "index.json").exists()
 
 
-def test_a_signal_stops_the_line_and_says_where(works: Works) -> None:
+def test_a_signal_stops_the_pipeline_and_says_where(works: Works) -> None:
     works.failures["evaluate long"] = KeyboardInterrupt()
     error = failed()
     assert isinstance(error, BuildError)
@@ -152,7 +152,7 @@ def test_where_it_stopped_is_shown(
     from gemma3build.cli.console import show_error
 
     error = BuildError(ErrorCode.MEMORY, "W", "because", "H.")
-    with contextlib.suppress(BuildError), error_context("\x1bshort", line.Stage.BUILD):
+    with contextlib.suppress(BuildError), error_context("\x1bshort", pipeline.Stage.BUILD):
         raise error
     show_error(error)
     said = capsys.readouterr().err
@@ -161,7 +161,7 @@ def test_where_it_stopped_is_shown(
     )
 
 
-def test_a_source_that_changes_meanwhile_stops_the_line(
+def test_a_source_that_changes_meanwhile_stops_the_pipeline(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = iter([CLEAN, CLEAN, LATER])
