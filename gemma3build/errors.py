@@ -10,15 +10,15 @@ from typing import Any, Self
 from gemma3build.schema.evaluation import Check
 from gemma3build.schema.step import StepErrorCode, StepFailure
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})  # what the system says of a disk with no room
-GET_AGAIN = "Get the release again, or build it: gemma3build build"
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})  # of a disk with no room
+GET_AGAIN = "Download the release again, or build it: gemma3build build"
 
 
 class ErrorCode(enum.StrEnum):
     """What went wrong: the name that ``--json`` prints, and the exit code of the process.
 
-    Codes share an exit code where a caller would do the same about them. docs/reference/exit-codes.md lists
-    them. Every ``StepErrorCode`` has a code of the same name here.
+    Codes share an exit code where a caller would handle them in the same way. docs/reference/exit-codes.md
+    lists them. Every ``StepErrorCode`` has a code of the same name here.
     """
 
     exit_code: int
@@ -107,17 +107,17 @@ class ErrorCode(enum.StrEnum):
 
 
 class BuildError(Exception):
-    """Something that you can do something about.
+    """An error that the user can fix.
 
     Attributes:
         code: what kind of error it is.
         what: what failed, a sentence without its full stop.
         why: the cause.
-        hint: what to do next, a sentence or a command; empty where nothing is to be done.
-        log: the last lines of the log of a step that stopped unforeseen.
-        log_file: where the whole log of a failed step is kept.
-        checks: the failed checks of the gate, by scheme.
-        result: what the command found out before, which ``--json`` prints with the error.
+        hint: what to do next, a sentence or a command; may be empty.
+        log: the last lines of the log of a step that failed unexpectedly.
+        log_file: path of the whole log of a failed step.
+        checks: the failed checks of the quality gate, by scheme.
+        result: what the command found before; ``--json`` prints it with the error.
     """
 
     def __init__(
@@ -138,13 +138,13 @@ class BuildError(Exception):
 
 
 def stopped_error(what: str, *, kept: bool = True) -> BuildError:
-    """Return the error of something that a signal stopped, with finished steps ``kept`` or not."""
+    """Return the error of a command that a signal stopped; ``kept``: whether it keeps finished steps."""
     hint = f"Run the same command again{'; finished steps are kept' if kept else ''}."
     return BuildError(ErrorCode.INTERRUPTED, f"{what} was stopped", "it got a signal", hint)
 
 
 def from_os_error(what: str, error: OSError) -> BuildError:
-    """Return an error of the host's file system as one of ours; a full disk has its own code."""
+    """Return an error of the host's file system as a ``BuildError``; a full disk has its own code."""
     code = ErrorCode.DISK if error.errno in FULL else ErrorCode.OUTPUT
     why = ": ".join(filter(None, (error.filename, error.strerror))) or str(error)
     hint = "Fix the cause and run the same command again; finished steps are kept."
@@ -153,7 +153,7 @@ def from_os_error(what: str, error: OSError) -> BuildError:
 
 @contextmanager
 def os_errors(what: str) -> Iterator[None]:
-    """Raise errors of the host's file system as ``from_os_error`` says them."""
+    """Raise errors of the host's file system as ``BuildError``."""
     try:
         yield
     except OSError as error:
@@ -161,11 +161,11 @@ def os_errors(what: str) -> Iterator[None]:
 
 
 def from_step(failure: StepFailure, log: str = "") -> BuildError:
-    """Return the failure of a step, or of what steps share with the host, as an error."""
+    """Return the failure of a step as a ``BuildError``."""
     code = ErrorCode[StepErrorCode(failure.code).name]
     return BuildError(code, failure.what, failure.why, failure.hint, log=log)
 
 
 def release_error(code: ErrorCode, what: str, why: str, hint: str = GET_AGAIN) -> BuildError:
-    """Return the error of a release that is not what it should be."""
+    """Return an error that ``verify`` finds in a release."""
     return BuildError(code, what, why, hint)

@@ -1,1 +1,1 @@
-"""The command line: Typer commands, and everything that prints."""
+"""The command line: Typer commands, and all output."""

@@ -1,4 +1,4 @@
-"""The command: parse, plan, run. The only place that exits."""
+"""The app and its entry point, the only place that exits."""
 
 import signal
 import sys
@@ -18,10 +18,10 @@ CACHED = frozenset({"build", "evaluate", "release"})  # commands that keep finis
 
 
 class Commands(TyperGroup):
-    """The commands; Ctrl-C in any of them is an error that says so."""
+    """The commands; Ctrl-C in any of them becomes an error."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take ``plan`` for what it is called now; it goes with the next version."""
+        """Accept ``plan``, the old name of ``build --dry-run``, for one more version."""
         if args[:1] == ["plan"]:
             args = ["build", "--dry-run", *args[1:]]
         return super().parse_args(ctx, args)
@@ -90,10 +90,10 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a 
 
 
 def main() -> None:
-    """Run the command; the process ends here.
+    """Run the command and exit.
 
-    With ``--json`` every error is one JSON object on standard output, too. The option is looked for
-    here, because an error can come before options are parsed.
+    With ``--json``, also print every error as one JSON object on standard output. An error can come before
+    options are parsed, so this function searches the arguments for the option.
     """
     signal.signal(signal.SIGTERM, stop)
     as_json = "--json" in sys.argv[1:]
@@ -107,8 +107,7 @@ def main() -> None:
     except SystemExit as ended:
         wrong = getattr(ended.__context__, "format_message", None)  # of the command line
         if as_json and wrong is not None:
-            hint = "Run the command with --help: it lists the options."
-            what = "The command line cannot be used"
+            what, hint = "The command line cannot be used", "To list the options, add --help."
             print_error(BuildError(ErrorCode.USAGE, what, wrong(), hint))
         raise
     except Exception as defect:

@@ -1,4 +1,4 @@
-"""``build``: the main job."""
+"""``build``: build a release, or print its plan."""
 
 import time
 from pathlib import Path
@@ -103,7 +103,7 @@ def run_build(
     source: "GitRevision | None",
     as_json: bool,
 ) -> None:
-    """Build a prepared plan and show the result; a release must be from ``source``, if given."""
+    """Build a prepared plan, from ``source`` if given; show the result."""
     from gemma3build.cli.progress import Progress
     from gemma3build.engine.runner import open_runner
     from gemma3build.workflows.build import Builder

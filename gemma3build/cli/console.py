@@ -1,4 +1,4 @@
-"""Consoles, tables, JSON and errors: all that a command prints goes through here.
+"""Consoles, tables, JSON and errors: commands print through this module.
 
 Results go to standard output, progress and errors to standard error.
 """
@@ -15,12 +15,12 @@ from gemma3build.schema.evaluation import Check
 from gemma3build.util.serialize import encode
 from gemma3build.util.text import escape_control_chars
 
-FILE_WIDTH = 200  # of tables where no terminal gives a width: as wide as they need
+FILE_WIDTH = 200  # of tables without a terminal
 NUMBERS = frozenset({"size", "seconds", "peak memory", "memory", "disk", "parameters"})
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Return a console that prints texts as they are: paths and names are no markup."""
+    """Return a console that prints text unchanged: paths and names are no markup."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else FILE_WIDTH
     return Console(highlight=False, markup=False, emoji=False, stderr=stderr, width=width)
@@ -30,17 +30,17 @@ out, err = make_console(), make_console(stderr=True)
 
 
 def tell(text: str) -> None:
-    """Show what takes long."""
+    """Show what gemma3build does now."""
     err.print(f"  {text}", style="dim", soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """Show what someone should know."""
+    """Show a warning."""
     err.print(text, style="yellow", soft_wrap=True)
 
 
 def make_table(*columns: str) -> Table:
-    """Return an empty table in the style of this command."""
+    """Return an empty table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in NUMBERS else "left", overflow="fold")
@@ -53,11 +53,10 @@ def print_json(value: object) -> None:
 
 
 def print_error(error: BuildError) -> None:
-    """Print an error as JSON, with what the command found out before."""
+    """Print an error as JSON, with the result that the command found before."""
     found = {"code": error.code.value, "what": error.what, "why": error.why, "hint": error.hint}
-    notes = getattr(error, "__notes__", ())
     more = {
-        "notes": list(notes),
+        "notes": list(getattr(error, "__notes__", ())),
         "checks": {scheme: encode(checks) for scheme, checks in error.checks.items()},
         "log": str(error.log_file or ""),
     }
@@ -66,7 +65,7 @@ def print_error(error: BuildError) -> None:
 
 
 def show_error(error: BuildError) -> None:
-    """Print an error for people, with the end of the log where it helps."""
+    """Print an error for people, with the failed checks and the end of the log."""
     if error.log:
         err.print(escape_control_chars(error.log), style="dim", soft_wrap=True)
     if error.checks:
@@ -84,9 +83,9 @@ def show_error(error: BuildError) -> None:
 
 
 def checks_table(checks: Mapping[str, tuple[Check, ...]]) -> Table:
-    """Return the table of checks that failed, given by scheme."""
+    """Return the table of failed checks."""
     table = make_table("scheme", "check", "measured", "allowed", "")
     for scheme, items in checks.items():
         for check in items:
-            table.add_row(scheme, check.name, check.measured, check.allowed, "refused")
+            table.add_row(scheme, check.name, check.measured, check.allowed, "failed")
     return table

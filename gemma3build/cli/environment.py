@@ -1,4 +1,4 @@
-"""``engine``, ``images`` and ``cache``: what builds run on."""
+"""``engine``, ``images`` and ``cache``: Docker, its images, and the cache."""
 
 from contextlib import nullcontext, suppress
 from typing import Annotated

@@ -75,8 +75,6 @@ def evaluate(
         found = run_evaluation(found, steps, inputs, runner, progress)
     show_evaluations([found], as_json=as_json)
     if signed:
-        err.print(
-            f"{SIGNATURE} was removed: it signed the old results. Sign again: `gemma3build sign`"
-        )
+        err.print(f"Removed {SIGNATURE}: it signed the old results. Run `gemma3build sign` again.")
     if not as_json:
         out.print(f"Report: {found.folder / REPORT}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``models``, ``schemes`` and ``lock``: what can be built, and its pins."""
+"""``models``, ``schemes`` and ``lock``: pinned models, schemes and lockfiles."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,10 +26,7 @@ def models(*, as_json: AsJson = False) -> None:
     found, locks = load_models(), read_models_lock().models
     drifts = {name: model_drift(name, model, locks.get(name)) for name, model in found.items()}
     if as_json:
-        rows = {
-            name: {**encode(model), "locked": not drifts[name]} for name, model in found.items()
-        }
-        print_json(rows)
+        print_json({name: {**encode(found[name]), "locked": not drifts[name]} for name in found})
         return
     table = make_table("model", "parameters", "prefill", "kv cache", "locked", "what it is")
     for name, model in found.items():
@@ -86,7 +83,7 @@ def lock(
             resolved = resolve_model(name, model, download)
         except BuildError as error:
             if first is None and (names or not is_locked_out(error)):
-                first = error  # which is shown at the end
+                first = error  # main shows it at the end
             else:
                 warn(str(error))
             continue
@@ -96,8 +93,8 @@ def lock(
         found[name] = resolved
         out.print(f"{name} is locked{'' if drifts else ', unchanged'}.")
     written = locks.write_models_lock(found)
-    out.print(f"The lock is in {written}.", soft_wrap=True)
-    if not names and not INSTALLED:  # the package has its images locked, and is not written to
+    out.print(f"Wrote {written}.", soft_wrap=True)
+    if not names and not INSTALLED:  # an installed package has its images locked
         current = locks.current_images()
         for drift in images_drift(current, locks.read_images_lock()):
             out.print(str(drift))
@@ -108,5 +105,5 @@ def lock(
 
 
 def is_locked_out(error: BuildError) -> bool:
-    """Return whether the Hub wants another login: not everyone has access to each model."""
+    """Return whether the account has no access to a model, as is usual for gated ones."""
     return error.code in (ErrorCode.LOGIN, ErrorCode.ACCESS)

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how their values are read."""
+"""Options that several commands share, and the parser of sizes."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from gemma3build.util.text import GIBIBYTE, MEBIBYTE
 
 DEFAULT_MODEL = "gemma3-270m"
 ARTIFACTS = Path("artifacts")
-# A kilobyte is 1024 bytes here, whichever way it is written, as it is for Docker.
+# K means 1024 bytes, as for Docker.
 SIZE = re.compile(r"([1-9][0-9]{0,14})([KMG]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
 UNITS = {"": 1, "K": 1 << 10, "M": MEBIBYTE, "G": GIBIBYTE}
 
@@ -113,7 +113,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result, or the e
 
 
 def parse_size(text: str | None) -> int | None:
-    """Return the bytes that a text such as 8G, 512MiB or 1000000 means; raises BuildError."""
+    """Return the bytes of a size such as 8G, 512MiB or 1000000; raises BuildError (REQUEST)."""
     if text is None:
         return None
     found = SIZE.fullmatch(text)

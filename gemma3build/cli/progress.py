@@ -1,4 +1,4 @@
-"""What people see while a build runs: a live line per container on a terminal, plain lines elsewhere."""
+"""Show the progress of a build: a live line per container on a terminal, plain lines elsewhere."""
 
 import threading
 import time
@@ -16,13 +16,13 @@ from rich.text import Text
 
 from gemma3build.util.text import megabytes
 
-if TYPE_CHECKING:  # verifying reads with a bar, and loads no engine for it
+if TYPE_CHECKING:  # verifying shows a bar, and must load no engine
     from gemma3build.engine.cache import CacheEntry
     from gemma3build.plan.graph import Step
 
 
 class Progress:
-    """Reports the steps of a build on a console; a context manager around the build."""
+    """Reports the steps of a build on a console; a context manager."""
 
     def __init__(self, console: Console) -> None:
         """Report on ``console``."""
@@ -50,7 +50,7 @@ class Progress:
         self._live.stop()
 
     def expect(self, total: int) -> None:
-        """Note how many steps there will be."""
+        """Set the number of steps."""
         self._total = total
 
     def say(self, text: str) -> None:
@@ -65,7 +65,7 @@ class Progress:
             self._console.print(f"[{self._done + 1}/{self._total}] {step.name} …")
 
     def running(self, step: "Step", memory: int, written: int) -> None:
-        """Note how much memory a step holds, and how much of a download is there."""
+        """Update the memory of a step, or the size of its download."""
         size = megabytes(memory)
         if step.network:
             size = f"{megabytes(written)} of {megabytes(step.disk)}"
@@ -74,26 +74,21 @@ class Progress:
             self._running[step.name] = (started, size)
 
     def failed(self, step: "Step") -> None:
-        """Show that a step ended without a result."""
+        """Show that a step failed."""
         with self._lock:
             self._running.pop(step.name, None)
         self._console.print(f"✗ {step.name}", style="red")
 
     def finished(self, step: "Step", entry: "CacheEntry", *, cached: bool) -> None:
-        """Show that a step's result is there."""
+        """Show that a step has a result."""
         with self._lock:
             self._done += 1
             number = self._done
             self._running.pop(step.name, None)
-        if cached:
-            note = "kept from before"
-        else:
-            note = f"{entry.seconds:.1f} s, {megabytes(entry.peak_memory)}"
-        self._console.print(
-            Text.assemble(
-                (f"[{number}/{self._total}] ", "dim"), ("✓ ", "green"), step.name, f"  {note}"
-            )
-        )
+        took = f"{entry.seconds:.1f} s, {megabytes(entry.peak_memory)}"
+        note = f"{step.name}  {'kept from before' if cached else took}"
+        place = (f"[{number}/{self._total}] ", "dim")
+        self._console.print(Text.assemble(place, ("✓ ", "green"), note))
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -106,7 +101,7 @@ class Progress:
 
 @contextmanager
 def reading(console: Console, total: int) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how much of ``total`` bytes was read; gives what is told of each piece."""
+    """Show on a terminal how much of ``total`` bytes is read; yields the function that advances it."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading", total=total)

@@ -1,4 +1,4 @@
-"""``publish``: a release to the Hub."""
+"""``publish``: publish a release on the Hub."""
 
 from pathlib import Path
 from typing import Annotated

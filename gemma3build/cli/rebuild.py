@@ -1,4 +1,4 @@
-"""``rebuild`` and ``archive``: whether a release can be built again, today and later."""
+"""``rebuild`` and ``archive``: build a release again, today or years later."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,9 +49,7 @@ def rebuild(
     tokenizer: Tokenizer = None,
     from_archive: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Take everything from an archive, also the code that builds."
-        ),
+        typer.Option(metavar="FILE", help="Use the packages, images and source in an archive."),
     ] = None,
     attestation: Annotated[
         Path | None,
@@ -81,7 +79,7 @@ def rebuild(
 
     if diffoscope:
         require_diffoscope()
-    # The code of an archive may be too old to know addresses: it gets a folder with all files.
+    # The source in an archive may be too old for addresses: it gets a folder with all files.
     with downloaded(release, full=full or from_archive is not None, as_json=as_json) as published:
         path = Path(release) if release else None
         if published is not None:
@@ -93,11 +91,8 @@ def rebuild(
                 "--tokenizer": tokenizer,
                 "--attestation": attestation,
             }
-            flags = [
-                *(("--memory", memory) if memory else ()),
-                *(("--diffoscope",) if diffoscope else ()),
-                *(("--json",) if as_json else ()),
-            ]
+            flags = ["--memory", memory] if memory else []
+            flags += ["--diffoscope"] * diffoscope + ["--json"] * as_json
             rebuild_archived(from_archive.absolute(), path, options, flags)
             return
         path = path or ARTIFACTS / DEFAULT_MODEL
@@ -116,7 +111,7 @@ def rebuild(
 def downloaded(
     release: str | None, *, full: bool, as_json: bool
 ) -> Iterator["PartialDownload | None"]:
-    """Download and verify a release that is named by an address; give None for any other."""
+    """Download and verify a release if it is named by an address, or yield None."""
     if release is None or not release.startswith(PUBLISHED):
         yield None
         return
@@ -124,13 +119,13 @@ def downloaded(
     from gemma3build.engine.runner import cache_dir
     from gemma3build.publish.hub import set_output
 
-    # In the cache, where `cache prune` removes what a killed process left.
+    # In the cache, where `cache prune` removes leftovers of a killed process.
     with Cache(cache_dir()).scratch("published") as scratch:
         published = fetch_published(release, scratch, full=full)
         verified = run_checks(published.folder, None, published.remote_digests)
         if verified.error is not None:
             show_findings(release, verified, as_json=as_json)
-        set_output(progress=False)  # from here on, steps are shown
+        set_output(progress=False)  # the rebuild shows its own progress
         yield published
 
 
@@ -141,7 +136,7 @@ def run_rebuild(
     *,
     diffoscope: bool,
 ) -> "Rebuilt":
-    """Rebuild a prepared release by this code; shows progress on a terminal."""
+    """Rebuild a prepared release; show progress on a terminal."""
     from gemma3build.cli.progress import Progress
     from gemma3build.engine.cache import Cache
     from gemma3build.engine.container import remove_orphans
@@ -152,7 +147,7 @@ def run_rebuild(
     with Progress(err) as progress:
 
         def fetch(name: str) -> None:
-            assert published is not None  # noqa: S101 - only its files are not here
+            assert published is not None  # noqa: S101 - only its files can be missing
             progress.say(f"Downloading {name}, which differs")
             published.fetch_file(name)
 
@@ -175,13 +170,9 @@ def run_rebuild(
 def rebuild_archived(
     archive: Path, release: Path | None, options: Mapping[str, Path | None], flags: list[str]
 ) -> None:
-    """Rebuild from an archive, by its own code; the process ends with its exit code.
+    """Rebuild with the source in an archive, and exit with its exit code.
 
-    Args:
-        archive: the file.
-        release: what is compared; None for the records in the archive.
-        options: paths by option.
-        flags: other options.
+    Without a ``release``, it compares with the records in the archive. ``options`` are paths by option.
     """
     from gemma3build.cli.progress import reading
     from gemma3build.engine.cache import Cache
@@ -200,7 +191,7 @@ def rebuild_archived(
         with reading(err, size) as advance:
             index = unpack(archive, folder, advance)
         if not index.complete and options["--checkpoint"] is None:
-            why = f"the archive of {index.model} was made without its checkpoint"
+            why = f"the archive of {index.model} has no checkpoint"
             hint = "Add --checkpoint DIR."
             raise BuildError(ErrorCode.REQUEST, "The release cannot be rebuilt", why, hint)
         err.print(f"Rebuilding {index.model} with gemma3build {index.version} from the archive.")

@@ -1,4 +1,4 @@
-"""``release``: the whole pipeline, from a clean source to releases that can be published."""
+"""``release``: the whole pipeline, from a clean checkout to published releases."""
 
 import shlex
 from collections.abc import Iterator
@@ -140,7 +140,7 @@ def release(
 
 
 class ConsoleReporter:
-    """Shows on standard error what the pipeline does."""
+    """Shows the progress of the pipeline on standard error."""
 
     def begin(self, stage: str, name: str, number: int, total: int) -> None:
         """Show that a stage of a release begins."""
@@ -157,7 +157,7 @@ class ConsoleReporter:
             yield progress
 
     def reading(self, size: int) -> "AbstractContextManager[Advance]":
-        """Show how much of that many bytes was read."""
+        """Show how much of that many bytes is read."""
         from gemma3build.cli.progress import reading
 
         return reading(err, size)
@@ -168,17 +168,17 @@ class ConsoleReporter:
 
 
 def find_targets(repos: tuple[str, ...], version: str, *, private: bool) -> "tuple[Target, ...]":
-    """Return where releases are published, each to its repository."""
+    """Return the repository and the tag of each release."""
     from gemma3build.publish import hub
     from gemma3build.publish.publish import Target
 
     hub.set_output(progress=err.is_terminal)
-    hint = "Give another VERSION."
+    hint = "Use another VERSION."
     return tuple(Target(repo=name, private=private, tag=version, other_tag=hint) for name in repos)
 
 
 def publish_command(item: "PipelineResult", repo: str, version: str) -> str:
-    """Return the command that publishes a release; OWNER stands for an owner that is not known."""
+    """Return the command that publishes a release; OWNER stands for an unknown owner."""
     where = repo or f"OWNER/{item.name}"
     return shlex.join(
         ["gemma3build", "publish", str(item.folder), "--repo", where, "--tag", version]

@@ -1,6 +1,6 @@
-"""What each command shows of its result: text and tables for people, JSON for programs.
+"""Print the result of each command: text and tables for people, JSON for programs.
 
-Types are imported for the checker alone: loading them takes longer than an idle build runs.
+Types are imported for the checker alone: loading them takes longer than an idle build.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gemma3build.workflows.release import PipelineConfig, PipelineResult
     from gemma3build.workflows.release_file import PlannedRelease
 
-# Before the line of a check, by how it ended, and its style.
+# Mark and style of a check, by its state.
 MARKS = {
     "passed": ("✓", "green"),
     "failed": ("✗", "red"),
@@ -48,7 +48,7 @@ SHOWN_PARTS = 3  # of a file that differs
 
 
 def show_plan(plan: Plan, *, as_json: bool) -> None:
-    """Print what a build would run."""
+    """Print the steps and files of a build."""
     if as_json:
         print_json(encode(plan))
         return
@@ -89,15 +89,8 @@ def show_build(plan: Plan, result: BuildResult, seconds: float, *, as_json: bool
             {"name": name, "ran": not done.cached, **timing(done)}
             for name, done in result.done.items()
         ]
-        print_json(
-            {
-                "release": str(result.folder),
-                "idle": result.idle,
-                "seconds": round(seconds, 3),
-                "files": files,
-                "steps": ran,
-            }
-        )
+        found = {"release": str(result.folder), "idle": result.idle, "seconds": round(seconds, 3)}
+        print_json({**found, "files": files, "steps": ran})
         return
     table = make_table("file", "scheme", "size", "sha256", "seconds", "peak memory")
     for item in result.manifest.artifacts:
@@ -120,12 +113,12 @@ def show_build(plan: Plan, result: BuildResult, seconds: float, *, as_json: bool
 
 
 def timing(done: FinishedStep) -> dict[str, float]:
-    """Return what a step took, as JSON has it."""
+    """Return time and memory of a step, for JSON."""
     return {"seconds": done.entry.seconds, "peak_memory": done.entry.peak_memory}
 
 
 def show_evaluations(releases: Sequence[EvaluatedRelease], *, as_json: bool) -> None:
-    """Print what was measured of releases, scheme by scheme, as on the converter's page."""
+    """Print the results of releases, by scheme, as on the converter's page."""
     if as_json:
         print_json({str(item.folder): encode(item.evaluation) for item in releases})
         return
@@ -146,7 +139,7 @@ def show_evaluations(releases: Sequence[EvaluatedRelease], *, as_json: bool) -> 
 
 
 def figures(scheme: SchemeEvaluation) -> tuple[str, ...]:
-    """Return what is known about a scheme, one text a column."""
+    """Return the results of a scheme, one text a column."""
     piqa, speed = scheme.piqa, scheme.speed
     mark = f" ({flag(piqa)})" if flag(piqa) else ""
     return (
@@ -160,12 +153,12 @@ def figures(scheme: SchemeEvaluation) -> tuple[str, ...]:
 
 
 def show_differing_conditions(first: EvaluatedRelease, second: EvaluatedRelease) -> None:
-    """Say which figures of two releases were measured in different ways, and how."""
+    """Print which results of two releases were measured under different conditions."""
     from gemma3build.report.measurement import differing_conditions
 
     for entry in differing_conditions(first.evaluation, second.evaluation):
         schemes = ", ".join(entry.schemes)
-        text = f"{entry.first.what} of {schemes} was not measured alike in both:"
+        text = f"{entry.first.what} of {schemes} was measured under different conditions:"
         for release, way in ((first, entry.first), (second, entry.second)):
             text += f"\n  {release.folder}: {way.how}; {way.machine}; {way.versions}"
         out.print(escape_control_chars(text), style="yellow", soft_wrap=True)
@@ -208,7 +201,7 @@ def show_rebuilt(release: Path | str, rebuilt: Rebuilt, *, as_json: bool) -> Non
     """Print how each file of a release compares with the rebuilt one.
 
     Raises:
-        BuildError: they are not all the same; with ``as_json``, the error carries the comparison.
+        BuildError: a file differs; with ``as_json``, the error carries the comparison.
     """
     error = difference_error(rebuilt)
     if as_json:
@@ -227,7 +220,7 @@ def show_rebuilt(release: Path | str, rebuilt: Rebuilt, *, as_json: bool) -> Non
 
 
 def show_comparisons(rebuilt: Rebuilt) -> None:
-    """Print the table of files, and where the reports are."""
+    """Print the table of files, and the paths of the reports."""
     table = make_table("file", "verdict", "released", "rebuilt", "where")
     for item in rebuilt.comparisons:
         parts = [difference.part for difference in item.differences]
@@ -245,7 +238,7 @@ def show_comparisons(rebuilt: Rebuilt) -> None:
 
 
 def difference_error(rebuilt: Rebuilt) -> BuildError | None:
-    """Return the error of the worst verdict; None where all files are identical."""
+    """Return the error of the worst verdict; None if all files are identical."""
     from gemma3build.rebuild.compare import Verdict, worst
 
     verdict = worst(rebuilt.comparisons)
@@ -254,7 +247,7 @@ def difference_error(rebuilt: Rebuilt) -> BuildError | None:
     names = join_names(item.path for item in rebuilt.comparisons if item.verdict is verdict)
     code = ErrorCode.NOT_IDENTICAL if verdict is Verdict.EQUIVALENT else ErrorCode.DIFFERENT
     hint = "docs/guides/rebuild.md lists possible causes."
-    return BuildError(code, "The rebuilt release has other bytes", f"{names} {verdict}", hint)
+    return BuildError(code, "The rebuilt release differs", f"{names} {verdict}", hint)
 
 
 def show_publication(
@@ -265,7 +258,7 @@ def show_publication(
     as_json: bool,
     card: bool = True,
 ) -> None:
-    """Print what publishing would change, and the card."""
+    """Print the changes of a publication, and the model card."""
     repo = publication.target.repo
     if as_json:
         changes = {**encode(difference), **skipped_rules(publication)}
@@ -292,7 +285,7 @@ def show_publication(
 def show_published(
     publication: Publication, result: PublishResult, difference: RepoDiff, *, as_json: bool
 ) -> None:
-    """Print where a release was published."""
+    """Print the commit of a published release."""
     committed, target = result.committed, publication.target
     if as_json:
         print_json(
@@ -311,15 +304,15 @@ def show_published(
     if result.idle:
         where = committed.pull_request or target.repo
         text = f"Nothing to do: {where} has all files, at {committed.commit[:12]}."
-    elif committed.pull_request:
-        text = f"{committed.pull_request} is open. The Hub states the expected digest of each file."
     else:
-        text = f"Published: {committed.url}. The Hub states the expected digest of each file."
+        request = committed.pull_request
+        text = f"{request} is open." if request else f"Published: {committed.url}."
+        text += " The Hub states the expected digest of each file."
     out.print(text, soft_wrap=True)
 
 
 def skipped_rules(publication: Publication) -> dict[str, list[str]]:
-    """Return the rules that were skipped, as JSON has them."""
+    """Return the skipped rules, for JSON."""
     return {"skipped": [str(item.rule) for item in publication.skipped]}
 
 
@@ -330,7 +323,7 @@ def show_planned_releases(
     *,
     as_json: bool,
 ) -> None:
-    """Print the plans of releases, and what would follow."""
+    """Print the plans of releases, and their further stages."""
     from gemma3build.report.index import INDEX_PAGE
 
     folders = [config.folder / item.name for item in releases]
@@ -359,27 +352,17 @@ def show_pipeline(
     published: bool,
     as_json: bool,
 ) -> None:
-    """Print the releases of the pipeline, and how to publish them.
+    """Print the releases of the pipeline, and the commands that publish them.
 
-    Args:
-        config: of the pipeline.
-        made: the releases.
-        commands: what publishes each.
-        indexed: whether the index was written now.
-        published: whether they were published.
-        as_json: whether programs read it.
+    ``indexed``: whether this run wrote the index; ``published``: whether it published the releases.
     """
     from gemma3build.report.index import INDEX, INDEX_PAGE
 
     idle = not indexed and not any(item.ran for item in made)
     if as_json:
         releases = [
-            {
-                "folder": str(item.folder),
-                "ran": list(item.ran),
-                "publish": command,
-                **encode(item.listed.entry),
-            }
+            {"folder": str(item.folder), "ran": list(item.ran), "publish": command}
+            | encode(item.listed.entry)
             for item, command in zip(made, commands, strict=True)
         ]
         index = str(config.folder / INDEX)
@@ -406,7 +389,7 @@ def show_pipeline(
 
 
 def print_result(found: Mapping[str, object], error: BuildError | None) -> None:
-    """Print a result as JSON; with an error, leave it to the error, so that there is one object."""
+    """Print a result as JSON; an error carries it instead, so that there is one object."""
     if error is None:
         print_json(found)
     else:

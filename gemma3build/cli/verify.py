@@ -1,4 +1,4 @@
-"""``verify`` and ``sign``: whether a release is intact, and who signed it."""
+"""``verify`` and ``sign``: check the files and the signature of a release, or sign it."""
 
 import dataclasses
 import tempfile
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gemma3build.verify.verify import Verified
 
 PUBLISHED = "hf://"  # before the address of a release on the Hub
+UNCHECKED = "The signature cannot be verified"
 
 Release = Annotated[Path, typer.Argument(help="Folder of a release.")]
 Full = Annotated[
@@ -97,12 +98,10 @@ def sign(
 
 
 def find_signer(key: Path | None, pkcs11: str | None, *, sigstore: bool) -> "Signer":
-    """Return what signs, by the options; raises BuildError (REQUEST) unless they name one thing."""
+    """Return the signer that the options name; raises BuildError (REQUEST) unless they name one."""
     if (key is not None) + (pkcs11 is not None) + sigstore != 1:
-        why = "it takes one of --key, --pkcs11 and --sigstore"
-        raise BuildError(
-            ErrorCode.REQUEST, "The release cannot be signed", why, "Use one of these options."
-        )
+        what, why = "The release cannot be signed", "it takes one of --key, --pkcs11 and --sigstore"
+        raise BuildError(ErrorCode.REQUEST, what, why, "Use one of these options.")
     from gemma3build.verify import signature
 
     if key is not None:
@@ -113,7 +112,7 @@ def find_signer(key: Path | None, pkcs11: str | None, *, sigstore: bool) -> "Sig
 
 
 def find_trust(key: Path | None, identity: str | None, provider: str | None) -> "Trust | None":
-    """Return the check of a signature that the options ask for; None for none."""
+    """Return the check of a signature that the options name; None for none."""
     if key is None and identity is None and provider is None:
         return None
     from gemma3build.verify import signature
@@ -122,21 +121,17 @@ def find_trust(key: Path | None, identity: str | None, provider: str | None) -> 
         return signature.by_key(key)
     if key is None and identity is not None and provider is not None:
         return signature.by_identity(identity, provider)
-    why = "it takes --key, or --identity with --identity-provider"
-    what, hint = (
-        "The signature cannot be verified",
-        "Name the expected signer in one of these ways.",
-    )
-    raise BuildError(ErrorCode.REQUEST, what, why, hint)
+    what, why = UNCHECKED, "it takes --key, or --identity with --identity-provider"
+    raise BuildError(ErrorCode.REQUEST, what, why, "Name the expected signer in one of these ways.")
 
 
 def check_published(address: str, trust: "Trust | None", *, full: bool) -> "Verified":
-    """Download a release on the Hub, with ``full`` all of it, and check it."""
+    """Download a release on the Hub, with ``full`` all of it, and run its checks."""
     from gemma3build.verify.verify import Finding, State
 
     if trust is not None and not full:
-        why = "it signs the bytes of all files, and the large ones are not downloaded"
-        raise BuildError(ErrorCode.REQUEST, "The signature cannot be verified", why, "Add --full.")
+        why = "it signs all files, and gemma3build downloads only the small ones"
+        raise BuildError(ErrorCode.REQUEST, UNCHECKED, why, "Add --full.")
     with tempfile.TemporaryDirectory(prefix="gemma3build-") as scratch:
         published = fetch_published(address, Path(scratch), full=full)
         verified = run_checks(published.folder, trust, published.remote_digests)
@@ -145,7 +140,7 @@ def check_published(address: str, trust: "Trust | None", *, full: bool) -> "Veri
 
 
 def fetch_published(address: str, scratch: Path, *, full: bool) -> "PartialDownload":
-    """Download a release on the Hub; shows progress on a terminal."""
+    """Download a release on the Hub; show progress on a terminal."""
     from gemma3build.pins.resolver import refuse_offline
     from gemma3build.publish import download
     from gemma3build.publish.hub import set_output
@@ -158,7 +153,7 @@ def fetch_published(address: str, scratch: Path, *, full: bool) -> "PartialDownl
 def run_checks(
     folder: Path, trust: "Trust | None" = None, remote_digests: Iterable[FileDigest] = ()
 ) -> "Verified":
-    """Run all checks of a release; shows progress on a terminal."""
+    """Run all checks of a release; show progress on a terminal."""
     from gemma3build.cli.progress import reading
     from gemma3build.verify import verify as checks
 
@@ -167,7 +162,7 @@ def run_checks(
 
 
 def require_verified(release: Path) -> "Verified":
-    """Return the checks of a release; shows them and raises BuildError if one failed."""
+    """Return the checks of a release; show them and raise BuildError if one failed."""
     verified = run_checks(release.absolute())
     if verified.error is not None:
         show_findings(release, verified, as_json=False)

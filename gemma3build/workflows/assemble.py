@@ -1,4 +1,4 @@
-"""From the results of steps to what a release records, and whether it is written already."""
+"""Make the records of a release from the results of steps; find out whether it is written already."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -41,10 +41,10 @@ from gemma3build.verify.untrusted import list_folder
 
 
 def is_written(release: Release, folder: Path) -> bool:
-    """Return whether ``folder`` already is this release, by names, sizes and times of change.
+    """Return whether ``folder`` already has this release, by names, sizes and modification times.
 
-    The bill of materials is not made again for that: it must be what SHA256SUMS says. The provenance must
-    be about these files; who ran what, and when, is its own.
+    The SBOM is not made again: SHA256SUMS has its digest. The provenance must name these files; its machine
+    and time may differ.
     """
     try:
         release = dataclasses.replace(release, sbom=(folder / SBOM).read_bytes())
@@ -75,17 +75,15 @@ def make_manifest(
 ) -> Manifest:
     """Return the manifest of a finished plan.
 
-    Args:
-        plan: what was run.
-        done: its results by name of step.
-        images: what the steps ran in, by name.
-        sources: digest of the source of each module of ``gemma3build.steps``.
+    ``done`` has the results by step; ``sources`` the digest of the source of each module of the steps.
     """
     locked = plan.source.locked
-    checkpoint = {file.path: file for file in files(plan.checkpoint, done)}
-    checkpoint |= {file.path: file for file in files(plan.tokenizer, done)}
-    if plan.chat_template is not None:
-        checkpoint |= {file.path: file for file in files(plan.chat_template, done)}
+    parts = (
+        plan.checkpoint,
+        plan.tokenizer,
+        plan.chat_template,
+    )  # of two files, the later one is used
+    checkpoint = {file.path: file for part in parts if part for file in files(part, done)}
     fetched = locked.files if locked else ()
     return Manifest(
         format=MANIFEST_FORMAT,
@@ -108,7 +106,7 @@ def make_manifest(
 
 
 def image_record(image: Image) -> ImageRecord:
-    """Return the record of an image."""
+    """Return how the manifest records an image."""
     requirements = image_files(image.name).get(REQUIREMENTS)
     return ImageRecord(
         name=image.name,
@@ -138,14 +136,7 @@ def artifact_records(plan: Plan, done: Mapping[str, FinishedStep]) -> tuple[Arti
 def make_evaluation(
     plan: Plan, done: Mapping[str, FinishedStep], cache: Cache, manifest: Manifest
 ) -> Evaluation:
-    """Return what the gates of a finished plan measured.
-
-    Args:
-        plan: what was run.
-        done: its results by name of step.
-        cache: where they are.
-        manifest: of the release.
-    """
+    """Return what the quality gate of a finished plan measured; ``cache`` has the results ``done``."""
     return Evaluation(
         format=EVALUATION_FORMAT,
         model=manifest.checkpoint.model,

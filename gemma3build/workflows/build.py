@@ -1,4 +1,4 @@
-"""The main job: from a plan to a release."""
+"""Build a release from a prepared plan."""
 
 import dataclasses
 import os
@@ -43,15 +43,7 @@ UNWRITTEN = "The release cannot be written"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """What a build did.
-
-    Attributes:
-        manifest: the record of the release.
-        evaluation: what was measured about it.
-        folder: where the release is.
-        done: results of the steps by name.
-        idle: whether nothing had to be done.
-    """
+    """A release, the results of its steps by name, and whether there was nothing to do."""
 
     manifest: Manifest
     evaluation: Evaluation
@@ -64,11 +56,11 @@ class Builder:
     """Builds prepared plans."""
 
     def __init__(self, runner: Runner, source: GitRevision | None = None) -> None:
-        """Take what runs the steps, and the source that releases must be from, if it matters."""
+        """Build with ``runner``; a release must be from ``source``, if given."""
         self._runner, self._source = runner, source
 
     def find(self, prepared: Prepared, folder: Path) -> BuildResult | None:
-        """Return the release if it is there already, whole; starts nothing."""
+        """Return the release if it already exists and is complete; run nothing."""
         plan = prepared.plan
         if self._source is not None and read_revision(folder / PROVENANCE) != self._source:
             return None
@@ -83,7 +75,7 @@ class Builder:
     def ensure(
         self, prepared: Prepared, folder: Path, jobs: int, reporter: Reporter
     ) -> BuildResult:
-        """Return the release, built unless it is there already; raises what ``build`` raises."""
+        """Return the release; build it if it is missing. Raises what ``build`` raises."""
         found = self.find(prepared, folder)
         if found is not None:
             return found
@@ -92,19 +84,19 @@ class Builder:
         return self.build(prepared, folder, jobs, reporter)
 
     def build(self, prepared: Prepared, folder: Path, jobs: int, reporter: Reporter) -> BuildResult:
-        """Run what has to run and write the release.
+        """Run the missing steps and write the release.
 
         Raises:
-            BuildError: a file is not faithful to the checkpoint; the release lies aside (GATE);
-                something else failed; what was finished is kept.
+            BuildError: a file differs from the checkpoint, and the release is in a folder next to
+                ``folder`` (GATE); something else failed. Finished steps are kept.
         """
         plan = prepared.plan
-        # Now: the source may be edited while the build runs.
+        # Read now, because the source may change while the build runs.
         started, source = time.time(), self._source or find_revision()
         check_output(folder)
         done = self._runner.run(plan.steps, origin(self._runner, prepared), jobs, reporter)
         for artifact in plan.artifacts:
-            # What no later step read was not read since it was written, maybe weeks ago.
+            # No later step read these files; they may be weeks old.
             intact_output(self._runner.cache, artifact.source.step, done, UNWRITTEN)
         release = self._recorded(self._release(plan, done), plan, source, started)
         failed = failed_checks(release.evaluation)
@@ -113,20 +105,20 @@ class Builder:
             self._write(release, refused)
             raise BuildError(
                 ErrorCode.GATE,
-                f"The release was refused: {', '.join(failed)} differ from the checkpoint",
-                "the table above has what was measured and what is allowed",
-                f"The files are in {refused} to look at. Use another scheme, or one of your own "
-                "with wider limits if you know what you lose.",
+                f"The quality gate rejected the release: {', '.join(failed)} differ from the checkpoint",
+                "the table above shows the measured and the allowed values",
+                f"The files are in {refused}. Use another scheme, or write a scheme file with wider "
+                "limits if you accept the loss of quality.",
                 checks=failed,
             )
         release = self._write(release, folder)
         with release_lock(self._runner, refused):
-            if is_release(refused):  # of this name, by a build before
+            if is_release(refused):  # from an earlier build of this name
                 remove(refused)
         return build_result(release, folder, done, idle=False)
 
     def _write(self, release: Release, folder: Path) -> Release:
-        """Write a release with the figures that are known of its files; return it with them."""
+        """Write a release with the known results of its files; return it with them."""
         with release_lock(self._runner, folder):
             check_replaceable(folder)
             release = carried(release, folder)
@@ -136,7 +128,7 @@ class Builder:
     def _recorded(
         self, release: Release, plan: Plan, source: GitRevision | None, started: float
     ) -> Release:
-        """Return a release with its bill of materials and its provenance."""
+        """Return a release with its SBOM and its provenance."""
         packages = self._runner.packages(self._runner.images(plan.steps))
         release = dataclasses.replace(release, sbom=make_sbom(release.manifest, packages))
         provenance = make_provenance(
@@ -164,25 +156,21 @@ class Builder:
 
 
 def clean_revision() -> GitRevision:
-    """Return the source that runs; refuse one that others could not build from.
-
-    Raises:
-        BuildError: the source has changes that no commit has, or no commit is known (SOURCE).
-    """
+    """Return the Git revision that runs; raises BuildError (SOURCE) unless it is a clean commit."""
     source = find_revision()
     if source is None:
-        why = "the package does not lie in a checkout that git can read"
+        why = "the package is not in a checkout that git can read"
         hint = "Clone the project as the user who builds."
-        raise BuildError(ErrorCode.SOURCE, "No release can be built from this source", why, hint)
-    if source.dirty:
+    elif source.dirty:
         why = f"it is not what commit {source.commit[:12]} has"
         hint = "Commit or remove the changes: git status"
-        raise BuildError(ErrorCode.SOURCE, "No release can be built from this source", why, hint)
-    return source
+    else:
+        return source
+    raise BuildError(ErrorCode.SOURCE, "No release can be built from this source", why, hint)
 
 
 def carried(release: Release, folder: Path) -> Release:
-    """Return a release with the figures that the one in ``folder`` has of the same files."""
+    """Return a release with the results that the release in ``folder`` has of the same files."""
     evaluation = carry_over(release.evaluation, read_evaluation(folder))
     return dataclasses.replace(release, evaluation=evaluation)
 
@@ -195,14 +183,14 @@ def origin(runner: Runner, prepared: Prepared) -> InputProvider:
 
 
 def release_lock(runner: Runner, folder: Path) -> AbstractContextManager[None]:
-    """Return the lock that writers of a release hold."""
+    """Return the lock that gemma3build holds while it writes a release."""
     return runner.cache.lock(sha256_bytes(os.fsencode(folder.resolve())))
 
 
 def build_result(
     release: Release, folder: Path, done: Mapping[str, FinishedStep], *, idle: bool
 ) -> BuildResult:
-    """Return what a build did."""
+    """Return the result of a build."""
     return BuildResult(
         manifest=release.manifest,
         evaluation=release.evaluation,
@@ -213,9 +201,9 @@ def build_result(
 
 
 def failed_checks(evaluation: Evaluation) -> dict[str, tuple[Check, ...]]:
-    """Return the checks that failed, by scheme; empty where all passed."""
-    failed = {
-        item.scheme: tuple(check for check in item.gate.checks if not check.passed)
+    """Return the checks that failed, by scheme; empty if all passed."""
+    return {
+        item.scheme: failed
         for item in evaluation.schemes
+        if (failed := tuple(check for check in item.gate.checks if not check.passed))
     }
-    return {scheme: checks for scheme, checks in failed.items() if checks}

@@ -1,4 +1,4 @@
-"""Measure a release: PIQA and speed of its files, into its evaluation and its report."""
+"""Measure PIQA and speed of a release; write its evaluation and its report."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -35,17 +35,16 @@ from gemma3build.schema.manifest import Manifest
 from gemma3build.util.files import FileDigest
 from gemma3build.util.serialize import decode_json
 from gemma3build.workflows.build import origin, release_lock
-from gemma3build.workflows.request import OwnCheckpoint, find_scheme, prepare_again
+from gemma3build.workflows.request import REBUILD, OwnCheckpoint, find_scheme, prepare_again
 
 PIQA = "piqa"
 Data: TypeAlias = tuple[list[str], list[str]]  # lines of questions, and of labels
 REFUSAL = "The release cannot be evaluated"
-REBUILD = "Build it again: gemma3build build"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatedRelease:
-    """A release and what is known about it."""
+    """A release with its evaluation."""
 
     folder: Path
     manifest: Manifest
@@ -54,13 +53,13 @@ class EvaluatedRelease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRequest:
-    """What a person asks for.
+    """The options of ``evaluate``.
 
     Attributes:
-        checkpoint: the user's own, for a release of one.
-        tokenizer: the user's own, where the release was built with one.
-        piqa: a folder with the files of PIQA; None fetches them.
-        limit: how many questions are asked; None asks all.
+        checkpoint: the user's own checkpoint that the release was built from, if any.
+        tokenizer: the user's own tokenizer that the release was built with, if any.
+        piqa: a folder with the files of PIQA; None downloads them.
+        limit: number of questions; None asks all.
     """
 
     checkpoint: Path | None = None
@@ -73,20 +72,20 @@ def read_release(folder: Path) -> EvaluatedRelease:
     """Return a release with its evaluation.
 
     Raises:
-        BuildError: it is none, or its evaluation goes with another manifest or other files
+        BuildError: it is no release, or its evaluation is of another manifest or other files
             (REQUEST).
     """
     manifest = read_manifest(folder)
     evaluation = read_evaluation(folder)
     if evaluation is None or evaluation.manifest != manifest_digest(manifest):
-        why = f"{folder} has no evaluation.json that goes with its manifest"
+        why = f"{folder} has no evaluation.json that matches its manifest"
         raise BuildError(ErrorCode.REQUEST, REFUSAL, why, REBUILD)
     check_files(manifest, evaluation)
     return EvaluatedRelease(folder=folder, manifest=manifest, evaluation=evaluation)
 
 
 def check_files(manifest: Manifest, evaluation: Evaluation) -> None:
-    """Refuse files that are not the manifest's, or whose names lead out of the release."""
+    """Reject an evaluation of files that are not in the manifest."""
     known = {
         (item.scheme, FileDigest(path=item.path, size=item.size, sha256=item.sha256))
         for item in manifest.artifacts
@@ -94,18 +93,18 @@ def check_files(manifest: Manifest, evaluation: Evaluation) -> None:
     for item in evaluation.schemes:
         for file in (item.model, item.bundle):
             if (item.scheme, file) not in known:
-                why = f"evaluation.json names a {file.path!r} that the manifest does not"
+                why = f"evaluation.json names a {file.path!r} that is not in the manifest"
                 raise BuildError(ErrorCode.REQUEST, REFUSAL, why, REBUILD)
 
 
 def prepare_evaluation(
     release: EvaluatedRelease, request: EvaluationRequest, runner: Runner
 ) -> tuple[tuple[Step, ...], ChainedInputs]:
-    """Return the steps that measure a release, and where their files from outside come from.
+    """Return the steps that measure a release, and what provides their inputs.
 
     Raises:
-        BuildError: a file is not there, or is not what the manifest says, or the release cannot be
-            written.
+        BuildError: a file is missing or has another digest than in the manifest, or the release
+            cannot be written.
     """
     preflight.check_writable(release.folder.parent, release.folder)
     own = OwnCheckpoint(folder=request.checkpoint, tokenizer=request.tokenizer)
@@ -135,19 +134,19 @@ def evaluate(
     runner: Runner,
     reporter: Reporter,
 ) -> EvaluatedRelease:
-    """Run the steps, one at a time, and write what they measured into the release.
+    """Run the steps, one at a time, and write the results into the release.
 
     Returns:
-        What was measured now, also where the release keeps a figure that says more.
+        The new results, even where the release keeps an older one of more questions.
 
     Raises:
-        BuildError: something failed; what was finished is kept.
+        BuildError: something failed; finished steps are kept.
     """
     done = runner.run(steps, inputs, 1, reporter)
     schemes = tuple(measured_scheme(item, done, runner) for item in release.evaluation.schemes)
     measured = structs.replace(release.evaluation, schemes=schemes)
     with release_lock(runner, release.folder):
-        there = read_release(release.folder)  # another evaluation may have finished since
+        there = read_release(release.folder)  # another evaluation may have written it since
         if there.manifest != release.manifest:
             why = f"another build replaced {release.folder} while it was measured"
             raise BuildError(ErrorCode.REQUEST, REFUSAL, why, "Run the same command again.")
@@ -161,7 +160,7 @@ def evaluate(
 
 
 def is_measured(evaluation: Evaluation, request: EvaluationRequest, runner: Runner) -> bool:
-    """Return whether a release has all that a request asks for, or figures that say more.
+    """Return whether a release has the requested results, or better ones.
 
     Raises:
         BuildError: the user's own questions cannot be read (REQUEST).
@@ -176,7 +175,7 @@ def is_measured(evaluation: Evaluation, request: EvaluationRequest, runner: Runn
 
 
 def says_enough(piqa: Piqa | None, own: Data | None, limit: int | None) -> bool:
-    """Return whether a figure is the one that was asked for, or says more."""
+    """Return whether a result is the requested one, or of more questions."""
     if piqa is None:
         return False
     if own is not None:
@@ -195,7 +194,7 @@ def says_enough(piqa: Piqa | None, own: Data | None, limit: int | None) -> bool:
 def measured_scheme(
     item: SchemeEvaluation, done: Mapping[str, FinishedStep], runner: Runner
 ) -> SchemeEvaluation:
-    """Return a scheme's evaluation with the new figures."""
+    """Return a scheme's evaluation with the new results."""
     piqa = intact_output(runner.cache, piqa_step(item.scheme), done, REFUSAL) / PIQA_FILE
     speed = intact_output(runner.cache, speed_step(item.scheme), done, REFUSAL) / SPEED_FILE
     return structs.replace(
@@ -206,11 +205,11 @@ def measured_scheme(
 
 
 def find_questions(folder: Path | None, runner: Runner) -> tuple[LocalFiles, bool]:
-    """Return the files of PIQA, and whether they are a user's own instead of the pinned ones.
+    """Return the files of PIQA, and whether they differ from the pinned ones.
 
     Raises:
-        BuildError: the files in a user's folder cannot be read, or have not the form of PIQA's
-            (REQUEST); the pinned ones cannot be fetched (DOWNLOAD).
+        BuildError: the files in ``folder`` cannot be read or are not in PIQA's format (REQUEST);
+            the pinned ones cannot be downloaded (DOWNLOAD).
     """
     dataset = load_datasets()[PIQA]
     if folder is None:
@@ -219,24 +218,22 @@ def find_questions(folder: Path | None, runner: Runner) -> tuple[LocalFiles, boo
     try:
         make_questions(*read_data(folder))
     except (OSError, ValueError) as error:
-        hint = "The files must have the form of PIQA's."
-        raise BuildError(
-            ErrorCode.REQUEST, f"{folder} has no questions to ask", str(error), hint
-        ) from error
+        what, hint = f"{folder} has no questions to ask", "Use files in the format of PIQA's."
+        raise BuildError(ErrorCode.REQUEST, what, str(error), hint) from error
     return found, {file.path: file.sha256 for file in found.material.files} != dataset.sha256
 
 
 def intact_file(folder: Path, digest: FileDigest) -> LocalFiles:
-    """Return a file of a release, compared with its digest; raises BuildError (DAMAGED)."""
+    """Return a file of a release; raises BuildError (DAMAGED) unless it has this digest."""
     found = local_files(digest.path, {digest.path: folder / digest.path})
     if found.material.files != (digest,):
-        why = f"{digest.path} is not the file that the manifest names"
+        why = f"{digest.path} has another digest than in the manifest"
         raise BuildError(ErrorCode.DAMAGED, REFUSAL, why, REBUILD)
     return found
 
 
 def local_files(name: str, paths: Mapping[str, Path]) -> LocalFiles:
-    """Return files where they lie; raises BuildError (REQUEST) for one that cannot be read."""
+    """Return files as inputs of steps; raises BuildError (REQUEST) for one that cannot be read."""
     try:
         return LocalFiles(name, paths)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The preflight of releases: places, repositories and room are checked before anything is run."""
+"""The preflight of releases: check folders, repositories and free space before any step runs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ PLACE = "{name}"  # in --repo, for the name of each release
 
 @contextmanager
 def error_context(name: str, stage: str = "") -> Iterator[None]:
-    """Note on an error which release it stopped, and at which stage; Ctrl-C becomes an error, too."""
+    """Add the release and the stage to an error as a note; turn Ctrl-C into an error."""
     where = f"Where: {name}, {stage}" if stage else f"Where: {name}"
     try:
         yield
@@ -35,23 +35,22 @@ def error_context(name: str, stage: str = "") -> Iterator[None]:
         error.add_note(where)
         raise error from stopped
     except BuildError as error:
-        goes_on = ". The same command goes on there; what was finished stays." if stage else ""
+        goes_on = ". The same command continues there; finished stages are kept." if stage else ""
         error.add_note(where + goes_on)
         raise
 
 
 def check_output_paths(folder: Path, releases: Sequence[PlannedRelease]) -> None:
-    """Refuse places that releases or their index cannot be written to; raises BuildError."""
-    if is_release(folder):
-        why = "it is a release itself"
-        raise BuildError(
-            ErrorCode.OUTPUT, f"{folder} is no place for releases", why, "Give another --output."
-        )
+    """Reject folders that releases or their index cannot be written to; raises BuildError."""
     files = (folder / INDEX, *(folder / release.name / MANIFEST for release in releases))
-    if any(would_change(path) for path in files):
-        why = "it lies in the checkout and git does not ignore it: a release would be a change"
-        hint = "Give an --output outside of the checkout, or below artifacts."
-        raise BuildError(ErrorCode.OUTPUT, f"{folder} is no place for releases", why, hint)
+    why = ""
+    if is_release(folder):
+        why, hint = "it is a release itself", "Use another --output."
+    elif any(would_change(path) for path in files):
+        why = "it is in the checkout and git does not ignore it: a release would be a change"
+        hint = "Use an --output outside of the checkout, or below artifacts."
+    if why:
+        raise BuildError(ErrorCode.OUTPUT, f"{folder} cannot hold releases", why, hint)
     for release in releases:
         with error_context(release.name):
             check_output(folder / release.name)
@@ -60,16 +59,16 @@ def check_output_paths(folder: Path, releases: Sequence[PlannedRelease]) -> None
 def check_capacity(
     runner: Runner, folder: Path, releases: Sequence[PlannedRelease], measured: Sequence[bool]
 ) -> None:
-    """Refuse releases that do not fit, one by one or all of them together.
+    """Reject releases that do not fit, one by one or all of them together.
 
     Args:
-        runner: what runs their steps.
-        folder: where their directories go.
-        releases: which.
-        measured: which of them have all figures already.
+        runner: runs their steps.
+        folder: of the releases and their index.
+        releases: their plans.
+        measured: for each release, whether it has all results already.
 
     Raises:
-        BuildError: there is too little memory or disk, or a step needs the Hub and may not.
+        BuildError: there is too little memory or disk, or a step needs the Hub offline.
     """
     kept: dict[str, int] = {}
     passing = copies = 0
@@ -81,44 +80,42 @@ def check_capacity(
             missing = (*building, *runner.fitting(measuring))
         shared = identities(plan.steps) | identities(measuring)
         kept |= {shared[step.name]: step.disk for step in missing if not step.fresh}
-        # Such a step keeps some figures alone, so that the next release has its room again.
+        # Such a step keeps a few numbers only, so its space is free again for the next release.
         passing = max(passing, sum(step.disk for step in missing if step.fresh))
         if building or not is_release(folder / release.name):
             copies += artifacts_size(plan)
     cache = runner.cache.root
     preflight.check_disk(sum(kept.values()) + passing, cache)
-    if not same_disk(folder, cache):  # else a release is links
+    if not same_disk(folder, cache):  # on one disk, a release is hard links
         preflight.check_disk(copies, folder)
 
 
 def find_repos(releases: Sequence[PlannedRelease], pattern: str | None) -> tuple[str, ...]:
-    """Return the repository of each release; empty where none was named.
+    """Return the repository of each release; empty for a release that names none.
 
-    Args:
-        releases: which; a release file can name a repository for each.
-        pattern: ``owner/name`` instead of those, with ``{name}`` in it for several.
+    ``pattern``, with ``{name}`` for the name of each release, goes before those in a release file.
 
     Raises:
-        BuildError: two would go to one repository (REQUEST).
+        BuildError: two releases have the same repository (REQUEST).
     """
-    if pattern is None:
-        found = tuple(release.repo for release in releases)
-    else:
-        found = tuple(pattern.replace(PLACE, release.name) for release in releases)
+    found = tuple(
+        release.repo if pattern is None else pattern.replace(PLACE, release.name)
+        for release in releases
+    )
     named = [repo for repo in found if repo]
     if len(set(named)) < len(named):
         why = "two releases would go to one repository"
-        hint = f"Name one for each in a release file, or give --repo 'OWNER/{PLACE}'."
+        hint = f"Name one for each in a release file, or use --repo 'OWNER/{PLACE}'."
         raise BuildError(ErrorCode.REQUEST, "The releases were not published", why, hint)
     return found
 
 
 def check_targets(releases: Sequence[PlannedRelease], targets: Sequence["Target"]) -> None:
-    """Refuse what can be known of the Hub before there is anything to publish.
+    """Check the repositories on the Hub before there is anything to publish.
 
     Raises:
         BuildError: a release has no repository, or one that is public or has the tag (REQUEST); the
-            Hub refuses.
+            Hub denies access.
     """
     from gemma3build.pins.resolver import refuse_offline
     from gemma3build.publish import hub
@@ -127,7 +124,7 @@ def check_targets(releases: Sequence[PlannedRelease], targets: Sequence["Target"
     for release, target in zip(releases, targets, strict=True):
         with error_context(release.name):
             if not target.repo:
-                hint = f"Name it in a release file, or give --repo OWNER/NAME or 'OWNER/{PLACE}'."
+                hint = f"Name it in a release file, or use --repo OWNER/NAME or 'OWNER/{PLACE}'."
                 raise BuildError(ErrorCode.REQUEST, hub.NOT_PUBLISHED, "it has no repository", hint)
             hub.check_repo(target.repo, hub.NOT_PUBLISHED)
     refuse_offline(hub.NOT_PUBLISHED)

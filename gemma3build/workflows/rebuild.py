@@ -1,4 +1,4 @@
-"""Build a release again from its own manifest, in its own cache, and compare the two part by part."""
+"""Build a release again from its own manifest, in a separate cache, and compare the two part by part."""
 
 import platform
 import shutil
@@ -56,16 +56,16 @@ DIFFOSCOPE = "diffoscope"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRebuild:
-    """A release, and what will be run to build it again.
+    """A release, and the steps that build it again.
 
     Attributes:
-        folder: what lies in its directory.
-        manifest: what it says of itself.
-        prepared: the plan of the same request, and where its checkpoint comes from.
-        steps: those of the plan that an artifact comes from; the gate is none.
-        given: the user's copy of a pinned model's checkpoint, which then is not fetched.
-        attestation: where the statement about it is written.
-        archived: the unpacked archive that wheels and the base image come from, if any.
+        folder: its untrusted files.
+        manifest: the release's.
+        prepared: the plan of the same request.
+        steps: those of the plan that produce artifacts; not the quality gate.
+        given: the user's copy of a pinned model's checkpoint; gemma3build does not fetch it then.
+        attestation: path of the attestation to write.
+        archived: the unpacked archive with wheels and base image, if any.
     """
 
     folder: UntrustedFolder
@@ -77,8 +77,8 @@ class PreparedRebuild:
     archived: Path | None
 
     @property
-    def said(self) -> dict[str, str]:
-        """What SHA256SUMS says of files that an archive leaves out; nothing for a release elsewhere."""
+    def sums(self) -> dict[str, str]:
+        """Digests in SHA256SUMS of files that an archive omits; empty for a release elsewhere."""
         if self.archived is None or self.folder.path != self.archived / RELEASE:
             return {}
         return read_sums(self.folder)
@@ -86,13 +86,13 @@ class PreparedRebuild:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
-    """What a rebuild found out.
+    """The result of a rebuild.
 
     Attributes:
-        comparisons: of every file.
-        unlike: where images and sources are not those of the release, in words.
-        attestation: where the statement about it lies.
-        reports: what diffoscope wrote.
+        comparisons: one for each file.
+        unlike: differences of images and sources from those of the release, in sentences.
+        attestation: path of the attestation.
+        reports: paths of diffoscope's reports.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -108,18 +108,18 @@ def prepare_rebuild(
     archived: Path | None = None,
     remote_digests: Iterable[FileDigest] = (),
 ) -> PreparedRebuild:
-    """Return what will be run to build a release again; nothing in it is trusted.
+    """Return the steps that build an untrusted release again.
 
     Args:
-        path: its directory.
-        own: where the user has its checkpoint.
-        attestation: where the statement about it is written; None for beside the release.
-        archived: an unpacked archive, if wheels and the base image come from one.
-        remote_digests: digests of its files that lie elsewhere.
+        path: its folder.
+        own: the user's copy of its checkpoint.
+        attestation: path of the attestation to write; None for next to the release.
+        archived: an unpacked archive with wheels and base image, if any.
+        remote_digests: digests of its files that are not in the folder.
 
     Raises:
-        BuildError: it is no release, or its request cannot be made again (REQUEST); its manifest
-            cannot be used.
+        BuildError: it is no release, or this version cannot build its request (REQUEST); its
+            manifest cannot be used.
     """
     folder = list_folder(path, remote_digests)
     manifest = read_record(folder)
@@ -144,7 +144,7 @@ def prepare_rebuild(
 
 
 def artifact_steps(plan: Plan) -> tuple[Step, ...]:
-    """Return the steps that the artifacts and the manifest of a plan come from, in its order."""
+    """Return the steps that produce the artifacts and the manifest of a plan, in its order."""
     wanted = {CHECK, *(artifact.source.step for artifact in plan.artifacts)}
     for step in reversed(plan.steps):
         if step.name in wanted:
@@ -163,17 +163,17 @@ def rebuild(
     diffoscope: bool = False,
     fetch_file: FetchFile = cannot_fetch,
 ) -> Rebuilt:
-    """Build a release again, compare, and write an attestation beside it.
+    """Build a release again, compare the two, and write an attestation.
 
     Args:
-        rebuilding: what is run.
-        client: the engine.
-        home: where wheels are kept; no result in it is used, and none is added.
-        reporter: is told what happens.
-        say: is told what takes long, and what is unlike the release.
+        rebuilding: the steps.
+        client: of the Docker engine.
+        home: the cache of wheels; gemma3build neither uses its results nor adds any.
+        reporter: shows the steps.
+        say: shows slow work, and differences of the environment.
         memory: limit of each container, in bytes.
         diffoscope: whether to run diffoscope on files that differ.
-        fetch_file: downloads a released file of which only the digest is stated; asked for those that differ.
+        fetch_file: downloads a released file that differs and of which only the digest is here.
 
     Raises:
         BuildError: something failed; nothing is kept.
@@ -187,9 +187,9 @@ def rebuild(
         if base is not None:
             stack.callback(runner.forget_images)
         images = runner.images(plan.steps)
-        apart = environment_differences(rebuilding.manifest, images, runner.sources)
-        for sentence in apart:
-            say(f"{sentence}: a difference may come from that")
+        unlike = environment_differences(rebuilding.manifest, images, runner.sources)
+        for sentence in unlike:
+            say(f"{sentence}: this may cause differences")
         if rebuilding.given is not None:
             keep_checkpoint(runner, plan, rebuilding.given)
         done = runner.run(rebuilding.steps, origin(runner, rebuilding.prepared), 1, reporter)
@@ -200,50 +200,54 @@ def rebuild(
             say("Comparing")
             epoch = runner.config.source_date_epoch
             comparisons = compare_releases(
-                released, rebuilt, epoch, scratch, rebuilding.said, fetch_file
+                released, rebuilt, epoch, scratch, rebuilding.sums, fetch_file
             )
             path = rebuilding.attestation
-            reports = run_diffoscope(released, rebuilt, comparisons, path) if diffoscope else ()
+            reports = (
+                run_diffoscope(released, rebuilt, comparisons, path.parent) if diffoscope else ()
+            )
             text = attestation(
                 comparisons,
-                builder=rebuilder(client),
+                builder=RebuilderRecord(
+                    gemma3build=__version__,
+                    cpu=here().cpu,
+                    kernel=f"{platform.system()} {platform.release()}",
+                    engine=str(client.version()["Version"]),
+                ),
                 manifest=rebuilding.manifest,
                 images=manifest.images,
-                unlike=apart,
+                unlike=unlike,
             )
             atomic_write(path, text)
-    return Rebuilt(comparisons=comparisons, unlike=apart, attestation=path, reports=reports)
+    return Rebuilt(comparisons=comparisons, unlike=unlike, attestation=path, reports=reports)
 
 
 def environment_differences(
     manifest: Manifest, images: Mapping[str, Image], sources: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Say in which images and sources of steps a rebuild is unlike the release, in sentences."""
-    said = {image.name: image.digest for image in manifest.images}
-    here = {name: image.digest for name, image in images.items()}
+    """Return how images and sources of steps differ from those of the release, in sentences."""
+    released = {image.name: image.digest for image in manifest.images}
+    built = {name: image.digest for name, image in images.items()}
     used = {module: sources.get(module) for module in manifest.sources}
-    found = []
-    for what, one, other in (
-        ("images", said, here),
-        ("sources of the steps", dict(manifest.sources), used),
-    ):
-        if names := dict_differences(one, other):
-            found.append(f"Of the {what}, {join_names(names)} not those of the release")
-    return tuple(found)
+    found = {
+        "images": dict_differences(released, built),
+        "sources of the steps": dict_differences(dict(manifest.sources), used),
+    }
+    return tuple(
+        f"Of the {what}, {join_names(names)} not those of the release"
+        for what, names in found.items()
+        if names
+    )
 
 
 def keep_checkpoint(runner: Runner, plan: Plan, given: LocalCheckpoint) -> None:
-    """Take a user's copy of a checkpoint, which has the manifest's digests, for the fetched one."""
+    """Store a user's copy of a checkpoint as the result of the step that fetches it."""
     (fetch_step,) = (step for step in plan.steps if step.name in (FETCH, IMPORT))
     runner.keep(fetch_step, given.paths(given.material))
     if not given.unchanged(given.material):
-        what, why = REFUSAL, "the checkpoint changed while it was copied"
-        raise BuildError(
-            ErrorCode.INPUT_CHANGED,
-            what,
-            why,
-            "Run the same command again when nothing writes there.",
-        )
+        why = "the checkpoint changed while gemma3build copied it"
+        hint = "Run the same command again when nothing writes there."
+        raise BuildError(ErrorCode.INPUT_CHANGED, REFUSAL, why, hint)
 
 
 def write_rebuilt(
@@ -253,7 +257,7 @@ def write_rebuilt(
     runner: Runner,
     done: Mapping[str, FinishedStep],
 ) -> UntrustedFolder:
-    """Lay out a rebuilt release as a directory, its artifacts as links; raises OSError."""
+    """Write a rebuilt release to a folder, its artifacts as links; raises OSError."""
     path.mkdir()
     for artifact in plan.artifacts:
         folder = intact_output(runner.cache, artifact.source.step, done, REFUSAL)
@@ -263,47 +267,31 @@ def write_rebuilt(
     return list_folder(path)
 
 
-def rebuilder(client: docker.DockerClient) -> RebuilderRecord:
-    """Return who rebuilds, for the record."""
-    return RebuilderRecord(
-        gemma3build=__version__,
-        cpu=here().cpu,
-        kernel=f"{platform.system()} {platform.release()}",
-        engine=str(client.version()["Version"]),
-    )
-
-
 def require_diffoscope() -> None:
     """Raise BuildError where diffoscope is not installed."""
     if shutil.which(DIFFOSCOPE) is None:
-        hint = "Install it, or leave --diffoscope away."
-        raise BuildError(
-            ErrorCode.REQUEST,
-            "The files cannot be compared as asked",
-            "there is no diffoscope",
-            hint,
-        )
+        what, why = "`--diffoscope` cannot be used", "diffoscope is not installed"
+        raise BuildError(ErrorCode.REQUEST, what, why, "Install it, or omit --diffoscope.")
 
 
 def run_diffoscope(
     released: UntrustedFolder,
     rebuilt: UntrustedFolder,
     comparisons: Sequence[Comparison],
-    beside: Path,
+    folder: Path,
 ) -> tuple[Path, ...]:
-    """Write what diffoscope says about each file that differs, beside another file; return where."""
+    """Write a report of diffoscope on each file that differs to a folder; return the paths."""
     reports = []
     for item in comparisons:
         if item.verdict is Verdict.DIFFERENT and item.path in released.sizes.keys() & rebuilt.sizes:
-            report = beside.with_name(f"{released.path.name}.{item.path}.{DIFFOSCOPE}.txt")
+            report = folder / f"{released.path.name}.{item.path}.{DIFFOSCOPE}.txt"
             pair = [released.path / item.path, rebuilt.path / item.path]
             done = subprocess.run(
                 [DIFFOSCOPE, "--text", report, *pair], capture_output=True, text=True, check=False
             )
             if done.returncode not in (0, 1):  # 1: it found a difference
                 why = done.stderr.strip()[-200:] or f"its exit status is {done.returncode}"
-                raise BuildError(
-                    ErrorCode.REQUEST, f"{DIFFOSCOPE} failed on {item.path}", why, "Run it by hand."
-                )
+                what = f"{DIFFOSCOPE} failed on {item.path}"
+                raise BuildError(ErrorCode.REQUEST, what, why, "Run it by hand.")
             reports.append(report)
     return tuple(reports)

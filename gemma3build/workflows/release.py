@@ -1,4 +1,4 @@
-"""The release pipeline: from plans to releases that are built, measured, signed, verified and published."""
+"""The release pipeline: build, evaluate, sign, verify and publish releases."""
 
 import dataclasses
 import enum
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 class Stage(enum.StrEnum):
-    """A stage of the pipeline, in their order."""
+    """A stage of the pipeline; the members are in order."""
 
     BUILD = "build"
     EVALUATE = "evaluate"
@@ -63,16 +63,16 @@ class Stage(enum.StrEnum):
 
 
 class PipelineReporter(Protocol):
-    """Shows what the pipeline does."""
+    """Shows the progress of the pipeline."""
 
     def begin(self, stage: Stage, name: str, number: int, total: int) -> None:
         """Show that a stage of a release begins."""
 
     def steps(self, number: int) -> AbstractContextManager[Reporter]:
-        """Return what shows that many steps while they run."""
+        """Return a reporter of that many steps."""
 
     def reading(self, size: int) -> AbstractContextManager[Advance]:
-        """Return what shows how much of that many bytes was read."""
+        """Return a progress bar of that many bytes."""
 
     def say(self, text: str) -> None:
         """Show a line."""
@@ -80,17 +80,17 @@ class PipelineReporter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineConfig:
-    """What is asked of every release.
+    """The options that all releases share.
 
     Attributes:
-        version: of all of them, and the tag that they are published with.
-        folder: where their directories and the index go.
-        source: what builds them.
-        measuring: which questions are asked.
-        signer: what signs them; None signs nothing.
-        trust: checks the signatures; None where there is nothing to check them by.
-        identity: whom ``trust`` wants Sigstore to name, if it does.
-        jobs: containers at a time.
+        version: of the releases, and their tag on the Hub.
+        folder: of the releases and their index.
+        source: the Git revision that builds them.
+        measuring: the questions to ask.
+        signer: signs them; None signs nothing.
+        trust: checks the signatures; None checks none.
+        identity: the signer at Sigstore that ``trust`` expects, if any.
+        jobs: number of containers at a time.
     """
 
     version: str
@@ -108,13 +108,13 @@ class PipelineResult:
     """A release that went through the pipeline.
 
     Attributes:
-        planned: what it was made by.
-        folder: where it is.
+        planned: its plan.
+        folder: of the release.
         measured: its records.
-        verified: what was found out about it.
-        signed: by whom; None for an unsigned one.
+        verified: its checks.
+        signed: its signer; None for an unsigned release.
         ran: the stages that had something to do.
-        published: where it is on the Hub, as far as is known.
+        published: its commit on the Hub, if known.
     """
 
     planned: PlannedRelease
@@ -137,30 +137,26 @@ class PipelineResult:
 
     @property
     def listed(self) -> IndexedRelease:
-        """What the index says."""
+        """Its entry in the index."""
         return index_release(
             self.verified, self.manifest, self.measured.evaluation, self.signed, self.published
         )
 
 
 class Pipeline:
-    """Takes releases through all stages; what is done already is left as it is."""
+    """Takes releases through all stages; finished stages are kept."""
 
     def __init__(self, config: PipelineConfig, runner: Runner, reporter: PipelineReporter) -> None:
-        """Take what is asked, what runs the steps, and what shows them."""
+        """Run steps with ``runner``, and show them with ``reporter``."""
         self._config, self._runner, self._reporter = config, runner, reporter
         self._builder = Builder(runner, config.source)
-        self._kept: dict[str, IndexedRelease] = {}  # of other runs, looked at once
+        self._kept: dict[str, IndexedRelease] = {}  # of other runs, each verified once
 
     def preflight_checks(self, releases: Sequence[PlannedRelease], *, full: bool) -> None:
-        """Refuse what can be known to fail before anything is run.
-
-        Args:
-            releases: what is to be made.
-            full: whether nothing but all questions of PIQA will do.
+        """Reject releases that would fail, before any step runs; ``full`` requires all of PIQA.
 
         Raises:
-            BuildError: a step would not fit, or the questions will not do or cannot be had.
+            BuildError: a step does not fit, or the questions are too few or cannot be downloaded.
         """
         wanted = self._config.measuring
         known = [read_evaluation(self._config.folder / release.name) for release in releases]
@@ -173,7 +169,7 @@ class Pipeline:
         everything = EvaluationRequest()
         if full and some and not all(self._is_measured(item, everything) for item in known):
             why = "--publish takes all questions of PIQA, and others or fewer would be asked"
-            hint = "Leave --limit and --piqa away, or add --skip piqa."
+            hint = "Omit --limit and --piqa, or add --skip piqa."
             raise BuildError(ErrorCode.REQUEST, "The releases could not be published", why, hint)
 
     def _is_measured(self, known: Evaluation | None, wanted: EvaluationRequest) -> bool:
@@ -183,7 +179,7 @@ class Pipeline:
         """Make releases and their index; return them, and whether the index was written.
 
         Raises:
-            BuildError: a stage of one failed; a note says which. What was finished stays.
+            BuildError: a stage failed; a note names it. Finished stages are kept.
         """
         results = tuple(
             self._make(release, number, len(releases)) for number, release in enumerate(releases, 1)
@@ -193,10 +189,10 @@ class Pipeline:
     def publish(
         self, results: Sequence[PipelineResult], targets: Sequence["Target"], skip: tuple[Rule, ...]
     ) -> tuple[PipelineResult, ...]:
-        """Publish releases, each to its repository; all are looked at before the first is.
+        """Check all releases, then publish each to its repository.
 
         Raises:
-            BuildError: one was refused; those before it are published, and the index says so.
+            BuildError: one failed; those before it are published and in the index.
         """
         from gemma3build.publish import publish as publication
 
@@ -218,11 +214,10 @@ class Pipeline:
         config, folder, ran = self._config, self._config.folder / release.name, []
         with self._stage(Stage.BUILD, release.name, number, total):
             if clean_revision() != config.source:
-                why = f"it is not at commit {config.source.commit[:12]} any more"
+                what = "The source changed while the pipeline ran"
+                why = f"it is no longer at commit {config.source.commit[:12]}"
                 hint = "Run the same command again; then all releases come from one source."
-                raise BuildError(
-                    ErrorCode.SOURCE, "The source changed while the pipeline ran", why, hint
-                )
+                raise BuildError(ErrorCode.SOURCE, what, why, hint)
             with self._reporter.steps(len(release.prepared.plan.steps)) as reporter:
                 built = self._builder.ensure(release.prepared, folder, config.jobs, reporter)
             if not built.idle:
@@ -235,7 +230,7 @@ class Pipeline:
             with self._stage(Stage.SIGN, release.name, number, total):
                 verified = self._verify(folder)
                 wrong = {item.name for item in verified.findings if item.error is not None}
-                # With nothing to check it by, it is unknown whose signature is there.
+                # Without a check, the signer of an existing signature is unknown.
                 if wrong == {SIGNATURE} or (not wrong and config.trust is None):
                     from gemma3build.verify import signature
 
@@ -256,7 +251,7 @@ class Pipeline:
         )
 
     def _measure(self, release: PlannedRelease, folder: Path) -> bool:
-        """Measure a release unless it is; return whether it had to be."""
+        """Measure a release if results are missing; return whether they were."""
         request = dataclasses.replace(
             self._config.measuring,
             checkpoint=release.request.checkpoint,
@@ -301,13 +296,13 @@ class Pipeline:
     def _write_index(
         self, results: Sequence[PipelineResult]
     ) -> tuple[tuple[PipelineResult, ...], bool]:
-        """Write releases into the index, beside those that it has."""
+        """Add releases to the index."""
         config = self._config
         with release_lock(self._runner, config.folder):
             before = read_index(config.folder)
             if before is None:
                 if (config.folder / INDEX).exists():
-                    self._reporter.say(f"{INDEX} cannot be read, and is written again.")
+                    self._reporter.say(f"{INDEX} cannot be read. gemma3build writes it again.")
                 before = Index(version=config.version, commit=config.source.commit, releases=())
             results = tuple(
                 dataclasses.replace(
@@ -322,13 +317,13 @@ class Pipeline:
                 if found is not None:
                     there[entry.name] = found
                 if entry.published and not (found and found.entry.published):
-                    text = f"What {entry.name} was before is published: {entry.published.url}"
+                    text = f"An earlier {entry.name} is published: {entry.published.url}"
                     self._reporter.say(escape_control_chars(text))
             listed = tuple((there | ours).values())
             return results, write_index(config.folder, config.version, config.source, listed)
 
     def _keep(self, entry: IndexEntry, before: Index) -> IndexedRelease | None:
-        """Return a release of another run for the index, or say why it is none for it any more."""
+        """Return a release of another run for the index, or say why the index drops it."""
         config = self._config
         why = f"it is {before.version} of commit {before.commit[:12]}"
         if (before.version, before.commit) == (config.version, config.source.commit):
@@ -338,19 +333,18 @@ class Pipeline:
             folder = config.folder / entry.name
             try:
                 with self._reporter.reading(total_bytes(folder)) as advance:
-                    self._kept[entry.name] = reindex_release(entry, folder, advance)
+                    found = self._kept[entry.name] = reindex_release(entry, folder, advance)
+                    return found
             except BuildError as error:
                 why = error.why
-            else:
-                return self._kept[entry.name]
-        self._reporter.say(escape_control_chars(f"{entry.name} is not in {INDEX} any more: {why}"))
+        self._reporter.say(escape_control_chars(f"{INDEX} no longer has {entry.name}: {why}"))
         return None
 
     @contextmanager
     def _stage(
         self, stage: Stage, name: str, number: int, total: int, *, shown: bool = True
     ) -> Iterator[None]:
-        """Say that a stage begins, and note on what stops it where that was."""
+        """Show that a stage begins; add the stage to its errors."""
         if shown:
             self._reporter.begin(stage, name, number, total)
         with error_context(name, stage):

@@ -1,4 +1,4 @@
-"""What is to be released: models by name, or the files that list releases; nothing is written."""
+"""Plan releases by the names of models, or by release files."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from gemma3build.util.serialize import Record
 from gemma3build.workflows.request import BuildRequest, Prepared, prepare_build
 
 SUFFIX = ".toml"  # of a release file, and of a scheme file
-WHAT = "The releases make no sense together"
+WHAT = "The releases cannot be made together"
 
 
 class ReleaseSpec(Record):
@@ -20,14 +20,14 @@ class ReleaseSpec(Record):
 
     Attributes:
         model: name of a pinned model.
-        checkpoint: a directory of the user's own instead, from the directory of the file.
-        tokenizer: a tokenizer.model instead of the checkpoint's, from the directory of the file.
+        checkpoint: folder of the user's own checkpoint, relative to the release file.
+        tokenizer: a tokenizer.model instead of the checkpoint's, relative to the release file.
         name: of the release.
-        schemes: names, ``all``, or scheme files, from the directory of the file.
+        schemes: names, ``all``, or scheme files, relative to the release file.
         prefill_seq_lens: lengths of the prefill signatures, in tokens.
         kv_cache_max_len: length of the key-value cache, in tokens.
         mask_as_input: whether the caller passes the attention mask.
-        repo: ``owner/name`` on the Hub, where it is published.
+        repo: ``owner/name`` on the Hub.
     """
 
     model: str | None = None
@@ -41,17 +41,17 @@ class ReleaseSpec(Record):
     repo: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what would be read as something else than was meant."""
+        """Reject contradictions and empty lists."""
         if (self.model is None) == (self.checkpoint is None):
-            raise ValueError("a release has either model or checkpoint")
+            raise ValueError("a release needs either model or checkpoint")
         if self.tokenizer is not None and self.checkpoint is None:
-            raise ValueError("tokenizer goes with checkpoint")
+            raise ValueError("tokenizer needs checkpoint")
         for key in ("schemes", "prefill_seq_lens"):
             if getattr(self, key) == ():
-                raise ValueError(f"{key} is empty; leave it out for the default")
+                raise ValueError(f"{key} is empty; omit it for the default")
 
     def request(self, folder: Path) -> BuildRequest:
-        """Return what ``build`` would be asked for; paths begin in ``folder``."""
+        """Return the request to ``build``; paths are relative to ``folder``."""
         return BuildRequest(
             model=self.model or "",
             schemes=tuple(
@@ -73,20 +73,14 @@ class ReleaseFile(Record):
     release: tuple[ReleaseSpec, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a file that asks for nothing."""
+        """Reject an empty list."""
         if not self.release:
             raise ValueError("it lists no release")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRelease:
-    """A release that can be made.
-
-    Attributes:
-        request: what was asked for.
-        prepared: its plan.
-        repo: ``owner/name`` where it is published; empty if unknown.
-    """
+    """A request, its plan, and its repository on the Hub as ``owner/name``; empty if unknown."""
 
     request: BuildRequest
     prepared: Prepared
@@ -94,23 +88,20 @@ class PlannedRelease:
 
     @property
     def name(self) -> str:
-        """Name of the release, and of its directory."""
+        """Name of the release, and of its folder."""
         return self.prepared.plan.model
 
 
 def load_releases(path: Path) -> ReleaseFile:
-    """Return what a release file says; raises BuildError (CONFIG)."""
+    """Return the content of a release file; raises BuildError (CONFIG)."""
     return decode_config(ReleaseFile, toml(path), path.name)
 
 
 def plan_releases(words: Iterable[str]) -> tuple[PlannedRelease, ...]:
-    """Return the plans of models by name, and of the releases that files list, in their order.
-
-    Args:
-        words: names of models, and paths of release files, which end in ``.toml``.
+    """Return the plans of releases; ``words`` are names of models, and paths of release files.
 
     Raises:
-        BuildError: one cannot be made, or two would have one name.
+        BuildError: one cannot be made, or two have the same name.
     """
     found: list[PlannedRelease] = []
     for word in words:
@@ -134,13 +125,11 @@ def plan_release(request: BuildRequest, repo: str = "") -> PlannedRelease:
 
 
 def check_release_names(names: Iterable[str]) -> None:
-    """Refuse names that would be one directory, or that of the index."""
+    """Reject names that would be one folder, or a file of the index."""
     counts = Counter(names)
     if twice := [name for name, count in counts.items() if count > 1]:
         why = f"more than one has the name {', '.join(twice)}"
-        raise BuildError(
-            ErrorCode.REQUEST, WHAT, why, "Give one of them a name of its own in a release file."
-        )
+        raise BuildError(ErrorCode.REQUEST, WHAT, why, "Name each of them in a release file.")
     if taken := counts.keys() & {INDEX, INDEX_PAGE}:
         why = f"{', '.join(sorted(taken))} is the name of the index"
-        raise BuildError(ErrorCode.REQUEST, WHAT, why, "Give the release another name.")
+        raise BuildError(ErrorCode.REQUEST, WHAT, why, "Choose another name for the release.")

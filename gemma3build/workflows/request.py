@@ -1,4 +1,4 @@
-"""From a request, or the manifest of a release, to a plan, by way of the pins; nothing is written."""
+"""Make the plan of a request, or of the manifest of a release, from the pins; write nothing."""
 
 import dataclasses
 import re
@@ -20,7 +20,7 @@ from gemma3build.schema.scheme import Scheme
 from gemma3build.schema.step import StepError
 from gemma3build.util.files import FileDigest
 
-# For a user's own checkpoint: what the converter's page uses for its smallest model.
+# For a user's own checkpoint: those of the smallest model on the converter's page.
 DEFAULT_PREFILL_SEQ_LENS = (128,)
 DEFAULT_KV_CACHE_MAX_LEN = 1024
 DEFAULT_SCHEMES = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block128")
@@ -32,14 +32,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
-    """What a person asks for; None stands for the model's default.
+    """The options of ``build``; None stands for the model's default.
 
     Attributes:
-        model: name of a pinned model; empty for a checkpoint of the user's own.
+        model: name of a pinned model; empty for the user's own checkpoint.
         schemes: names of schemes, ``all``, paths of scheme files, or schemes.
-        checkpoint: a directory of the user's own, instead of a pinned model.
+        checkpoint: folder of the user's own checkpoint, instead of a pinned model.
         tokenizer: a tokenizer.model, instead of the checkpoint's.
-        name: name of the release, instead of the model's or the directory's.
+        name: name of the release, instead of the model's or the folder's.
         prefill_seq_lens: lengths of the prefill signatures, in tokens.
         kv_cache_max_len: length of the key-value cache, in tokens.
         mask_as_input: whether the caller passes the attention mask.
@@ -57,12 +57,7 @@ class BuildRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnCheckpoint:
-    """Where a user has the checkpoint of a release.
-
-    Attributes:
-        folder: its directory; None for a release of a pinned model.
-        tokenizer: a tokenizer.model, where the release was built with one.
-    """
+    """The user's copy of a checkpoint, if any, and the tokenizer.model that goes with it."""
 
     folder: Path | None = None
     tokenizer: Path | None = None
@@ -70,18 +65,14 @@ class OwnCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A plan, and where its files from outside come from."""
+    """A plan, and the origin of its checkpoint."""
 
     plan: Plan
     origin: LocalCheckpoint | LockedModel
 
 
 def prepare_build(request: BuildRequest) -> Prepared:
-    """Return the plan of a request; reads pins and the user's checkpoint, writes nothing.
-
-    Raises:
-        BuildError: what the request asks for cannot be built.
-    """
+    """Return the plan of a request; raises BuildError if it cannot be built."""
     if request.checkpoint is not None:
         if request.model:
             what = "`--model` and `--checkpoint` cannot be used together"
@@ -95,7 +86,7 @@ def prepare_build(request: BuildRequest) -> Prepared:
     model = find_model(request.model)
     locked = read_models_lock().models.get(request.model)
     refuse_drift(model_drift(request.model, model, locked), f"gemma3build lock {request.model}")
-    assert locked is not None  # noqa: S101 - else it had drifted
+    assert locked is not None  # noqa: S101 - refuse_drift raises
     plan = plan_build(
         model=value_or(request.name, request.model),
         base_model=model.base_model,
@@ -114,7 +105,7 @@ def prepare_build(request: BuildRequest) -> Prepared:
 
 
 def value_or(asked: T | None, default: T) -> T:
-    """Return what was asked for, be it zero or empty, else the default."""
+    """Return the requested value, even if it is zero or empty, or the default for None."""
     return default if asked is None else asked
 
 
@@ -144,7 +135,7 @@ def read_checkpoint(folder: Path, tokenizer: Path | None) -> tuple[Architecture,
     """Return the architecture and the files of a user's own checkpoint.
 
     Raises:
-        BuildError: it is none that can be built; it cannot be read (REQUEST).
+        BuildError: it cannot be read (REQUEST), or cannot be built.
     """
     what = f"The checkpoint {folder} cannot be read"
     if not folder.is_dir():
@@ -158,25 +149,24 @@ def read_checkpoint(folder: Path, tokenizer: Path | None) -> tuple[Architecture,
     except StepError as error:
         raise from_step(error.failure) from error
     except OSError as error:
-        raise BuildError(
-            ErrorCode.REQUEST, what, error.strerror or str(error), "Check the path."
-        ) from error
+        why = error.strerror or str(error)
+        raise BuildError(ErrorCode.REQUEST, what, why, "Check the path.") from error
 
 
 def prepare_again(
     manifest: Manifest, own: OwnCheckpoint, what: str, schemes: tuple[Scheme, ...] = ()
 ) -> Prepared:
-    """Return a plan for the checkpoint that a release was made from.
+    """Return a plan for the checkpoint that a release was built from.
 
     Args:
-        manifest: of the release.
-        own: where the user has it, for a release of a checkpoint that is not pinned.
-        what: what cannot be done without it, for messages.
-        schemes: what is built of it; empty for the defaults.
+        manifest: the release's.
+        own: the user's copy of a checkpoint that is not pinned.
+        what: the first sentence of errors.
+        schemes: those to build; empty for the defaults.
 
     Raises:
-        BuildError: the checkpoint is not at hand, or is another one (REQUEST); it is that of a
-            pinned model which has to be locked first (DRIFT).
+        BuildError: the checkpoint is missing or another one (REQUEST); its model is pinned, but not
+            locked (DRIFT).
     """
     record = manifest.checkpoint
     parameters = manifest.parameters
@@ -192,10 +182,9 @@ def prepare_again(
             why = "it was built from a checkpoint that is not pinned"
             hint = "Add --checkpoint DIR with the same checkpoint."
             raise BuildError(ErrorCode.REQUEST, what, why, hint)
-        prepared = prepare_build(
-            dataclasses.replace(wanted, checkpoint=own.folder, tokenizer=own.tokenizer)
-        )
-        assert isinstance(prepared.origin, LocalCheckpoint)  # noqa: S101 - of a directory
+        wanted = dataclasses.replace(wanted, checkpoint=own.folder, tokenizer=own.tokenizer)
+        prepared = prepare_build(wanted)
+        assert isinstance(prepared.origin, LocalCheckpoint)  # noqa: S101 - of a folder
         refuse_other_files(prepared.origin.material.files, record.files, own.folder, what)
         return prepared
     lock = read_models_lock().models
@@ -205,7 +194,7 @@ def prepare_again(
                 why = f"its manifest names other files of {record.source} than the lockfile"
                 raise BuildError(ErrorCode.REQUEST, what, why, OTHER_VERSION)
             return prepare_build(dataclasses.replace(wanted, model=name))
-    for name, model in load_models().items():  # such as a gated one, not locked here
+    for name, model in load_models().items():  # such as a gated one that is not locked here
         if model.hub and (model.hub.repo, model.hub.revision) == (record.source, record.revision):
             refuse_drift(model_drift(name, model, lock.get(name)), f"gemma3build lock {name}")
     why = f"no model is pinned to {record.source} at {record.revision}"
@@ -218,7 +207,7 @@ def released_schemes(manifest: Manifest, what: str) -> tuple[Scheme, ...]:
 
 
 def find_scheme(manifest: Manifest, name: str, what: str) -> Scheme:
-    """Return a scheme of a release; raises BuildError where its manifest has none of this name."""
+    """Return a scheme of a release; raises BuildError if its manifest has none of this name."""
     scheme = manifest.schemes.get(name)
     if scheme is None:
         raise BuildError(ErrorCode.REQUEST, what, f"its manifest has no scheme {name!r}", REBUILD)
@@ -231,7 +220,7 @@ def find_scheme(manifest: Manifest, name: str, what: str) -> Scheme:
 def refuse_other_files(
     found: tuple[FileDigest, ...], expected: tuple[FileDigest, ...], folder: Path, what: str
 ) -> None:
-    """Raise BuildError for a checkpoint that is not the manifest's, or has another tokenizer."""
+    """Raise BuildError for another checkpoint or tokenizer than in the manifest."""
     differing = {file.path for file in set(found) ^ set(expected)}
     if differing == {TOKENIZER}:
         why = f"it was built with another {TOKENIZER} than that of {folder}"

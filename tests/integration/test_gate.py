@@ -164,7 +164,7 @@ def test_a_refused_release_is_kept_aside_with_its_figures(
     arguments = ("build", "--checkpoint", str(tiny), "--scheme", str(scheme), *SHAPES)
     done = command.run(*arguments)
     assert done.returncode == ErrorCode.GATE.exit_code
-    assert re.search(r"strict +KL divergence +[\d.e-]+ +≤ 1e-09 +refused", done.stderr)
+    assert re.search(r"strict +KL divergence +[\d.e-]+ +≤ 1e-09 +failed", done.stderr)
     assert not (cold.folder / "artifacts" / "tiny").exists()
     folder = cold.folder / "artifacts" / f"tiny{REFUSED}"
     assert str(folder) in done.stderr.replace("\n", "")

@@ -158,4 +158,4 @@ def test_an_archive_has_all_that_an_image_and_a_rebuild_need(
 def test_a_local_checkpoint_is_not_archived(warm: Command, release: Path) -> None:
     done = warm.run("archive", str(release), "--with-checkpoint")
     assert done.returncode == ErrorCode.REQUEST.exit_code
-    assert "its checkpoint is somebody's own" in done.stderr
+    assert "its checkpoint is not that of a pinned model" in done.stderr

@@ -93,7 +93,7 @@ def test_the_wheel_holds_what_the_checkout_does(
     assert (package / "py.typed").is_file()
     done = installed.run("build", "--release", "--dry-run")
     assert done.returncode == ErrorCode.SOURCE.exit_code
-    assert "does not lie in a checkout" in done.stderr
+    assert "is not in a checkout" in done.stderr
     assert not list(installed.folder.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""A release to break; a hub on loopback for the Hub's client of this process, and no wait between its attempts."""
+"""A release to break; a Hub on loopback for the client in this process, and no wait between attempts."""
 
 import time
 from collections.abc import Iterator
@@ -30,16 +30,16 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the client and we waited, in seconds, had it been waited."""
+    """The waits of the client and of gemma3build, in seconds; none of them happens."""
     found: list[float] = []
     monkeypatch.setattr(time, "sleep", found.append)
     return found
 
 
 @pytest.fixture
-def writer(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def writer(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub.users[TOKEN] = User("publisher", write=True)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    # By its process, as the command sets it for who runs it.
-    yield
+    yield hub
+    # Progress bars are off for the whole process once a command turned them off.
     huggingface_hub.utils.enable_progress_bars()

@@ -20,7 +20,7 @@ OLD_IMAGES = ImagesLock(images={"base": {"Dockerfile": "0" * 64}})
 
 
 def refused(name: str, refusal: StepErrorCode) -> BuildError:
-    failure = StepFailure(code=refusal.value, what=f"No {name}", why=refusal.value, hint="Mend it.")
+    failure = StepFailure(code=refusal.value, what=f"No {name}", why=refusal.value, hint="Fix it.")
     return from_step(failure)
 
 
@@ -75,7 +75,7 @@ def test_a_model_that_needs_another_login_is_told_and_excused_unless_it_was_name
     error = refused("a", refusal)
     done = lock(a=error)
     assert done.returncode == 0
-    assert f"No a: {refusal.value}. Mend it." in done.stderr
+    assert f"No a: {refusal.value}. Fix it." in done.stderr
     assert locked() == {"a": OLD, "b": NEW, "c": NEW}
     assert lock("a", a=error).returncode == error.code.exit_code
 
@@ -86,7 +86,7 @@ def test_any_other_failure_is_the_exit_code_and_the_rest_is_locked(
     errors = {
         "a": refused("a", StepErrorCode.LOGIN),
         "b": refused("b", StepErrorCode.NETWORK),
-        "c": BuildError(ErrorCode.DOWNLOAD, "No c", "it is gone", "Mend it."),
+        "c": BuildError(ErrorCode.DOWNLOAD, "No c", "it is gone", "Fix it."),
     }
     done = lock(**errors)
     assert done.returncode == ErrorCode.NETWORK.exit_code

@@ -1,4 +1,4 @@
-"""A rebuild of a release on a hub on loopback; what the containers would make is laid out by the test."""
+"""Rebuild a release on a Hub on loopback; the test writes what the containers would build."""
 
 import json
 import shutil
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import gemma3build.workflows.rebuild
 from gemma3build.cli import rebuild as command
 from gemma3build.cli.app import app
 from gemma3build.engine.cache import Cache
@@ -24,6 +23,7 @@ from gemma3build.util.files import sha256_bytes
 from gemma3build.util.serialize import encode
 from gemma3build.verify.checks import read_record
 from gemma3build.verify.untrusted import UntrustedFolder, list_folder
+from gemma3build.workflows import rebuild as workflow
 from tests.support.checkpoint import write_checkpoint
 from tests.support.hub import Hub
 from tests.support.release import (
@@ -54,7 +54,7 @@ Rebuild = Callable[..., Any]
 
 
 def name_checkpoint(folder: Path, **record: Any) -> None:
-    """Say of a release that it was made from a pinned model, or from this."""
+    """Name a pinned model, or this, as the checkpoint of a release."""
     locked = read_models_lock().models["gemma3-270m"]
     pinned = {
         "source": locked.source,
@@ -81,12 +81,11 @@ def put(hub: Hub, release: Path) -> None:
 
 @pytest.fixture
 def rebuild(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rebuild:
-    """Run the command in a directory of its own; its containers make the release, with changes."""
+    """Run the command in an empty folder; its containers build the release, with changes."""
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
     monkeypatch.setenv("GEMMA3BUILD_CACHE", str(tmp_path / "cache"))
-    kept: list[str] = []
     runner = SimpleNamespace(
         images=lambda _: {},
         packages=lambda _: {},
@@ -95,21 +94,20 @@ def rebuild(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
         config=SimpleNamespace(source_date_epoch=0),
         downloads=None,
         say=print,
-        kept=kept,
     )
     containers = SimpleNamespace(list=lambda **_: [])
     client = SimpleNamespace(version=lambda: {"Version": "1"}, containers=containers)
     monkeypatch.setattr("gemma3build.engine.docker.connect", lambda: client)
-    monkeypatch.setattr(gemma3build.workflows.rebuild, "Runner", lambda *_, **__: runner)
-    monkeypatch.setattr(
-        gemma3build.workflows.rebuild,
-        "keep_checkpoint",
-        lambda *given: kept.append(given[-1].paths),
-    )
     made = read_record(list_folder(release))
-    monkeypatch.setattr(gemma3build.workflows.rebuild, "make_manifest", lambda *_: made)
-    monkeypatch.setattr(gemma3build.workflows.rebuild, "make_sbom", lambda *_: b"")
-    monkeypatch.setattr(gemma3build.workflows.rebuild, "release_texts", lambda *_: {})
+    results: dict[str, Any] = {
+        "Runner": runner,
+        "keep_checkpoint": None,
+        "make_manifest": made,
+        "make_sbom": b"",
+        "release_texts": {},
+    }
+    for name, result in results.items():
+        monkeypatch.setattr(workflow, name, lambda *_, found=result, **__: found)
 
     def run(*arguments: str, **changed: bytes) -> Any:
         def lay_out(path: Path, *_: object) -> UntrustedFolder:
@@ -118,10 +116,17 @@ def rebuild(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
                 (path / {"task": TASK, "tflite": TFLITE}[name]).write_bytes(content)
             return list_folder(path)
 
-        monkeypatch.setattr(gemma3build.workflows.rebuild, "write_rebuilt", lay_out)
+        monkeypatch.setattr(workflow, "write_rebuilt", lay_out)
         return CliRunner().invoke(app, ["rebuild", *arguments])
 
     return run
+
+
+def differing(done: Any, code: ErrorCode) -> tuple[Any, dict[str, Any]]:
+    """Expect this error; return the result of the command, and the compared files by path."""
+    assert isinstance(done.exception, BuildError)
+    assert done.exception.code is code
+    return done, {item["path"]: item for item in done.exception.result["files"]}
 
 
 def downloads(hub: Hub) -> list[str]:
@@ -154,7 +159,7 @@ def test_a_rebuild_removes_what_killed_ones_left_and_keeps_the_cache_from_being_
 
     def look(_: object, cache: Cache) -> None:
         seen.append(cache.root)
-        monkeypatch.setattr(gemma3build.workflows.rebuild, "environment_differences", prune)
+        monkeypatch.setattr(workflow, "environment_differences", prune)
 
     def prune(*_: object) -> None:
         Cache(seen[0]).prune(everything=True)
@@ -169,10 +174,7 @@ def test_a_file_that_differs_is_downloaded_and_no_other(
     hub: Hub, release: Path, rebuild: Rebuild
 ) -> None:
     put(hub, release)
-    done = rebuild(ADDRESS, "--json", task=OTHER_TASK)
-    assert isinstance(done.exception, BuildError)
-    assert done.exception.code is ErrorCode.DIFFERENT
-    files = {item["path"]: item for item in done.exception.result["files"]}
+    done, files = differing(rebuild(ADDRESS, "--json", task=OTHER_TASK), ErrorCode.DIFFERENT)
     assert [item["part"] for item in files[TASK]["differences"]] == ["member METADATA"]
     assert files[TASK]["released"] == sha256_bytes((release / TASK).read_bytes())
     assert files[TFLITE]["verdict"] == "identical"
@@ -183,7 +185,7 @@ def test_a_file_that_differs_is_downloaded_and_no_other(
 def test_with_full_everything_is_downloaded_before_and_nothing_after(
     hub: Hub, release: Path, rebuild: Rebuild
 ) -> None:
-    # The tokenizer in the bundles is then looked at, too.
+    # gemma3build then compares the tokenizer in the bundles, too.
     put(hub, release)
     assert rebuild(ADDRESS, "--full", task=OTHER_TASK).exception.code is ErrorCode.DIFFERENT
     assert len(downloads(hub)) == 4
@@ -203,10 +205,7 @@ def test_a_clock_in_a_published_bundle_is_told_from_a_difference(
     released = write_release(tmp_path / "clocked", {TASK: content})
     name_checkpoint(released)
     put(hub, released)
-    done = rebuild(ADDRESS, "--json")
-    assert isinstance(done.exception, BuildError)
-    assert done.exception.code is ErrorCode.NOT_IDENTICAL
-    files = {item["path"]: item for item in done.exception.result["files"]}
+    _, files = differing(rebuild(ADDRESS, "--json"), ErrorCode.NOT_IDENTICAL)
     changed = {name for name, item in files.items() if item["verdict"] != "identical"}
     assert changed == {TASK, SBOM, MANIFEST, CHECKSUMS}
     assert files[TASK]["stabilizer"] == "clock of the zip members"
@@ -221,9 +220,7 @@ def test_what_does_not_verify_is_not_rebuilt(
     hub.repos[REPO].commit(
         {path.name: path.read_bytes() for path in release.iterdir()}, "by hand", "someone"
     )
-    monkeypatch.setattr(
-        gemma3build.workflows.rebuild, "Runner", lambda *_, **__: pytest.fail("nothing is to run")
-    )
+    monkeypatch.setattr(workflow, "Runner", lambda *_, **__: pytest.fail("nothing is to run"))
     done = rebuild(f"hf://{REPO}")
     assert isinstance(done.exception, BuildError)
     assert (done.exception.code, "✗ digests" in done.stdout) == (ErrorCode.CHANGED, True)

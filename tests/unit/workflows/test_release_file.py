@@ -58,9 +58,7 @@ def test_a_file_lists_models_schemes_and_shapes(tmp_path: Path) -> None:
     assert second.prepared.plan == alone.prepared.plan
 
 
-def test_paths_in_a_file_begin_where_it_lies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_in_a_file_begin_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path / "tuned")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -78,9 +76,12 @@ def test_paths_in_a_file_begin_where_it_lies(
         ("", "releases.toml: missing key 'release'"),
         ("release = []", "it lists no release"),
         ('[[release]]\nmodel = "m"\n[other]', "other: unknown key"),
-        ("[[release]]", "a release has either model or checkpoint"),
-        ('[[release]]\nmodel = "m"\ncheckpoint = "c"', "a release has either model or checkpoint"),
-        ('[[release]]\nmodel = "m"\ntokenizer = "t"', "tokenizer goes with checkpoint"),
+        ("[[release]]", "a release needs either model or checkpoint"),
+        (
+            '[[release]]\nmodel = "m"\ncheckpoint = "c"',
+            "a release needs either model or checkpoint",
+        ),
+        ('[[release]]\nmodel = "m"\ntokenizer = "t"', "tokenizer needs checkpoint"),
         ('[[release]]\nmodel = "m"\nscheme = "fp16"', "scheme: unknown key; known here"),
         ('[[release]]\nmodel = "m"\nschemes = "fp16"', "expected a list"),
         ('[[release]]\nmodel = "m"\nschemes = []', "schemes is empty"),
