@@ -39,7 +39,7 @@ SHAPES = ["--prefill-seq-lens", "8", "--kv-cache-max-len", "64"]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Runs the command as a user does, with a cache of its own."""
+    """Runs the command as a user does, with its own cache."""
 
     cache: Path
     folder: Path
@@ -120,16 +120,12 @@ def cold(images: None, tmp_path: Path) -> Command:
 
 @pytest.fixture(scope="session")
 def user_cache() -> Path:
-    """The cache of whoever runs the tests, where downloads are kept."""
+    """The cache of the user who runs the tests, with downloads."""
     return cache_dir()
 
 
 def run_plan(
-    client: docker.DockerClient,
-    plan: Plan,
-    cache: Path,
-    materials: Any = None,
-    **limits: Any,
+    client: docker.DockerClient, plan: Plan, cache: Path, materials: Any = None, **limits: Any
 ) -> dict[str, FinishedStep]:
     """Run a plan as ``run_steps`` does."""
     return run_steps(client, plan.steps, cache, materials, **limits)
@@ -142,7 +138,7 @@ def run_steps(
     materials: Any = None,
     **limits: Any,
 ) -> dict[str, FinishedStep]:
-    """Run steps with a store of its own; images and wheels are those of the user's cache."""
+    """Run steps with their own cache; images and wheels are those of the user's cache."""
     config = load_images()
     return Executor(
         cache=Cache(cache),

@@ -1,13 +1,13 @@
-"""The cache of step results, keyed by content, on disk.
+"""The cache: step results on disk, keyed by content.
 
     steps/<key>/entry.json, log.txt, output/...    finished, read-only
     staging/<key>/...                              being written by the holder of the lock
-    failed/<step>-<key>.log                        logs of steps that failed
+    failed/<step>-<key>.log                        logs of failed steps
     locks/<key>.lock
-    datasets/, wheels/, images/                    downloads and what was made of them
+    datasets/, wheels/, images/                    downloads, and files made from them
 
-A result is written in ``staging`` and appears in ``steps`` by one rename, so that a killed build leaves
-nothing that looks finished. Each file's size and time of change are kept with its digest: they are
+gemma3build writes a result in ``staging`` and moves it into ``steps`` by one rename, so a killed build leaves
+nothing that looks finished. An entry has size, modification time and digest of each file: the first two are
 compared at every use, the digest before a step reads the file.
 """
 
@@ -38,14 +38,14 @@ from gemma3build.util.serialize import DecodeError, Record, decode_json, pretty_
 ENTRY_FILE = "entry.json"
 FAILED, STAGING = "failed", "staging"
 DATASETS, WHEELS, IMAGES = "datasets", "wheels", "images"
-DOWNLOADS = (DATASETS, WHEELS, IMAGES)  # what others keep below the root of a cache
+DOWNLOADS = (DATASETS, WHEELS, IMAGES)  # what other modules keep in the cache
 UNUSABLE = "The cache cannot be used"
-SCRATCH = "-"  # in the names of scratch directories, and in no key
-LOCK_PATIENCE = 0.5  # seconds between two looks at whether to give up
+SCRATCH = "-"  # in names of scratch directories, never in a key
+LOCK_PATIENCE = 0.5  # seconds between two checks whether to give up
 
 
 class CachedFile(Record):
-    """A file of an entry: its digest, and when it was last changed, in ns since 1970."""
+    """A file of an entry: its digest and modification time, in ns since 1970."""
 
     digest: FileDigest
     changed: int
@@ -55,9 +55,9 @@ class CacheEntry(Record):
     """A finished step.
 
     Attributes:
-        step: name of the step, for people.
-        files: what it wrote, below its output directory.
-        facts: what it found out.
+        step: name of the step.
+        files: its outputs, relative to its output directory.
+        facts: metadata that it returned.
         seconds: wall-clock time that it took.
         peak_memory: largest resident set size, in bytes.
     """
@@ -75,7 +75,7 @@ class CacheEntry(Record):
 
 
 class Cache:
-    """The cache below one directory."""
+    """The cache in one directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -83,18 +83,15 @@ class Cache:
         self._verified: set[str] = set()
 
     def output(self, key: str) -> Path:
-        """Return where the files of an entry lie."""
+        """Return the directory with the files of an entry."""
         return self._steps / key / OUTPUT_DIR
 
     def log(self, key: str) -> Path:
-        """Return where the log of an entry lies."""
+        """Return the log file of an entry."""
         return self._steps / key / LOG_FILE
 
     def find(self, key: str) -> CacheEntry | None:
-        """Return the entry of this key, if its files are as they were when it was written.
-
-        An entry with a file that is gone, or has another content, is removed: it will be made again.
-        """
+        """Return the entry of this key; an entry with a missing or changed file is removed, and then None."""
         try:
             text = (self._steps / key / ENTRY_FILE).read_bytes()
             entry = decode_json(CacheEntry, text, ENTRY_FILE)
@@ -108,8 +105,8 @@ class Cache:
         return entry
 
     def verify(self, key: str, entry: CacheEntry) -> bool:
-        """Return whether every byte of an entry is what it was, reading each once per process."""
-        # Also what was verified can go, or change, while this process runs.
+        """Return whether every byte of an entry is unchanged; each is read once per process."""
+        # A verified file can still disappear or change while this process runs.
         if key in self._verified and all(self._unchanged(key, file) for file in entry.files):
             return True
         folder = self.output(key)
@@ -126,14 +123,14 @@ class Cache:
         return True
 
     def in_use(self) -> contextlib.AbstractContextManager[None]:
-        """Keep others from removing what is finished for a while; one who does it is waited for."""
+        """Keep other processes from removing entries meanwhile; waits for one that does."""
         return self._hold(fcntl.LOCK_SH)
 
     @contextlib.contextmanager
     def _hold(self, kind: int) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
-            # The directory itself is locked, which takes no file: the cache may be read-only, or not
-            # there, and a file system may have no locks.
+            # The lock is on the directory, which needs no file: the cache may be read-only or missing,
+            # and a file system may have no locks.
             with contextlib.suppress(OSError):
                 self.root.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(self.root, os.O_RDONLY)
@@ -141,19 +138,14 @@ class Cache:
                 try:
                     fcntl.flock(descriptor, kind)
                 except BlockingIOError as error:
-                    hint = "Wait for it, or leave --all away."
+                    hint = "Wait for it, or omit --all."
                     what = "The cache cannot be emptied"
                     raise BuildError(ErrorCode.IN_USE, what, "a build is running", hint) from error
             yield
 
     @contextlib.contextmanager
     def lock(self, key: str, check_stopped: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the lock of a key; another process that wants it waits.
-
-        Args:
-            key: of the entry.
-            check_stopped: is called while waiting, and raises to give up.
-        """
+        """Hold the lock of a key; waits for it, and calls ``check_stopped``, which raises to give up."""
         path = self._lock_path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
@@ -167,7 +159,7 @@ class Cache:
             lock.release()
 
     def staged(self, key: str) -> Path:
-        """Return where the result of a key is written before it is one."""
+        """Return the directory in which the result of a key is written."""
         return self._staging / key
 
     def stage(self, key: str) -> Path:
@@ -180,7 +172,7 @@ class Cache:
 
     @contextlib.contextmanager
     def scratch(self, purpose: str) -> Iterator[Path]:
-        """Give an empty directory for a while; ``prune`` removes what a kill leaves of it.
+        """Yield an empty directory; ``prune`` removes it if this process is killed.
 
         Raises:
             BuildError: the disk is full (DISK); the cache cannot be written (OUTPUT).
@@ -188,7 +180,7 @@ class Cache:
         folder = self._staging / f"{purpose}{SCRATCH}{secrets.token_hex(8)}"
         with contextlib.ExitStack() as stack:
             with os_errors(UNUSABLE):
-                # Locked before it is there, so that no prune takes it for what a kill left.
+                # Locked before it exists, so that no prune takes it for a leftover.
                 stack.enter_context(self.lock(folder.name))
                 stack.callback(self._lock_path(folder.name).unlink, missing_ok=True)
                 folder.mkdir(mode=0o700, parents=True)
@@ -196,16 +188,16 @@ class Cache:
             yield folder
 
     def unstage(self, key: str) -> None:
-        """Remove what an unfinished step left; the caller holds its lock."""
+        """Remove the files of an unfinished step; the caller holds its lock."""
         shutil.rmtree(self.staged(key), ignore_errors=True)
 
     def keep_log(self, key: str, step: str) -> Path | None:
-        """Keep the log of a step that failed; return where, or None if it wrote none."""
+        """Keep the log of a failed step; return its path, or None if it is empty."""
         log = self.staged(key) / LOG_FILE
         if not log.is_file() or not log.stat().st_size:
             return None
         kept = self.root / FAILED / f"{step}-{key[:16]}.log"
-        with contextlib.suppress(OSError):  # the disk may be full, which the error then says
+        with contextlib.suppress(OSError):  # the disk may be full: the error says so
             kept.parent.mkdir(exist_ok=True)
             log.replace(kept)
             return kept
@@ -215,13 +207,13 @@ class Cache:
         """Turn the staged directory of a key into an entry; the caller holds its lock.
 
         Raises:
-            OSError: the disk is full, or something of that kind.
-            ValueError: the step left a link or a device.
+            OSError: a file cannot be written.
+            ValueError: the step wrote a link or a device.
         """
         staged = self.staged(key)
         files = []
         for name, path in sorted(walk_files(staged / OUTPUT_DIR)):
-            # A library's choice of mode, or the umask, is not part of a result.
+            # Modes depend on libraries and the umask, so they are not part of a result.
             path.chmod(0o444)
             digest = digest_file(path, name)
             files.append(CachedFile(digest=digest, changed=path.stat().st_mtime_ns))
@@ -232,9 +224,8 @@ class Cache:
             seconds=result.seconds,
             peak_memory=result.peak_memory,
         )
-        keep = {OUTPUT_DIR, LOG_FILE, REQUEST_FILE}
         for path in staged.iterdir():
-            if path.name not in keep:
+            if path.name not in (OUTPUT_DIR, LOG_FILE, REQUEST_FILE):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         (staged / ENTRY_FILE).write_bytes(pretty_json(entry))
         self._steps.mkdir(parents=True, exist_ok=True)
@@ -244,7 +235,7 @@ class Cache:
         return entry
 
     def discard(self, key: str) -> None:
-        """Remove an entry, whole at once as far as readers can see."""
+        """Remove an entry, by a rename first so that no reader sees half of it."""
         folder = self._steps / key
         if folder.exists():
             self._staging.mkdir(parents=True, exist_ok=True)
@@ -254,7 +245,7 @@ class Cache:
             shutil.rmtree(grave, ignore_errors=True)
 
     def once(self, name: str) -> bool:
-        """Return True the first time that a cache is asked about a name, then False."""
+        """Return True at the first call for a name in this cache, then False."""
         marker = self.root / name
         if marker.exists():
             return False
@@ -266,28 +257,28 @@ class Cache:
     def entries(self) -> dict[str, CacheEntry]:
         """Return all entries by key."""
         keys = sorted(path.name for path in self._steps.iterdir()) if self._steps.is_dir() else []
-        found = {key: self.find(key) for key in keys}
-        return {key: entry for key, entry in found.items() if entry is not None}
+        return {key: entry for key in keys if (entry := self.find(key)) is not None}
 
     def prune(self, *, everything: bool) -> int:
-        """Remove what killed builds left, or everything; return how many bytes that freed.
+        """Remove leftovers of killed builds, or everything; return how many bytes that freed.
 
-        What a running build holds is left alone: its lock is taken.
+        Directories that a running build has locked stay.
 
         Raises:
             BuildError: a build is running, and everything was to be removed (IN_USE).
         """
-        if everything:
-            with self._hold(fcntl.LOCK_EX | fcntl.LOCK_NB):
-                return self._prune(everything=True)
-        return self._prune(everything=False)
+        alone = (
+            self._hold(fcntl.LOCK_EX | fcntl.LOCK_NB) if everything else contextlib.nullcontext()
+        )
+        with alone:
+            return self._prune(everything=everything)
 
     def _prune(self, *, everything: bool) -> int:
         before = tree_size(self.root)
         for folder in sorted(self._staging.glob("*")):
             with contextlib.suppress(Timeout), self.try_lock(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-                if SCRATCH in folder.name:  # whose name is not used again
+                if SCRATCH in folder.name:  # its name is never used again
                     self._lock_path(folder.name).unlink(missing_ok=True)
         shutil.rmtree(self.root / FAILED, ignore_errors=True)
         for name in DOWNLOADS:
@@ -301,10 +292,10 @@ class Cache:
         return before - tree_size(self.root)
 
     def try_lock(self, path: Path) -> FileLock:
-        """Return the lock of who writes to a path of ``staging``; entering it raises Timeout if it is held.
+        """Return the lock of a path in ``staging``; entering it raises Timeout if it is held.
 
         Raises:
-            ValueError: the path is not below ``staging`` of this cache.
+            ValueError: the path is not in ``staging`` of this cache.
         """
         key = path.relative_to(self._staging).parts[0].partition(".")[0]
         lock = self._lock_path(key)
@@ -320,13 +311,13 @@ class Cache:
             status = path.stat()
         except OSError:
             return False
-        if status.st_size != file.digest.size:
-            return False
-        return status.st_mtime_ns == file.changed or sha256_file(path) == file.digest.sha256
+        return status.st_size == file.digest.size and (
+            status.st_mtime_ns == file.changed or sha256_file(path) == file.digest.sha256
+        )
 
 
 def tree_size(folder: Path) -> int:
-    """Return the bytes that the files below a folder hold; those that go meanwhile hold none."""
+    """Return the size of all files in a folder, in bytes; files that disappear meanwhile count as none."""
     size = 0
     for place, _, names in os.walk(folder):
         for name in names:

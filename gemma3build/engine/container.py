@@ -22,6 +22,7 @@ from requests import RequestException
 from gemma3build.engine.cache import STAGING, Cache
 from gemma3build.engine.docker import engine_failed
 from gemma3build.engine.images import Image
+from gemma3build.engine.preflight import MORE_MEMORY
 from gemma3build.errors import BuildError, ErrorCode, from_step
 from gemma3build.plan.graph import Step
 from gemma3build.schema.step import (
@@ -29,7 +30,6 @@ from gemma3build.schema.step import (
     REQUEST_FILE,
     RESULT_FILE,
     StepErrorCode,
-    StepFailure,
     StepRequest,
     StepResult,
 )
@@ -38,14 +38,15 @@ from gemma3build.util.serialize import decode_json, pretty_json
 from gemma3build.util.text import MEBIBYTE, gibibytes
 
 WORK = "/work"
-SCRATCH = "/tmp"  # noqa: S108 - inside the container, which nobody shares
+SCRATCH = "/tmp"  # noqa: S108 - inside the container, which has one user
 STAGED_LABEL = "gemma3build.staged"  # of a container: the directory that it writes to
 ENDPOINT = "HF_ENDPOINT"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 LOG_LINES = 15
-WATCH_INTERVAL = 0.1  # seconds between two looks at a container
+AGAIN = "Run the same command again; finished steps are kept."
+WATCH_INTERVAL = 0.1  # seconds between two checks of a container
 MEMORY_INTERVAL = 1.0  # seconds between two measurements of its memory
-FULL = 64 * MEBIBYTE  # with less free, a failure is the disk's
+FULL = 64 * MEBIBYTE  # bytes: with less free, a failure is blamed on the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +68,13 @@ class Containers:
         memory_limit: int | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Take what all containers share.
+        """Set what all containers share.
 
         Args:
             client: the engine.
             epoch: SOURCE_DATE_EPOCH, seconds since 1970 in UTC.
             memory_limit: for each container, in bytes; None leaves it to the machine.
-            environment: of containers with a network, and of no others: how they reach the Hub, and as
-                whom.
+            environment: for containers with a network only: the token, endpoint and proxies of the Hub.
         """
         self._client, self._epoch, self._memory_limit = client, epoch, memory_limit
         self._environment = environment or {}
@@ -87,11 +87,8 @@ class Containers:
     def check_stopped(self) -> None:
         """Raise BuildError once ``stop`` was called."""
         if self._stopped.is_set():
-            raise BuildError(
-                ErrorCode.INTERRUPTED,
-                "The step was stopped",
-                "another one failed, or a signal came",
-            )
+            why = "another step failed, or gemma3build got a signal"
+            raise BuildError(ErrorCode.INTERRUPTED, "The step was stopped", why)
 
     def run(
         self,
@@ -103,10 +100,10 @@ class Containers:
         mounts: list[Mount],
         on_memory: Callable[[int], None],
     ) -> StepResult:
-        """Run a step to its end; its result and files are then in ``staged``.
+        """Run a step to its end; its files are then in ``staged``.
 
         Raises:
-            BuildError: the step refused its input or stopped; the kernel ended it for its memory
+            BuildError: the step rejected its input or crashed; the kernel killed it for its memory
                 (MEMORY); ``stop`` was called (INTERRUPTED); the engine failed (ENGINE).
         """
         request = StepRequest(step=step.module, parameters=step.parameters, inputs=inputs)
@@ -133,9 +130,9 @@ class Containers:
             "TMPDIR": f"{WORK}/scratch",
         }
         if step.network:
-            # Xet needs hosts of its own, and the lock's digests say all that it would.
-            own = {"HF_HOME": f"{WORK}/hub", "HF_HUB_DISABLE_XET": "1"}
-            environment |= {**self._environment, **own}
+            # Xet needs further hosts, and the digests of the lockfile verify as much as it does.
+            environment |= self._environment
+            environment |= {"HF_HOME": f"{WORK}/hub", "HF_HUB_DISABLE_XET": "1"}
         binds = [
             DockerMount("/src/gemma3build", str(PACKAGE_DIR), "bind", read_only=True),
             DockerMount(WORK, str(staged), "bind"),
@@ -179,10 +176,10 @@ class Containers:
                 on_memory(resident(stats.get("memory_stats") or {}))
 
     def remove_orphans(self, staged: Path) -> None:
-        """Remove the containers of killed builds that write to a directory of the cache.
+        """Remove containers of killed builds that write to a directory of the cache.
 
-        Not those of its key: another cache on the same engine may be making the same result. The caller
-        holds the lock of the key.
+        They are found by directory and not by key, which another cache on the same engine may share. The
+        caller holds the lock of the key.
 
         Raises:
             BuildError: the engine failed (ENGINE).
@@ -197,50 +194,41 @@ class Containers:
         if state.get("OOMKilled"):
             limit = self._memory_limit
             bound = f"its limit of {gibibytes(limit)}" if limit else "this machine's memory"
-            raise BuildError(
-                ErrorCode.MEMORY,
-                f"The kernel ended {step.name}",
-                f"it needed more than {bound} (the estimate is {gibibytes(step.memory)})",
-                "Close other programs, give --memory more, or use a larger machine.",
-            )
+            why = f"it needed more than {bound} (the estimate is {gibibytes(step.memory)})"
+            what, hint = f"The kernel killed {step.name}", MORE_MEMORY
+            raise BuildError(ErrorCode.MEMORY, what, why, hint)
         try:
             result = decode_json(StepResult, (staged / RESULT_FILE).read_bytes(), RESULT_FILE)
         except (FileNotFoundError, ValueError):
             check_full(step, staged)
-            failure = StepFailure(
-                code=StepErrorCode.INTERNAL.value,
-                what=f"The container of {step.name} ended without a result",
-                why=f"its exit status is {state.get('ExitCode')}, so something killed it",
-                hint="Run the same command again; finished steps are kept.",
-            )
-            raise from_step(failure, log) from None
+            what = f"The container of {step.name} ended without a result"
+            why = f"its exit status is {state.get('ExitCode')}, so something killed it"
+            raise BuildError(ErrorCode.INTERNAL, what, why, AGAIN, log=log) from None
         if result.failure is not None:
-            unforeseen = result.failure.code == StepErrorCode.INTERNAL
-            if unforeseen:
+            crashed = result.failure.code == StepErrorCode.INTERNAL
+            if crashed:
                 check_full(step, staged)
-            raise from_step(result.failure, log if unforeseen else "")
+            raise from_step(result.failure, log if crashed else "")
         return result
 
 
 def network_mode(environment: Mapping[str, str]) -> str:
-    """Return which network a container with this environment needs: a loopback is not on the bridge."""
+    """Return the network that a container needs: the bridge cannot reach the host's loopback."""
     asked = (environment.get(name, "") for name in (ENDPOINT, *PROXIES))
     return "host" if any(map(is_on_loopback, asked)) else "bridge"
 
 
 def is_on_loopback(address: str) -> bool:
-    """Return whether an address, of which the scheme may be left out, is on a machine's loopback."""
+    """Return whether an address, with or without a scheme, is on a machine's loopback."""
     try:
         name = urlsplit(address if "://" in address else f"//{address}").hostname or ""
         return name == "localhost" or ip_address(name).is_loopback
-    except ValueError:  # it is some other name, or no address at all
+    except ValueError:  # it is another name, or not an address
         return False
 
 
 def remove_orphans(client: docker.DockerClient, cache: Cache) -> None:
-    """Remove the containers of killed processes that write anywhere below a cache.
-
-    Also those of a rebuild, which has its own cache there, of a name that no other has.
+    """Remove containers of killed processes that write anywhere in a cache, those of rebuilds too.
 
     Raises:
         BuildError: the engine failed (ENGINE).
@@ -254,7 +242,7 @@ def remove_orphans(client: docker.DockerClient, cache: Cache) -> None:
 
 
 def labelled(client: docker.DockerClient, label: str) -> list[Container]:
-    """Return the containers with a label, also those that do not run."""
+    """Return the containers with a label, running or not."""
     filters: dict[str, str | list[str] | bool] = {"label": label}
     return client.containers.list(all=True, filters=filters, ignore_removed=True)
 
@@ -269,21 +257,15 @@ def removing() -> Iterator[None]:
 
 
 def check_full(step: Step, staged: Path) -> None:
-    """Blame a full disk for a step that failed without knowing why: libraries hide it."""
+    """Raise BuildError (DISK) if a step crashed on a full disk, an error that libraries hide."""
     if shutil.disk_usage(staged).free < FULL:
-        raise BuildError(
-            ErrorCode.DISK,
-            f"{step.name} stopped",
-            f"the disk of {staged.parent} is full",
-            "Free some space and run the same command again; finished steps are kept.",
-        )
+        why = f"the disk of {staged.parent} is full"
+        hint = "Free some space and run the same command again; finished steps are kept."
+        raise BuildError(ErrorCode.DISK, f"{step.name} stopped", why, hint)
 
 
 def resident(memory: Mapping[str, Any]) -> int:
-    """Return the bytes that a container's processes hold, without the page cache.
-
-    The names are those of cgroup version 1 and 2.
-    """
+    """Return the memory of a container without the page cache, in bytes, by the names of cgroup 1 and 2."""
     details = memory.get("stats") or {}
     return int(details.get("rss") or details.get("anon") or memory.get("usage") or 0)
 

@@ -1,4 +1,4 @@
-"""The Docker engine: found, or installed on bare Debian; and given a parent of the base image."""
+"""The Docker engine: find it, install it on bare Debian, and import a parent of the base image."""
 
 import json
 import os
@@ -15,12 +15,12 @@ from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.pins.config import ImagesConfig
 from gemma3build.util.files import sha256_file
 
-# Seconds for an answer: to save an image, the engine writes all layers before it answers.
+# Seconds: to save an image, the engine writes all layers before it answers.
 TIMEOUT = 900
 START_TIMEOUT = 60.0  # seconds for a daemon to answer
 POLL = 0.2  # seconds between two attempts
-SHOWN = 500  # characters of what a failed command said
-ROOT_REPOSITORY = "gemma3build/root"  # name of a bootstrapped parent
+SHOWN = 500  # characters of a failed command's output
+ROOT_REPOSITORY = "gemma3build/root"  # of a bootstrapped parent
 DEBIAN_PACKAGES = ("ca-certificates", "docker.io", "iptables", "mmdebstrap")
 NO_ENGINE = "No Docker engine answers"
 HOW_TO_START = (
@@ -46,11 +46,8 @@ def connect() -> docker.DockerClient:
 def ensure(say: Callable[[str], None]) -> str:
     """Make sure that an engine answers; return its version.
 
-    An engine that is there is used as it is. Else, as root on a machine with apt, Debian's packages
-    are installed and the daemon is started, by systemd where it runs and directly where it does not.
-
-    Args:
-        say: is given a line for each thing that is done.
+    Where none answers, gemma3build, as root on a machine with apt, installs Debian's packages and starts the
+    daemon, by systemd where it runs. ``say`` gets a line for each action.
 
     Raises:
         BuildError: none answers, and none can be installed (ENGINE).
@@ -69,26 +66,24 @@ def ensure(say: Callable[[str], None]) -> str:
 
 
 def bootstrap(client: docker.DockerClient, config: ImagesConfig, work: Path) -> tuple[str, str]:
-    """Import a root file system of Debian's packages as the parent of the base image.
+    """Import a root file system of Debian packages as the parent of the base image.
 
     Args:
         client: the engine.
-        config: of which Debian release and packages it is, and its time stamp.
-        work: a directory for its files.
+        config: names the Debian release, its packages and the time stamp.
+        work: a directory for temporary files.
 
     Returns:
-        Its reference, and its kind and digest for the record.
+        Its reference, and its kind and digest for the manifest.
 
     Raises:
-        BuildError: mmdebstrap is missing or failed (IMAGE); the engine did not take it (ENGINE).
+        BuildError: mmdebstrap is missing or failed (IMAGE); the engine rejected it (ENGINE).
     """
+    what = "The image base cannot be made"
     if shutil.which("mmdebstrap") is None:
-        raise BuildError(
-            ErrorCode.IMAGE,
-            "The image base cannot be made",
-            "no registry answers and mmdebstrap is not installed",
-            "Connect to a registry, or on Debian run `apt-get install mmdebstrap` as root.",
-        )
+        why = "no registry answers and mmdebstrap is not installed"
+        hint = "Connect to a registry, or on Debian run `apt-get install mmdebstrap` as root."
+        raise BuildError(ErrorCode.IMAGE, what, why, hint)
     root = work / "root.tar"
     parent = config.parent
     command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(parent.packages)}"]
@@ -106,29 +101,26 @@ def bootstrap(client: docker.DockerClient, config: ImagesConfig, work: Path) -> 
     )
     if done.returncode:
         why = f"mmdebstrap failed: {done.stderr.strip()[-SHOWN:]}"
-        raise BuildError(
-            ErrorCode.IMAGE, "The image base cannot be made", why, "Check the network."
-        )
+        raise BuildError(ErrorCode.IMAGE, what, why, "Check the network.")
     digest = sha256_file(root)
     tag = digest[:16]
     with root.open("rb") as file:
         answer = client.api.import_image_from_data(file, ROOT_REPOSITORY, tag=tag)
     if "error" in json.loads(answer.strip().splitlines()[-1]):
-        raise BuildError(
-            ErrorCode.ENGINE, "The base cannot be imported", answer, "Restart the engine."
-        )
+        what = "The base cannot be imported"
+        raise BuildError(ErrorCode.ENGINE, what, answer, "Restart the engine.")
     return f"{ROOT_REPOSITORY}:{tag}", f"debian sha256:{digest}"
 
 
 def engine_failed(what: str, error: Exception) -> BuildError:
-    """Return the error of an engine that refused something, or went away."""
+    """Return the error of an engine that rejected a request or stopped answering."""
     why = str(getattr(error, "explanation", None) or error)
-    hint = "Look at the engine, then run the same command again; finished steps are kept."
+    hint = "Check the Docker engine, then run the same command again; finished steps are kept."
     return BuildError(ErrorCode.ENGINE, what, why, hint)
 
 
 def _install() -> None:
-    """Install the engine, and what bootstraps a base, by apt; raises BuildError (ENGINE)."""
+    """Install the engine and mmdebstrap by apt; raises BuildError (ENGINE)."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (
         ["apt-get", "update", "--quiet=2"],
@@ -136,24 +128,19 @@ def _install() -> None:
     ):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise BuildError(
-                ErrorCode.ENGINE,
-                "Docker cannot be installed",
-                f"`{' '.join(command)}` failed: {done.stderr.strip()[-SHOWN:]}",
-                "Fix apt, or install Docker by hand.",
-            )
+            why = f"`{' '.join(command)}` failed: {done.stderr.strip()[-SHOWN:]}"
+            hint = "Fix apt, or install Docker yourself."
+            raise BuildError(ErrorCode.ENGINE, "Docker cannot be installed", why, hint)
 
 
 def _start(missing: BuildError) -> docker.DockerClient:
     """Start the daemon and wait until it answers; raises BuildError with the hint of ``missing``."""
+    daemon, log = None, "`journalctl -u docker`"
     if Path("/run/systemd/system").is_dir():
         subprocess.run(["systemctl", "start", "docker"], check=False)  # noqa: S607 - root's PATH
-        daemon = None
-        log = "`journalctl -u docker`"
     else:
-        path = Path("/var/log/dockerd.log")
-        log = str(path)
-        with path.open("ab") as file:
+        log = "/var/log/dockerd.log"
+        with Path(log).open("ab") as file:
             daemon = subprocess.Popen(
                 ["dockerd"],  # noqa: S607 - root's PATH
                 stdin=subprocess.DEVNULL,
@@ -167,15 +154,14 @@ def _start(missing: BuildError) -> docker.DockerClient:
             return connect()
         except BuildError:
             time.sleep(POLL)
-    raise BuildError(
-        ErrorCode.ENGINE, "The Docker daemon does not start", f"see {log}", missing.hint
-    ) from missing
+    what = "The Docker daemon does not start"
+    raise BuildError(ErrorCode.ENGINE, what, f"see {log}", missing.hint) from missing
 
 
 def _cause(error: DockerException) -> str:
-    """Return why no engine answers, in words where the SDK has only the names of exceptions."""
+    """Return why no engine answers; the SDK often gives only names of exceptions."""
     if isinstance(error.__context__, Exception) and "PermissionError" in repr(error):
-        return "this user may not use its socket (is it in the group docker?)"
+        return "you may not use its socket (are you in the group docker?)"
     if "FileNotFoundError" in repr(error) or "No such file" in str(error):
-        return "its socket is not there"
+        return "its socket does not exist"
     return str(error).strip() or type(error).__name__

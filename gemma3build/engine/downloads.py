@@ -1,8 +1,7 @@
-"""Downloads on the host, each checked against its pinned digest and kept in the cache.
+"""Downloads on the host: gemma3build checks each against its pinned digest and keeps it in the cache.
 
-Wheels come by this interpreter's pip, which follows the machine's own configuration of indexes, mirrors and
-certificates; the files of a dataset from the address in its pin. The digest decides what is used, so it does
-not matter from where it comes.
+This interpreter's pip downloads wheels, with your configuration of indexes, mirrors and certificates. The files
+of a dataset come from the address in its pin. The source does not matter, because the digest must match.
 """
 
 import re
@@ -20,10 +19,10 @@ from gemma3build.util.files import FileDigest, atomic_file, sha256_blocks, sha25
 from gemma3build.util.serialize import canonical_json
 
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")  # in a requirements file
-CPU_BUILD = "+cpu"  # in the version of a torch without CUDA, which not every index has
+CPU_BUILD = "+cpu"  # in the version of a torch without CUDA, which some indexes lack
 CREDENTIALS = re.compile(r"//[^/@\s]+@")  # in the address of an index
 MACHINE = "x86_64"
-# Names of manylinux platforms before they carried the version of glibc: PEP 600.
+# Older names of manylinux platforms, without the version of glibc: PEP 600.
 LEGACY_PLATFORMS = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
 OLDEST_GLIBC = 5  # its minor version: that of manylinux1
 TIMEOUT = 60.0  # seconds without a byte of a dataset
@@ -36,23 +35,20 @@ def locked_wheels(
 
     Args:
         cache: where downloads are kept.
-        requirements: text of the file, every line with its hashes.
-        config: for which interpreter and platform.
-        say: is given a line when something has to be downloaded.
+        requirements: text of the file, with the hashes of each wheel.
+        config: names the interpreter and platform.
+        say: gets a line before a download.
 
     Raises:
-        BuildError: pip could not download them, or brought something else (DOWNLOAD).
+        BuildError: pip could not download them, or a digest differs (DOWNLOAD).
     """
     key = sha256_bytes(requirements.encode())
     hashes = frozenset(HASH.findall(requirements))
     count = requirements.count("==")
     folder = cache.root / WHEELS / key
     with cache.lock(key):
-        if (
-            folder.is_dir()
-            and len(list(folder.iterdir())) == count
-            and not _unlisted(folder, hashes)
-        ):
+        kept = len(list(folder.iterdir())) if folder.is_dir() else 0
+        if folder.is_dir() and kept == count and not _unlisted(folder, hashes):
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -61,12 +57,11 @@ def locked_wheels(
             target = scratch / "wheels"
             pip_download(requirements, target, config)
             if bad := _unlisted(target, hashes):
-                raise BuildError(
-                    ErrorCode.DOWNLOAD,
-                    "A download is not the locked one",
-                    f"the SHA-256 of {bad[0]} is not in the lock",
-                    "Run the same command again; if the error stays, the index has other files than the lock.",
+                why = f"the SHA-256 of {bad[0]} is not in the lockfile"
+                hint = (
+                    "Run the same command again; if it fails again, check pip's configured index."
                 )
+                raise BuildError(ErrorCode.DOWNLOAD, "A download is not the locked one", why, hint)
             target.rename(folder)
     return folder
 
@@ -84,11 +79,11 @@ def package_files(
         cache: where downloads are kept.
         requirements: ``name==version`` of each wheel.
         files: digest of each, in the same order.
-        config: for which interpreter and platform.
-        say: is given a line when something has to be downloaded.
+        config: names the interpreter and platform.
+        say: gets a line before a download.
 
     Raises:
-        BuildError: pip could not download them, or brought something else (DOWNLOAD).
+        BuildError: pip could not download them, or a digest differs (DOWNLOAD).
     """
     lines = [
         f"{requirement} --hash=sha256:{file.sha256}\n"
@@ -101,9 +96,9 @@ def pip_download(requirements: str, target: Path, config: ImagesConfig) -> None:
     """Run ``pip download``; if it finds no CPU build of torch, again with PyTorch's index.
 
     Args:
-        requirements: text of a requirements file; pip checks the hashes that it has.
+        requirements: text of a requirements file; pip checks its hashes, if it has any.
         target: directory for the wheels.
-        config: for which interpreter and platform.
+        config: names the interpreter and platform.
 
     Raises:
         BuildError: pip failed (DOWNLOAD).
@@ -118,27 +113,18 @@ def pip_download(requirements: str, target: Path, config: ImagesConfig) -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise BuildError(
-            ErrorCode.DOWNLOAD,
-            "Wheels cannot be downloaded",
-            CREDENTIALS.sub("//", "; ".join(errors[-3:]) or "pip failed"),
-            "Check the network and pip's configuration, then run the same command again.",
-        )
+        why = CREDENTIALS.sub("//", "; ".join(errors[-3:]) or "pip failed")
+        hint = "Check the network and pip's configuration, then run the same command again."
+        raise BuildError(ErrorCode.DOWNLOAD, "Wheels cannot be downloaded", why, hint)
 
 
 def dataset_files(
     cache: Cache, name: str, dataset: Dataset, say: Callable[[str], None]
 ) -> dict[str, Path]:
-    """Return where the files of a dataset are, by name.
-
-    Args:
-        cache: where downloads are kept.
-        name: of the dataset.
-        dataset: its pin.
-        say: is given a line for each file that has to be downloaded.
+    """Return the paths of the files of a dataset, by name; ``say`` gets a line before each download.
 
     Raises:
-        BuildError: a file cannot be fetched, or is not what the pin says (DOWNLOAD); the disk is
+        BuildError: a file cannot be fetched, or its digest is not the pinned one (DOWNLOAD); the disk is
             full (DISK); the cache cannot be written (OUTPUT).
     """
     folder = cache.root / DATASETS / sha256_bytes(canonical_json(dict(dataset.sha256)))
@@ -161,7 +147,7 @@ def _unlisted(folder: Path, hashes: Collection[str]) -> list[str]:
 
 
 def _download_arguments(requirements: Path, target: Path, config: ImagesConfig) -> list[str]:
-    """Return pip's arguments to download for the containers, whatever the host is."""
+    """Return pip's arguments to download for the containers on any host."""
     major, minor = config.python_version.split(".")
     return [
         "download",
@@ -181,7 +167,7 @@ def _download_arguments(requirements: Path, target: Path, config: ImagesConfig) 
 
 
 def _platform_tags(config: ImagesConfig) -> list[str]:
-    """Return the platform tags that the containers' glibc can run, newest first."""
+    """Return the platform tags that the containers' glibc supports, newest first."""
     major, newest = config.glibc
     tags = []
     for minor in range(newest, OLDEST_GLIBC - 1, -1):
@@ -192,11 +178,11 @@ def _platform_tags(config: ImagesConfig) -> list[str]:
 
 
 def _download(address: str, path: Path, sha256: str, name: str) -> None:
-    """Fetch a file to ``path``, which appears whole or not at all; raises BuildError (DOWNLOAD), OSError."""
+    """Fetch a file to ``path`` atomically; raises BuildError (DOWNLOAD), OSError."""
     import httpx2
 
     what = f"The dataset {name} cannot be fetched"
-    hint = f"Look at the network, or give a folder with the files: --{name} DIR"
+    hint = f"Check the network, or give a folder with the files: --{name} DIR"
     try:
         with atomic_file(path) as staged:
             with (
@@ -206,7 +192,7 @@ def _download(address: str, path: Path, sha256: str, name: str) -> None:
                 answer.raise_for_status()
                 digest = sha256_blocks(answer.iter_bytes(), file.write)
             if digest != sha256:
-                why = f"{address} has the SHA-256 {digest}, the pin says {sha256}"
+                why = f"{address} has the SHA-256 {digest}, the pinned one is {sha256}"
                 raise BuildError(ErrorCode.DOWNLOAD, what, why, hint)
     except httpx2.HTTPError as error:
         raise BuildError(ErrorCode.DOWNLOAD, what, f"{address}: {error}", hint) from error

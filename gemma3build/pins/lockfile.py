@@ -1,7 +1,7 @@
-"""The files that only a command writes, with the digests of everything that the config names; and drift.
+"""The lockfiles, written by a command, with the digests of everything that the config names; and drift.
 
-A lock holds no clock time and no download address, so that two people who resolve one config get one
-lock, and a reviewer sees in a diff what changed. It has drifted where it no longer says what the config says.
+A lockfile has no times and no download addresses, so everyone who resolves one config gets the same file, and
+a diff shows what changed. It has drifted where it no longer matches the config.
 """
 
 import re
@@ -19,8 +19,8 @@ IMAGES_LOCK = PINS_DIR / "images.lock.json"
 BASE = "base"  # the image that all others are made from
 DOCKERFILE = "Dockerfile"
 REQUIREMENTS = "requirements.txt"  # of an image, every wheel with its hashes
-REQUESTED = "requirements.in"  # what a person asked for, from which the other is locked
-IMAGE_FILES = ("overrides.txt", REQUESTED, REQUIREMENTS)  # beside the Dockerfile that all share
+REQUESTED = "requirements.in"  # what a person wants; REQUIREMENTS is locked from it
+IMAGE_FILES = ("overrides.txt", REQUESTED, REQUIREMENTS)  # next to the Dockerfile that all share
 PACKAGES = "packages"  # the source of a model that comes in wheels
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SHOWN = 5  # fields that an error names
@@ -116,12 +116,12 @@ def write_models_lock(models: Mapping[str, LockedModel]) -> Path:
 
 
 def write_lock(lock: ModelsLock | ImagesLock, path: Path) -> None:
-    """Write a lock whole or not at all, and its directory; raises BuildError (OUTPUT, DISK)."""
+    """Write a lock whole or not at all, and its directory; raises BuildError (DISK, OUTPUT)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, pretty_json(lock))
     except OSError as error:
-        raise from_os_error("The lock cannot be written", error) from error
+        raise from_os_error("The lockfile cannot be written", error) from error
 
 
 def image_names() -> tuple[str, ...]:
@@ -207,7 +207,7 @@ def refuse_drift(drift: tuple[Drift, ...], command: str) -> None:
             ErrorCode.DRIFT,
             "The pins have drifted",
             "; ".join(shown),
-            f"Run `{command}`, look at the difference, and commit it.",
+            f"Run `{command}`, review the diff and commit it.",
         )
 
 
@@ -230,4 +230,4 @@ def _read(kind: type[T], path: Path) -> T | None:
         return None
     except (OSError, ValueError) as error:
         hint = "Restore the file, or run `gemma3build lock`."
-        raise BuildError(ErrorCode.CONFIG, "A lock cannot be read", str(error), hint) from error
+        raise BuildError(ErrorCode.CONFIG, "A lockfile cannot be read", str(error), hint) from error

@@ -1,4 +1,4 @@
-"""From config to lock: the only code that asks the network what a name means."""
+"""Resolve the config to a lockfile; no other code resolves names over the network."""
 
 import re
 import tempfile
@@ -45,9 +45,7 @@ def refuse_offline(what: str) -> None:
     from huggingface_hub.constants import is_offline_mode
 
     if is_offline_mode():
-        raise BuildError(
-            ErrorCode.OFFLINE, what, "HF_HUB_OFFLINE is set", "Unset it for this once."
-        )
+        raise BuildError(ErrorCode.OFFLINE, what, "HF_HUB_OFFLINE is set", "Unset it once.")
 
 
 def _resolve_packages(name: str, source: PackageSource, download: Download) -> LockedModel:

@@ -8,14 +8,7 @@ from gemma3build.gemma.graph import FLOAT_MODEL
 from gemma3build.gemma.prompts import LONGEST
 from gemma3build.plan import resources
 from gemma3build.plan.checkpoint import CheckpointInputs, plan_checkpoint, without_tokenizer
-from gemma3build.plan.graph import (
-    Artifact,
-    CheckpointSource,
-    Input,
-    Plan,
-    Step,
-    StepOutput,
-)
+from gemma3build.plan.graph import Artifact, CheckpointSource, Input, Plan, Step, StepOutput
 from gemma3build.schema.manifest import REFUSED, Parameters
 from gemma3build.schema.scheme import NAME, Scheme
 from gemma3build.util.serialize import encode
@@ -102,7 +95,7 @@ def plan_build(
 
 
 def check_parameters(parameters: Parameters, context: int, schemes: tuple[Scheme, ...]) -> None:
-    """Refuse parameters that would fail late or mean nothing; raises BuildError (REQUEST)."""
+    """Reject parameters that cannot work; raises BuildError (REQUEST)."""
     lengths = parameters.prefill_seq_lens
     if not schemes:
         what, why = "There is nothing to build", "no scheme was given"
@@ -115,7 +108,7 @@ def check_parameters(parameters: Parameters, context: int, schemes: tuple[Scheme
         raise BuildError(
             ErrorCode.REQUEST,
             f"A key-value cache of {parameters.kv_cache_max_len} tokens is too short",
-            f"the longest prefill ({max(lengths)}) would fill it, and leave no room for an answer",
+            f"the longest prefill ({max(lengths)}) would fill it and leave no room for an answer",
             "Use a larger --kv-cache-max-len or smaller --prefill-seq-lens.",
         )
     if parameters.kv_cache_max_len > context:
@@ -128,11 +121,7 @@ def check_parameters(parameters: Parameters, context: int, schemes: tuple[Scheme
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that could lead out of a folder, confuse a shell, or mean a rejected release.
-
-    Raises:
-        BuildError: saying why (REQUEST).
-    """
+    """Reject a name that is unsafe in a path or a shell, or is for rejected releases; raises BuildError."""
     why = ""
     if not re.fullmatch(NAME, name):
         why = "a name has letters, digits, dots, dashes and underscores only"
@@ -145,7 +134,7 @@ def check_name(name: str) -> None:
 
 
 def plan_calibration(checkpoint: Input, shape: Shape, after: tuple[str, ...] = ()) -> Step:
-    """Return the step that finds out how strong the inputs of each matrix are."""
+    """Return the step that measures the strength of each matrix's inputs."""
     return Step(
         name=CALIBRATE,
         module="convert.calibrate",
@@ -211,10 +200,7 @@ def plan_scheme(
     package = Step(
         name=f"package-{scheme.name}",
         module="litertlm.package",
-        parameters={
-            "file_name": litertlm,
-            "kv_cache_max_len": parameters.kv_cache_max_len,
-        },
+        parameters={"file_name": litertlm, "kv_cache_max_len": parameters.kv_cache_max_len},
         inputs=parts | templates,
         **resources.package_need(size),
     )

@@ -1,4 +1,4 @@
-"""How a checkpoint comes to the steps that read it."""
+"""The steps that fetch or import a checkpoint."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ FETCH, IMPORT = "fetch", "import"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInputs:
-    """Where a checkpoint is once it is here.
+    """A checkpoint as an input of steps.
 
     Attributes:
-        steps: that bring it.
+        steps: that fetch or import it.
         checkpoint: its directory, without a chat template, which few steps read.
         tokenizer: its tokenizer.model.
         chat_template: the file with its chat template, if it has one.
@@ -31,7 +31,7 @@ class CheckpointInputs:
 
 
 def plan_checkpoint(source: CheckpointSource, shape: Shape) -> CheckpointInputs:
-    """Return the steps that bring the checkpoint, and where its parts then are."""
+    """Return the steps that fetch or import the checkpoint, and its parts as inputs."""
     if source.locked is None:
         if source.checkpoint is None:
             raise ValueError("a source has a lock or a checkpoint")
@@ -51,7 +51,7 @@ def plan_checkpoint(source: CheckpointSource, shape: Shape) -> CheckpointInputs:
 
 
 def local_checkpoint(folder: ExternalInput) -> CheckpointInputs:
-    """Return where the parts of a user's own checkpoint are: no step brings it."""
+    """Return the parts of a user's own checkpoint, which needs no step."""
 
     def part(*names: str) -> ExternalInput:
         files = tuple(file for file in folder.files if file.path in names)

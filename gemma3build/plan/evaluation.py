@@ -31,7 +31,7 @@ def plan_evaluation(
     """Return the steps that measure a release, in an order in which they can run.
 
     PIQA is scored by an export of the same checkpoint whose one signature returns the logits after
-    every token; quantized by the scheme, its weights are those of the artifact, or the step refuses. Speed is measured on
+    every token; quantized by the scheme, its weights are those of the artifact, or the step fails. Speed is measured on
     the bundle itself, again each time.
 
     Args:
@@ -95,7 +95,7 @@ def expect_evaluation(plan: Plan) -> tuple[Step, ...]:
 def plan_piqa(
     scheme: Scheme, shape: Shape, inputs: Mapping[str, Input], parameters: Mapping[str, Any]
 ) -> list[Step]:
-    """Return the steps that ask one scheme."""
+    """Return the steps that run PIQA with one scheme."""
     steps = []
     model = StepOutput(step=SCORE_EXPORT, path=FLOAT_MODEL)
     size = resources.model_size(shape, scheme)
@@ -133,7 +133,7 @@ def plan_speed(scheme: Scheme, shape: Shape, bundle: ExternalInput) -> Step:
 
 
 def piqa_step(scheme: str) -> str:
-    """Return the name of the step that asks a scheme."""
+    """Return the name of the step that runs PIQA with a scheme."""
     return f"piqa-{scheme}"
 
 

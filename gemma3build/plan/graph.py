@@ -32,7 +32,7 @@ class StepOutput(Record):
 
 
 class ExternalInput(Record):
-    """Files from outside of the build, by digest; the engine knows where they lie."""
+    """Files from outside of the build, by digest; the engine knows their paths."""
 
     name: str
     files: tuple[FileDigest, ...]
@@ -49,7 +49,7 @@ class Step(Record):
         module: a module of ``gemma3build.steps``, its package first: ``convert.export``.
         parameters: what the module's docstring lists.
         inputs: what the module's docstring lists, to where it comes from.
-        after: names of steps that must have succeeded, beside those whose output it reads.
+        after: names of steps that must have succeeded, besides those whose output it reads.
         network: whether the container has one.
         fresh: whether it runs although the cache has a result, because it measures this machine now.
         memory: estimated peak, in bytes.

@@ -26,7 +26,7 @@ def import_need(shape: Shape) -> Need:
     """All weights in bfloat16 at once, and the largest tensor in float32 while it is converted."""
     size = shape.parameters * BFLOAT16
     embedding = shape.vocab_size * shape.hidden_size * FLOAT32
-    # On disk: the GGUF file beside the checkpoint; it is never larger than bfloat16.
+    # On disk: the GGUF file and the checkpoint; it is never larger than bfloat16.
     return Need(memory=size + 2 * embedding + GIBIBYTE // 2, disk=2 * size)
 
 
@@ -105,10 +105,7 @@ def piqa_need(shape: Shape, scheme: Scheme, model_size: int, length: int) -> Nee
 def speed_need(shape: Shape, scheme: Scheme, bundle_size: int) -> Need:
     """The bundle and its repacked weights; the runtime's weight cache on disk."""
     more = expanded(shape, scheme)
-    return Need(
-        memory=5 * bundle_size // 2 + more + GIBIBYTE,
-        disk=2 * bundle_size + more,
-    )
+    return Need(memory=5 * bundle_size // 2 + more + GIBIBYTE, disk=2 * bundle_size + more)
 
 
 def calibrate_need(shape: Shape) -> Need:

@@ -69,7 +69,7 @@ def test_figures_enter_the_release_and_stay_there(
     (release / "stray.txt").touch()
     assert not command.json(*build)["idle"]
     assert read(release).schemes == (scheme,)
-    # Questions are asked once, speed is measured anew.
+    # Questions are asked once, speed is measured again.
     again = command.run(*arguments, "--limit", "2")
     assert "piqa-dynamic_int8  kept from before" in again.stderr
     assert "speed-dynamic_int8 …" in again.stderr

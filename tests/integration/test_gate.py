@@ -32,7 +32,7 @@ FIGURES = {"top-1 agreement", "KL divergence", "NLL increase"}
 
 
 def outputs(folder: Path) -> dict[str, Path]:
-    """Where the files of each step lie, by its name."""
+    """The directories with the files of each step, by its name."""
     cache = Cache(folder)
     return {entry.step: cache.output(key) for key, entry in cache.entries().items()}
 

@@ -62,14 +62,7 @@ class Lab:
         for name in (OUTPUT_DIR, "scratch"):
             (staged / name).mkdir(parents=True)
         targets = {name: f"/inputs/{name}" for name in inputs}
-        step = Step(
-            name=module,
-            module=module,
-            parameters=parameters,
-            inputs={},
-            memory=0,
-            disk=0,
-        )
+        step = Step(name=module, module=module, parameters=parameters, inputs={}, memory=0, disk=0)
         Containers(self.client, epoch=load_images().source_date_epoch).run(
             step,
             image=self.image(step.image),
@@ -160,12 +153,7 @@ def test_packed_questions_score_as_in_the_artifact_one_token_at_a_time(
 ) -> None:
     artifact, score = request.getfixturevalue(models)
     output, facts = lab.run(
-        "harness.piqa",
-        ALL,
-        model=score,
-        artifact=artifact,
-        tokenizer=tokenizer,
-        data=data,
+        "harness.piqa", ALL, model=score, artifact=artifact, tokenizer=tokenizer, data=data
     )
     asked = json.loads((output / "requests.json").read_text())
     assert [len(item["tokens"]) > LENGTH for item in asked].count(True) == 2

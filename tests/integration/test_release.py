@@ -40,7 +40,7 @@ kv_cache_max_len = 128
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """This project as a commit of its own: that of whoever runs the tests may have changes."""
+    """This project as its own commit: the checkout of the tests may have changes."""
     folder = tmp_path / "checkout"
     for name in ("gemma3build", "containers"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

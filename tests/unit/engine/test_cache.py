@@ -41,7 +41,7 @@ def test_what_is_committed_is_found_with_its_log_and_nothing_else(cache: Cache) 
     assert (cache.output(KEY) / "file").stat().st_mode & 0o777 == 0o444
 
 
-def test_what_is_only_staged_is_not_found_and_is_staged_anew(cache: Cache) -> None:
+def test_what_is_only_staged_is_not_found_and_is_staged_again(cache: Cache) -> None:
     left = cache.stage(KEY) / "output" / "half"
     left.write_bytes(b"x")
     assert cache.find(KEY) is None

@@ -73,7 +73,7 @@ def test_files_are_fetched_once_and_again_when_they_are_damaged(
 
 @pytest.mark.parametrize(
     ("digests", "why"),
-    [({"valid.jsonl": "0" * 64}, "the pin says 000"), ({"missing.txt": "0" * 64}, "404")],
+    [({"valid.jsonl": "0" * 64}, "the pinned one is 000"), ({"missing.txt": "0" * 64}, "404")],
 )
 def test_what_is_not_the_pinned_file_is_refused_and_not_kept(
     tmp_path: Path, address: str, digests: dict[str, str], why: str

@@ -1,4 +1,4 @@
-"""What the executor starts together, and says when files from outside change under it."""
+"""Which steps the executor starts together, and its errors when an external input changes."""
 
 import threading
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tests.support.errors import raises
 
 
 class Containers:
-    """Stands for an engine; its one step does something to the host instead."""
+    """An engine whose one step changes the host instead."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         self._act = act
@@ -81,7 +81,7 @@ def test_a_file_that_changes_or_goes_while_a_step_runs_is_named(
 ) -> None:
     containers = Containers(lambda: act(file))
     with raises(
-        ErrorCode.INPUT_CHANGED, match="piqa-int8 was thrown away: the files of piqa changed"
+        ErrorCode.INPUT_CHANGED, match="piqa-int8 was discarded: the files of piqa changed"
     ):
         run(tmp_path / "cache", questions, containers)
     assert containers.ran == 1
@@ -99,7 +99,7 @@ def test_a_file_that_changed_or_went_before_a_step_starts_none(
 
 
 class Watched(Containers):
-    """Notes which steps run together; the first one waits to see whether the second starts."""
+    """Records which steps run together; the first one waits whether the second starts."""
 
     def __init__(self) -> None:
         super().__init__(lambda: None)

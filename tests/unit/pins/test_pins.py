@@ -137,10 +137,7 @@ def test_no_scheme_takes_the_name_of_another(tmp_path: Path) -> None:
     assert len(find_schemes((mine, write("again.toml", "mine", 8)))) == 1
     shipped = PINS_DIR / "schemes" / "dynamic_int8.toml"
     assert find_schemes((str(shipped),)) == (load_schemes()["dynamic_int8"],)
-    for names in (
-        (write("int8.toml", "dynamic_int8", 4),),
-        (mine, write("other.toml", "mine", 4)),
-    ):
+    for names in ((write("int8.toml", "dynamic_int8", 4),), (mine, write("other.toml", "mine", 4))):
         with raises(ErrorCode.CONFIG, match="another one has its name"):
             find_schemes(names)
 
@@ -185,15 +182,15 @@ def test_locks_and_requirements_name_no_host_and_no_clock() -> None:
         assert text.count("==") == len(re.findall(r"==\S+ \\\n +--hash=sha256:", text)), path
 
 
-def test_drift_is_told_field_by_field_with_the_command_that_mends_it() -> None:
+def test_drift_is_told_field_by_field_with_the_command_that_fixes_it() -> None:
     model = find_model("gemma3-270m")
     locked = read_models_lock().models["gemma3-270m"]
     assert model.packages is not None
     changed = structs.replace(model, packages=structs.replace(model.packages, gguf_sha256="0" * 64))
     (drift,) = model_drift("gemma3-270m", changed, locked)
     assert drift.field == "gemma3-270m.revision"
-    with raises(ErrorCode.DRIFT, match=f"revision is {'0' * 64}, the lock says a5fd3b.*`mend`"):
-        refuse_drift((drift,), "mend")
+    with raises(ErrorCode.DRIFT, match=f"revision is {'0' * 64}, the lock says a5fd3b.*`fix`"):
+        refuse_drift((drift,), "fix")
 
 
 def test_a_model_without_a_lock_has_drifted_and_so_has_a_digest_that_differs() -> None:
@@ -225,7 +222,7 @@ def test_a_changed_recipe_of_an_image_has_drifted() -> None:
 
 def test_a_lock_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with raises(ErrorCode.OUTPUT, match="The lock cannot be written"):
+    with raises(ErrorCode.OUTPUT, match="The lockfile cannot be written"):
         write_lock(read_models_lock(), tmp_path / "file" / "models.lock.json")
 
 
@@ -248,10 +245,10 @@ def test_images_are_for_a_parent_with_a_digest() -> None:
 def test_an_error_names_a_few_of_many_drifts() -> None:
     drifts = tuple(Drift(field=f"f{i}", config="a", locked="b") for i in range(7))
     with raises(ErrorCode.DRIFT, match="f4 is a, the lock says b; and 2 more") as caught:
-        refuse_drift(drifts, "mend")
+        refuse_drift(drifts, "fix")
     assert "f5" not in caught.value.why
-    with raises(ErrorCode.DRIFT, match="f4 is a, the lock says b. Run `mend`"):
-        refuse_drift(drifts[:5], "mend")
+    with raises(ErrorCode.DRIFT, match="f4 is a, the lock says b. Run `fix`"):
+        refuse_drift(drifts[:5], "fix")
 
 
 MINE = """
@@ -321,5 +318,5 @@ def test_a_checkout_has_its_own_models_alone(
 
 def test_a_lock_of_a_user_that_cannot_be_read_is_an_error(installed: Path) -> None:
     (installed / "models.lock.json").mkdir(parents=True)
-    with raises(ErrorCode.CONFIG, match="A lock cannot be read"):
+    with raises(ErrorCode.CONFIG, match="A lockfile cannot be read"):
         read_models_lock()

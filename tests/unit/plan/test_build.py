@@ -100,7 +100,7 @@ def test_a_checkpoint_of_the_hub_is_fetched_by_the_one_step_with_a_network() -> 
     assert not any(step.network for step in others)
 
 
-def test_a_checkpoint_of_the_user_is_read_where_it_lies() -> None:
+def test_a_checkpoint_of_the_user_is_read_in_place() -> None:
     files = tuple(
         FileDigest(path=name, size=1, sha256="0" * 64)
         for name in ("config.json", "tokenizer.model")
@@ -247,7 +247,7 @@ def material(path: str) -> ExternalInput:
     return ExternalInput(name=path, files=(FileDigest(path=path, size=9, sha256="0" * 64),))
 
 
-def test_an_evaluation_asks_every_scheme_and_measures_each_bundle_anew() -> None:
+def test_an_evaluation_asks_every_scheme_and_measures_each_bundle_again() -> None:
     schemes = tuple(SCHEMES[name] for name in ("none", "dynamic_int4_block32"))
     models, bundles = (
         {scheme.name: material(f"{scheme.name}.{kind}") for scheme in schemes}
