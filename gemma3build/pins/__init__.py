@@ -1,1 +1,1 @@
-"""What to build from: configuration that people edit (TOML), locks that only a command writes (JSON)."""
+"""What to build from: config that people edit (TOML), lockfiles that only a command writes (JSON)."""

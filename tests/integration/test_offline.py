@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 
 def builder(client: docker.DockerClient, cache: Path) -> Builder:
-    """A builder with a cache of its own; wheels are those of whoever runs the tests."""
+    """A builder with its own cache; wheels are those of the user's cache."""
     return Builder(Runner(client, Cache(cache), print, downloads=Cache(cache_dir())))
 
 
