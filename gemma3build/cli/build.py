@@ -1,8 +1,7 @@
 """``build``: build a release, or print its plan."""
 
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -25,10 +24,6 @@ from gemma3build.cli.options import (
     parse_size,
 )
 from gemma3build.cli.results import show_build, show_plan
-
-if TYPE_CHECKING:
-    from gemma3build.util.git import GitRevision
-    from gemma3build.workflows.request import Prepared
 
 
 def build(
@@ -63,7 +58,7 @@ def build(
     * `gemma3build build --checkpoint ./my-finetune --scheme all --output ./release`
     * `gemma3build build --dry-run` shows what would run
     """
-    from gemma3build.workflows.build import clean_revision
+    from gemma3build.workflows.build import Builder, clean_revision
     from gemma3build.workflows.request import BuildRequest, prepare_build
 
     source = clean_revision() if release else None
@@ -84,32 +79,12 @@ def build(
     if dry_run:
         show_plan(prepared.plan, as_json=as_json)
         return
-    run_build(
-        prepared,
-        folder=(output or ARTIFACTS / prepared.plan.model).absolute(),
-        jobs=jobs,
-        memory=parse_size(memory),
-        source=source,
-        as_json=as_json,
-    )
-
-
-def run_build(
-    prepared: "Prepared",
-    *,
-    folder: Path,
-    jobs: int,
-    memory: int | None,
-    source: "GitRevision | None",
-    as_json: bool,
-) -> None:
-    """Build a prepared plan, from ``source`` if given; show the result."""
     from gemma3build.cli.progress import Progress
     from gemma3build.engine.runner import open_runner
-    from gemma3build.workflows.build import Builder
 
-    started = time.monotonic()
-    with Progress(err) as progress, open_runner(progress.say, memory) as runner:
+    folder = (output or ARTIFACTS / prepared.plan.model).absolute()
+    limit, started = parse_size(memory), time.monotonic()
+    with Progress(err) as progress, open_runner(progress.say, limit) as runner:
         progress.expect(len(prepared.plan.steps))
         result = Builder(runner, source).ensure(prepared, folder, jobs, progress)
     show_build(prepared.plan, result, time.monotonic() - started, as_json=as_json)

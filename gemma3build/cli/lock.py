@@ -18,6 +18,8 @@ from gemma3build.pins.config import (
 from gemma3build.util.serialize import encode
 from gemma3build.util.text import MEGABYTE
 
+GATED = (ErrorCode.LOGIN, ErrorCode.ACCESS)  # expected for a gated model without access
+
 
 def models(*, as_json: AsJson = False) -> None:
     """List the pinned models."""
@@ -82,7 +84,7 @@ def lock(
         try:
             resolved = resolve_model(name, model, download)
         except BuildError as error:
-            if first is None and (names or not is_locked_out(error)):
+            if first is None and (names or error.code not in GATED):
                 first = error  # main shows it at the end
             else:
                 warn(str(error))
@@ -102,8 +104,3 @@ def lock(
         out.print("The images are locked.")
     if first is not None:
         raise first
-
-
-def is_locked_out(error: BuildError) -> bool:
-    """Return whether the account has no access to a model, as is usual for gated ones."""
-    return error.code in (ErrorCode.LOGIN, ErrorCode.ACCESS)

@@ -76,13 +76,6 @@ class PreparedRebuild:
     attestation: Path
     archived: Path | None
 
-    @property
-    def sums(self) -> dict[str, str]:
-        """Digests in SHA256SUMS of files that an archive omits; empty for a release elsewhere."""
-        if self.archived is None or self.folder.path != self.archived / RELEASE:
-            return {}
-        return read_sums(self.folder)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
@@ -199,9 +192,10 @@ def rebuild(
             rebuilt = write_rebuilt(scratch / "rebuilt", plan, texts, runner, done)
             say("Comparing")
             epoch = runner.config.source_date_epoch
-            comparisons = compare_releases(
-                released, rebuilt, epoch, scratch, rebuilding.sums, fetch_file
-            )
+            archived = rebuilding.archived and rebuilding.archived / RELEASE
+            # An archive omits the large files of its release.
+            sums = read_sums(released) if released.path == archived else {}
+            comparisons = compare_releases(released, rebuilt, epoch, scratch, sums, fetch_file)
             path = rebuilding.attestation
             reports = (
                 run_diffoscope(released, rebuilt, comparisons, path.parent) if diffoscope else ()

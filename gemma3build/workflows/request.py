@@ -4,7 +4,6 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from gemma3build.engine.inputs import LocalCheckpoint
 from gemma3build.errors import BuildError, ErrorCode, from_step
@@ -27,7 +26,6 @@ DEFAULT_SCHEMES = ("dynamic_int8", "dynamic_int4_block32", "dynamic_int4_block12
 HUB_REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 REBUILD = "Build it again: gemma3build build"
 OTHER_VERSION = "Use the version of gemma3build that built the release."
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,44 +86,42 @@ def prepare_build(request: BuildRequest) -> Prepared:
     refuse_drift(model_drift(request.model, model, locked), f"gemma3build lock {request.model}")
     assert locked is not None  # noqa: S101 - refuse_drift raises
     plan = plan_build(
-        model=value_or(request.name, request.model),
+        model=request.model if request.name is None else request.name,
         base_model=model.base_model,
         shape=model.shape,
         context=model.context,
         pinned=True,
         source=CheckpointSource(locked=locked),
-        parameters=Parameters(
-            prefill_seq_lens=request.prefill_seq_lens or model.prefill_seq_lens,
-            kv_cache_max_len=value_or(request.kv_cache_max_len, model.kv_cache_max_len),
-            mask_as_input=request.mask_as_input,
-        ),
+        parameters=make_parameters(request, model.prefill_seq_lens, model.kv_cache_max_len),
         schemes=find_schemes(request.schemes or model.schemes),
     )
     return Prepared(plan=plan, origin=locked)
 
 
-def value_or(asked: T | None, default: T) -> T:
-    """Return the requested value, even if it is zero or empty, or the default for None."""
-    return default if asked is None else asked
+def make_parameters(
+    request: BuildRequest, prefill_seq_lens: tuple[int, ...], kv_cache_max_len: int
+) -> Parameters:
+    """Return the parameters of a request, or these defaults."""
+    length = request.kv_cache_max_len  # zero is no default: the planner rejects it
+    return Parameters(
+        prefill_seq_lens=request.prefill_seq_lens or prefill_seq_lens,
+        kv_cache_max_len=kv_cache_max_len if length is None else length,
+        mask_as_input=request.mask_as_input,
+    )
 
 
 def prepare_local(request: BuildRequest, folder: Path) -> Prepared:
     """Return the plan of a user's own checkpoint."""
     schemes = find_schemes(request.schemes or DEFAULT_SCHEMES)
-    parameters = Parameters(
-        prefill_seq_lens=request.prefill_seq_lens or DEFAULT_PREFILL_SEQ_LENS,
-        kv_cache_max_len=value_or(request.kv_cache_max_len, DEFAULT_KV_CACHE_MAX_LEN),
-        mask_as_input=request.mask_as_input,
-    )
     architecture, local = read_checkpoint(folder, request.tokenizer)
     plan = plan_build(
-        model=value_or(request.name, folder.resolve().name),
+        model=folder.resolve().name if request.name is None else request.name,
         base_model="",
         shape=architecture.shape,
         context=architecture.context,
         pinned=False,
         source=CheckpointSource(checkpoint=local.material),
-        parameters=parameters,
+        parameters=make_parameters(request, DEFAULT_PREFILL_SEQ_LENS, DEFAULT_KV_CACHE_MAX_LEN),
         schemes=schemes,
     )
     return Prepared(plan=plan, origin=local)

@@ -21,14 +21,8 @@ from tests.support.publishing import name_source
 from tests.support.release import edit_json, figures, write_release
 
 CLEAN = GitRevision(commit="c" * 40, dirty=False)
-
-
 LATER = GitRevision(commit="d" * 40, dirty=False)
-
-
 NAMES = ("short", "long")
-
-
 FILE = """
 [[release]]
 model = "gemma3-270m"

@@ -25,6 +25,8 @@ from gemma3build.schema.step import StepErrorCode, StepFailure
 from tests.support.command import run_command
 from tests.support.errors import raises
 
+NO_FOLDER = "it is not a folder\n  Next: Check the path.\n"
+
 
 def environment(home: Path | None) -> dict[str, str]:
     return {
@@ -115,20 +117,12 @@ def test_a_plan_is_the_same_in_every_run_and_speaks_json(tmp_path: Path) -> None
             "`--model` and `--checkpoint` cannot be used together",
         ),
         (("--name", "m.refused"), ErrorCode.REQUEST, "for releases that the gate rejected"),
+        (("--checkpoint", "nowhere"), ErrorCode.REQUEST, NO_FOLDER),
+        (("--checkpoint", "/nowhere/at/all"), ErrorCode.REQUEST, NO_FOLDER),
         (
-            ("--checkpoint", "nowhere"),
+            ("--checkpoint", "you/tuned"),
             ErrorCode.REQUEST,
-            "it is not a folder\n  Next: Check the path.\n",
-        ),
-        (
-            ("--checkpoint", "/nowhere/at/all"),
-            ErrorCode.REQUEST,
-            "it is not a folder\n  Next: Check the path.\n",
-        ),
-        (
-            ("--checkpoint", "you/my-finetune"),
-            ErrorCode.REQUEST,
-            "`hf download you/my-finetune --local-dir DIR`",
+            "`hf download you/tuned --local-dir DIR`",
         ),
         (("--checkpoint", "."), ErrorCode.CHECKPOINT_CONFIG, "it has no config.json"),
         (("--memory", "lots"), ErrorCode.REQUEST, "'lots' is not a size"),

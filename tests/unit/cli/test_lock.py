@@ -14,6 +14,7 @@ from gemma3build.schema.step import StepErrorCode, StepFailure
 from gemma3build.util.files import FileDigest
 from tests.support.command import run_command
 
+Lock = Callable[..., Any]
 FILE = FileDigest(path="config.json", size=1, sha256="0" * 64)
 OLD, NEW = (LockedModel(source="o/n", revision=str(n) * 40, files=(FILE,)) for n in (1, 2))
 OLD_IMAGES = ImagesLock(images={"base": {"Dockerfile": "0" * 64}})
@@ -25,7 +26,7 @@ def refused(name: str, refusal: StepErrorCode) -> BuildError:
 
 
 @pytest.fixture
-def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lock:
     """Give the command with three models and locks of its own; some models end in errors."""
     monkeypatch.setattr(locks, "model_dirs", lambda: (tmp_path,))
     monkeypatch.setattr(locks, "IMAGES_LOCK", tmp_path / "images.lock.json")
@@ -53,14 +54,14 @@ def locked() -> dict[str, LockedModel]:
     return dict(locks.read_models_lock().models)
 
 
-def test_all_models_and_the_images_are_locked(lock: Callable[..., Any]) -> None:
+def test_all_models_and_the_images_are_locked(lock: Lock) -> None:
     done = lock()
     assert done.returncode == 0, done.stderr
     assert locked() == dict.fromkeys("abc", NEW)
     assert locks.read_images_lock() == locks.current_images()
 
 
-def test_a_named_model_is_locked_and_no_image(lock: Callable[..., Any]) -> None:
+def test_a_named_model_is_locked_and_no_image(lock: Lock) -> None:
     done = lock("b")
     assert done.returncode == 0, done.stderr
     assert locked() == {"a": OLD, "b": NEW, "c": OLD}
@@ -70,7 +71,7 @@ def test_a_named_model_is_locked_and_no_image(lock: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("refusal", [StepErrorCode.LOGIN, StepErrorCode.ACCESS])
 def test_a_model_that_needs_another_login_is_told_and_excused_unless_it_was_named(
-    lock: Callable[..., Any], refusal: StepErrorCode
+    lock: Lock, refusal: StepErrorCode
 ) -> None:
     error = refused("a", refusal)
     done = lock(a=error)
@@ -80,9 +81,7 @@ def test_a_model_that_needs_another_login_is_told_and_excused_unless_it_was_name
     assert lock("a", a=error).returncode == error.code.exit_code
 
 
-def test_any_other_failure_is_the_exit_code_and_the_rest_is_locked(
-    lock: Callable[..., Any],
-) -> None:
+def test_any_other_failure_is_the_exit_code_and_the_rest_is_locked(lock: Lock) -> None:
     errors = {
         "a": refused("a", StepErrorCode.LOGIN),
         "b": refused("b", StepErrorCode.NETWORK),
@@ -94,9 +93,7 @@ def test_any_other_failure_is_the_exit_code_and_the_rest_is_locked(
     assert locks.read_images_lock() == locks.current_images()
 
 
-def test_of_several_names_each_failure_is_told_and_the_first_is_the_exit_code(
-    lock: Callable[..., Any],
-) -> None:
+def test_of_several_names_each_failure_is_told_and_the_first_is_the_exit_code(lock: Lock) -> None:
     errors = {"a": refused("a", StepErrorCode.LOGIN), "c": refused("c", StepErrorCode.NETWORK)}
     done = lock("a", "b", "c", **errors)
     assert done.returncode == ErrorCode.LOGIN.exit_code
@@ -105,7 +102,7 @@ def test_of_several_names_each_failure_is_told_and_the_first_is_the_exit_code(
 
 
 def test_an_installed_package_has_no_image_to_lock(
-    lock: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    lock: Lock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gemma3build.cli.lock.INSTALLED", True)
     done = lock()

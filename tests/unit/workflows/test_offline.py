@@ -1,6 +1,7 @@
 """What was fetched once needs no Hub again: plan, steps and store, with containers that the test stands for."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,6 +23,10 @@ from gemma3build.workflows.request import BuildRequest, prepare_build
 from tests.support.errors import raises
 from tests.support.hub import Hub
 from tests.support.pinned import TINY, pin_tiny
+
+pytestmark = pytest.mark.usefixtures("model")
+
+IMAGE = SimpleNamespace(digest="0" * 64)
 
 
 class Containers:
@@ -57,8 +62,7 @@ class Containers:
 def model(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gated model on the Hub that is pinned and locked, and images that are there."""
     pin_tiny(hub, tmp_path / "tiny", monkeypatch)
-    image = SimpleNamespace(digest="0" * 64)
-    images = SimpleNamespace(ensure=lambda _: image, find=lambda _: image)
+    images = SimpleNamespace(ensure=lambda _: IMAGE, find=lambda _: IMAGE)
     monkeypatch.setattr(runner_module, "Images", lambda *_, **__: images)
     monkeypatch.setattr(runner_module, "Containers", Containers)
 
@@ -81,19 +85,22 @@ def run(folder: Path, *schemes: str) -> tuple[list[str], dict[str, bool]]:
     return Containers.ran, {name: item.cached for name, item in done.items()}
 
 
-def go_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.__exit__(None, None, None)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.delenv("HF_TOKEN")
+@pytest.fixture
+def go_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def go() -> None:
+        hub.__exit__(None, None, None)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.delenv("HF_TOKEN")
+
+    return go
 
 
-@pytest.mark.usefixtures("model")
 def test_what_was_fetched_once_is_built_again_and_otherwise_without_the_hub(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, tmp_path: Path, go_offline: Callable[[], None]
 ) -> None:
     ran, _ = run(tmp_path / "cache")
     assert ran[:2] == ["fetch", "check"]
-    go_offline(hub, monkeypatch)
+    go_offline()
     asked = len(hub.requests)
     ran, kept = run(tmp_path / "cache")
     assert ran == []
@@ -105,15 +112,13 @@ def test_what_was_fetched_once_is_built_again_and_otherwise_without_the_hub(
     assert len(hub.requests) == asked
 
 
-@pytest.mark.usefixtures("model")
 def test_what_was_fetched_counts_though_an_image_is_not_there(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, go_offline: Callable[[], None]
 ) -> None:
     run(tmp_path / "cache")
-    go_offline(hub, monkeypatch)
-    image = SimpleNamespace(digest="0" * 64)
+    go_offline()
     images = SimpleNamespace(
-        ensure=lambda _: image, find=lambda name: None if name == "litertlm" else image
+        ensure=lambda _: IMAGE, find=lambda name: None if name == "litertlm" else IMAGE
     )
     monkeypatch.setattr(runner_module, "Images", lambda *_, **__: images)
     plan = prepare_build(BuildRequest(model=TINY)).plan
@@ -129,11 +134,10 @@ def test_what_was_fetched_counts_though_an_image_is_not_there(
     run(tmp_path / "cache")  # nothing says that the Hub is needed
 
 
-@pytest.mark.usefixtures("model")
 def test_what_is_not_there_is_refused_offline_before_anything_runs(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, go_offline: Callable[[], None]
 ) -> None:
-    go_offline(hub, monkeypatch)
+    go_offline()
     with raises(ErrorCode.OFFLINE, match="fetch cannot run: it needs the Hub") as caught:
         run(tmp_path / "cache")
     assert "Unset HF_HUB_OFFLINE" in caught.value.hint
@@ -141,15 +145,14 @@ def test_what_is_not_there_is_refused_offline_before_anything_runs(
     assert not (tmp_path / "cache" / "steps").exists()
 
 
-@pytest.mark.usefixtures("model")
 def test_a_fetched_file_that_was_damaged_is_not_used_offline(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, go_offline: Callable[[], None]
 ) -> None:
     run(tmp_path / "cache")
     (stored,) = (tmp_path / "cache" / "steps").glob("*/output/model.safetensors")
     stored.chmod(0o644)
     stored.write_bytes(b"damaged")
-    go_offline(hub, monkeypatch)
+    go_offline()
     with raises(ErrorCode.OFFLINE):
         run(tmp_path / "cache")
     assert Containers.ran == []
