@@ -1,4 +1,4 @@
-"""What the docs list is what the code has."""
+"""The docs list what the code has."""
 
 import re
 import tomllib
@@ -14,7 +14,7 @@ from tools.build_docs import pages, relink
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = (*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("artifacts/*.md"))
-# Where the paths start that pages name: a room in the package, everything else in the repository.
+# Paths in pages are relative to the package or to the repository.
 PATH = re.compile(r"`([\w.-]+(?:/[\w.-]+)*/[\w.-]+\.(?:py|toml|json|txt))`")
 
 

@@ -1,4 +1,4 @@
-"""What no contract of import-linter says."""
+"""Import rules that import-linter cannot check."""
 
 import ast
 import sys

@@ -60,7 +60,7 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     names = [name for param in options for name in (*param.opts, *param.secondary_opts)]
     assert [name for name in names if name not in done.stdout] == []
     assert "…" not in done.stdout
-    # Markdown takes what stands in angle brackets away.
+    # Markdown drops text in angle brackets.
     assert not re.search(r"\[artifacts/\]|\[\.", done.stdout)
 
 

@@ -14,7 +14,7 @@ ENGINE = ("docker", "requests", "gemma3build.engine", "gemma3build.plan")
 
 
 def loaded(code: str, *unwanted: str) -> str:
-    """Run code in a process of its own; return which unwanted packages it loaded."""
+    """Run code in a new process; return which unwanted packages it loaded."""
     check = (
         f"{code}\n"
         "import sys\n"
@@ -43,7 +43,7 @@ def test_verifying_loads_no_engine() -> None:
 def test_reading_a_release_loads_no_engine(room: str) -> None:
     names = modules(room)
     assert len(names) > 3
-    # model-signing's way to Sigstore loads requests, for a signature by an identity.
+    # model-signing loads requests, for a signature by an identity.
     signing = f"gemma3build.{room}.signature" in names
     unwanted = [name for name in ENGINE if not (signing and name == "requests")]
     assert loaded(f"import {', '.join(names)}", *unwanted) == ""

@@ -27,7 +27,7 @@ def refused(name: str, refusal: StepErrorCode) -> BuildError:
 
 @pytest.fixture
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lock:
-    """Give the command with three models and locks of its own; some models end in errors."""
+    """The command with three models and their own lockfiles; some models raise errors."""
     monkeypatch.setattr(locks, "model_dirs", lambda: (tmp_path,))
     monkeypatch.setattr(locks, "IMAGES_LOCK", tmp_path / "images.lock.json")
     read_images = locks.read_images_lock

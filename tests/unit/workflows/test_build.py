@@ -1,4 +1,4 @@
-"""Where a build puts its release, by what the gate says."""
+"""The folder of a release, by the result of the quality gate."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from tests.unit.report.test_report import gate, sample, scheme
 
 
 class Gated(Builder):
-    """A builder whose steps have run, and whose gate has said this."""
+    """A builder whose steps have run, and whose quality gate has this result."""
 
     def __init__(self, root: Path, *, passed: bool, source: GitRevision | None = None) -> None:
         cache = Cache(root)
@@ -61,7 +61,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {"cache"}
 
 
-def test_a_refused_release_lies_aside_until_one_of_its_name_passes(tmp_path: Path) -> None:
+def test_a_rejected_release_stays_until_one_of_its_name_passes(tmp_path: Path) -> None:
     with raises(ErrorCode.GATE):
         build(tmp_path / "m", passed=False)
     assert names(tmp_path) == {"m.refused"}

@@ -1,4 +1,4 @@
-"""What an evaluation takes from a release, which is untrusted."""
+"""Evaluate an untrusted release."""
 
 import errno
 import json
@@ -214,7 +214,7 @@ def test_a_figure_gives_way_to_none_that_says_less(
 
 
 class Measuring:
-    """Stands for a runner that measures figures, while something else may happen to the release."""
+    """Stands for a runner; another process may change the release while it measures."""
 
     def __init__(self, root: Path, figures: Piqa, meanwhile: Any = lambda: None) -> None:
         self.cache, self.sources = Cache(root), dict[str, str]()

@@ -105,7 +105,7 @@ def test_what_was_fetched_once_is_built_again_and_otherwise_without_the_hub(
     ran, kept = run(tmp_path / "cache")
     assert ran == []
     assert set(kept.values()) == {True}
-    # Another build of the same checkpoint: what is new runs, and nothing of it needs the Hub.
+    # Another build of the same checkpoint: its new steps need no Hub.
     ran, kept = run(tmp_path / "cache", "fp16")
     assert {"fetch", "check", "export"} <= {name for name, cached in kept.items() if cached}
     assert "quantize-fp16" in ran

@@ -39,7 +39,7 @@ NONE = OwnCheckpoint()
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    """A release of the default model, under a name of its own."""
+    """A release of the default model, under another name."""
     folder = write_release(tmp_path / "mine")
     locked = read_models_lock().models[DEFAULT]
 
@@ -200,7 +200,7 @@ def test_diffoscope_is_asked_about_files_that_differ(
 
 
 class OneImage:
-    """Gives one image for every name."""
+    """Gives the same image for every name."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass

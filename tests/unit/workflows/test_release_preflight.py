@@ -79,7 +79,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_done(works: Works) -> 
 
 
 def set_free(monkeypatch: pytest.MonkeyPatch, sizes: dict[Path, int]) -> None:
-    """Make disks look as if they had this room."""
+    """Make disks report this free space."""
 
     def usage(path: Path) -> Any:
         return SimpleNamespace(free=next(sizes[top] for top in sizes if path.is_relative_to(top)))
@@ -93,7 +93,7 @@ def test_releases_that_fit_one_at_a_time_and_not_together_are_refused_first(
     plan = plan_releases(["releases.toml"])[0].prepared.plan
     size = {step.name: step.disk for step in (*plan.steps, *expect_evaluation(plan))}
     one = sum(size.values())
-    # What comes of the checkpoint alone is there once for both; the room to measure speed is free again.
+    # Both share the steps of the checkpoint; the space to measure speed is free again.
     again = ("export", "quantize-dynamic", "bundle-", "package-", "gate-", "piqa-")
     both = one + sum(
         size[name] for name in size if name.startswith(again) and name != "export-score"
@@ -170,6 +170,6 @@ def test_a_quick_look_is_not_published_before_the_work(writer: Hub, works: Works
     assert "others or fewer" in failed("--publish").why
     assert works.ran == []
     done("--publish", "--limit", "10", "--skip", "piqa")
-    # What says more is there now.
+    # The release has better results now.
     works.own = False
     assert done("--publish", "--limit", "10")["idle"]

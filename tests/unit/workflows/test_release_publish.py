@@ -36,7 +36,7 @@ def test_publishing_goes_on_and_does_nothing_twice(
     found = done("--publish")
     assert found["idle"]
     assert not any(request.startswith(("PUT", "POST")) for request in writer.requests)
-    # Without --publish the index still knows.
+    # The index keeps it without --publish.
     assert done()["releases"][0]["published"]["repo"] == "org/short"
     assert content(tmp_path / "artifacts") == before
 
