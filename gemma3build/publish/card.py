@@ -78,7 +78,7 @@ class Subject:
 
     @property
     def local(self) -> bool:
-        """Whether the checkpoint was a directory of somebody's own."""
+        """Whether the checkpoint was a directory of a user."""
         return self.manifest.checkpoint.source == LOCAL
 
     def first(self, suffix: str) -> ArtifactRecord | None:

@@ -244,7 +244,7 @@ def test_two_builds_of_two_stores_leave_each_others_containers(
 
 
 @pytest.mark.parametrize("file", ["output/tiny_q8_ekv64.tflite", "entry.json"])
-def test_a_truncated_result_is_made_anew_with_the_same_bytes(
+def test_a_truncated_result_is_made_again_with_the_same_bytes(
     warm: Command, tiny: Path, tmp_path: Path, file: str
 ) -> None:
     command = without_export(warm, tmp_path)
@@ -260,7 +260,7 @@ def test_a_truncated_result_is_made_anew_with_the_same_bytes(
     assert sums(tmp_path) == expected
 
 
-def test_a_gate_that_rotted_is_an_error_once_and_then_made_anew(
+def test_a_gate_that_rotted_is_an_error_once_and_then_made_again(
     warm: Command, tiny: Path, tmp_path: Path
 ) -> None:
     command = without_export(warm, tmp_path)
@@ -289,7 +289,7 @@ def test_a_clock_that_jumps_changes_nothing(warm: Command, tiny: Path, tmp_path:
         assert command.json(*build(tiny))["idle"]
 
 
-def test_a_corrupt_result_is_made_anew_with_the_same_bytes(
+def test_a_corrupt_result_is_made_again_with_the_same_bytes(
     warm: Command, tiny: Path, tmp_path: Path
 ) -> None:
     command = without_export(warm, tmp_path)
