@@ -22,18 +22,12 @@ from tests.support.publishing import (
     content,
     failed,
     head,
-    measured_release,
     publish,
     run,
 )
 from tests.support.release import (
     TASK,
 )
-
-
-@pytest.fixture
-def release(tmp_path: Path) -> Path:
-    return measured_release(tmp_path / "release")
 
 
 @pytest.mark.usefixtures("writer")

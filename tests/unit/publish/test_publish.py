@@ -25,18 +25,12 @@ from tests.support.publishing import (
     failed,
     head,
     measure,
-    measured_release,
     publish,
     run,
 )
 from tests.support.release import (
     TASK,
 )
-
-
-@pytest.fixture
-def release(tmp_path: Path) -> Path:
-    return measured_release(tmp_path / "release")
 
 
 @pytest.mark.usefixtures("writer")

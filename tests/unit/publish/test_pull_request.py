@@ -15,18 +15,12 @@ from tests.support.publishing import (
     failed,
     head,
     measure,
-    measured_release,
     publish,
     run,
 )
 from tests.support.release import (
     TASK,
 )
-
-
-@pytest.fixture
-def release(tmp_path: Path) -> Path:
-    return measured_release(tmp_path / "release")
 
 
 @pytest.mark.usefixtures("writer")
@@ -71,7 +65,7 @@ def test_a_pull_request_that_has_everything_is_not_opened_again(
     said = run("publish", str(release), "--repo", REPO, "--create-pr").stdout
     assert f"Nothing to do: {done['pull_request']} has all files" in said
     assert writes(hub) == []
-    # Whoever opened it, and whatever became of the branch.
+    # No matter who opened it, and what became of the branch.
     hub.users[TOKEN] = User("other", write=True)
     hub.repos[REPO].commit({"README.md": b"new"}, "second", "someone")
     assert publish(release, "--create-pr")["idle"]
